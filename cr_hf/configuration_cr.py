@@ -1,0 +1,299 @@
+"""`CRConfig`: everything that defines a CR classifier, on a backbone or on ready-made features."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, ClassVar
+
+import transformers
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers.utils import cached_file, logging
+
+logger = logging.get_logger(__name__)
+
+POOLINGS = ("cls", "mean", "max", "last")
+FEATURE_NORMS = ("standardize", "layer_norm")
+SENTENCE_TRANSFORMERS_POOLINGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_lasttoken": "last",
+}
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+ALLOWED = {
+    "activation": ("polynomial", "gelu", "relu", "tanh", "silu"),
+    "coefficient_init": ("hermite", "identity"),
+    "pooling": POOLINGS,
+    "feature_norm": FEATURE_NORMS,
+    "objective": ("cross_entropy", "ordinal"),
+    "dreg_mode": ("layer", "chain"),
+}
+
+
+class CRConfig(PreTrainedConfig):
+    """Configuration of `CRForSequenceClassification` and `CRForFeatureClassification`.
+
+    Args:
+        backbone_config: configuration of the `AutoModel` that makes the features, as an object or a dict with
+            `model_type`; `None` for a feature model.
+        in_features: width of the features; computed from the backbone if there is one, else required.
+        hidden_sizes: units of each CR layer, (128, 128) by default; empty for a linear head.
+        degree: of the polynomials, 3 by default.
+        activation: `"polynomial"`, or gelu, relu, tanh, silu for an ordinary MLP head.
+        coefficient_init: `"hermite"` (default) or `"identity"`.
+        polynomial_range: where the polynomials' linear tails begin, 6.0 by default; `None` turns them off, and with
+            them the Lipschitz bound.
+        dropout: after each CR layer, 0.1 by default.
+        pooling: `"mean"` (default), `"cls"` (first token), `"max"` or `"last"` (last token) over attended tokens.
+        feature_layers: `"last"` (default), `"all"`, or a list of hidden-state indices (0 is the embeddings) whose pooled
+            vectors are concatenated.
+        feature_norm: `"standardize"` (default for a frozen backbone and for a feature model) or `"layer_norm"`
+            (default for fine-tuning).
+        objective: `"cross_entropy"` (default) or `"ordinal"` (labels are ordered classes).
+        freeze_backbone: keep the backbone's weights and its dropout off; False by default.
+        dreg_lambda: the DREG coefficient, 0.02 by default. The penalty sums over units, so the useful size depends on
+            `hidden_sizes`.
+        dreg_mode: `"layer"` (default) or `"chain"`, see `dreg.py`.
+        dreg_num_tangents: random directions of the chain mode, 8 by default; `None` for the exact norm.
+        label_smoothing: share of the target spread over all classes, 0.0 by default.
+        class_weights: one factor per class, mean 1 over the training set; `None` by default.
+        pos_weight: one factor per label for multi-label classification; `None` by default.
+        max_seq_length: texts are cut to this many tokens; `None` leaves it to the tokenizer.
+        backbone_name: where the backbone came from, a Hub id; `None` if it is not known or was a local folder.
+        backbone_revision: the Hub commit of `backbone_name`.
+
+    Raises:
+        ValueError: naming the field, its value and what is allowed.
+
+    Example:
+        >>> CRConfig(in_features=8, num_labels=2, hidden_sizes=(32,)).num_layers
+        2
+    """
+
+    model_type = "cr"
+    sub_configs: ClassVar[dict[str, Any]] = {"backbone_config": AutoConfig}
+    has_no_defaults_at_init: ClassVar[bool] = True
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["task_loss", "dreg"]
+
+    def __init__(
+        self,
+        backbone_config: PreTrainedConfig | dict[str, Any] | None = None,
+        in_features: int | None = None,
+        hidden_sizes: list[int] | tuple[int, ...] = (128, 128),
+        degree: int = 3,
+        activation: str = "polynomial",
+        coefficient_init: str = "hermite",
+        polynomial_range: float | None = 6.0,
+        dropout: float = 0.1,
+        pooling: str = "mean",
+        feature_layers: str | list[int] = "last",
+        feature_norm: str | None = None,
+        objective: str = "cross_entropy",
+        freeze_backbone: bool = False,
+        dreg_lambda: float = 0.02,
+        dreg_mode: str = "layer",
+        dreg_num_tangents: int | None = 8,
+        label_smoothing: float = 0.0,
+        class_weights: list[float] | None = None,
+        pos_weight: list[float] | None = None,
+        max_seq_length: int | None = None,
+        backbone_name: str | None = None,
+        backbone_revision: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(backbone_config, dict):
+            backbone_config = _read_backbone_config(backbone_config)
+        self.backbone_config = backbone_config
+        self.hidden_sizes = list(hidden_sizes) if isinstance(hidden_sizes, list | tuple) else hidden_sizes
+        self.degree = degree
+        self.activation = activation
+        self.coefficient_init = coefficient_init
+        self.polynomial_range = polynomial_range
+        self.dropout = dropout
+        self.pooling = pooling
+        self.feature_layers = list(feature_layers) if isinstance(feature_layers, list | tuple) else feature_layers
+        self.feature_norm = feature_norm
+        self.objective = objective
+        self.freeze_backbone = freeze_backbone
+        self.dreg_lambda = dreg_lambda
+        self.dreg_mode = dreg_mode
+        self.dreg_num_tangents = dreg_num_tangents
+        self.label_smoothing = label_smoothing
+        self.class_weights = class_weights
+        self.pos_weight = pos_weight
+        self.max_seq_length = max_seq_length
+        self.backbone_name = backbone_name
+        self.backbone_revision = backbone_revision
+        if feature_norm is None:
+            frozen = backbone_config is None or freeze_backbone
+            self.feature_norm = "standardize" if frozen else "layer_norm"
+        self._check_choices()
+        self._check_numbers()
+        self.in_features = in_features if backbone_config is None else self._backbone_features(in_features)
+        super().__init__(**kwargs)
+        if self.problem_type is None:
+            self.problem_type = "regression" if self.num_labels == 1 else "single_label_classification"
+        self._check_problem()
+
+    @property
+    def num_layers(self) -> int:
+        """Entries of the per-layer DREG: the CR layers and the readout."""
+        return len(self.hidden_sizes) + 1
+
+    @property
+    def feature_layer_indices(self) -> list[int] | None:
+        """Hidden-state indices that are pooled, or `None` for the last hidden state alone."""
+        if self.feature_layers == "last":
+            return None
+        if self.feature_layers == "all":
+            return list(range(self._num_hidden_states))
+        return self.feature_layers
+
+    @property
+    def _num_hidden_states(self) -> int:
+        return self.backbone_config.get_text_config().num_hidden_layers + 1
+
+    def _backbone_features(self, given: int | None) -> int:
+        indices = self.feature_layer_indices
+        if indices is not None:
+            for index in indices:
+                if not -self._num_hidden_states <= index < self._num_hidden_states:
+                    raise ValueError(
+                        f"feature_layers={self.feature_layers} names hidden state {index}, but the backbone has "
+                        f"{self._num_hidden_states} (0 is the embeddings): use 0 to {self._num_hidden_states - 1}"
+                    )
+        width = self.backbone_config.get_text_config().hidden_size * (1 if indices is None else len(indices))
+        if given is not None and given != width:
+            raise ValueError(
+                f"in_features={given} disagrees with the backbone, which gives {width} features: leave in_features out"
+            )
+        return width
+
+    def _check_choices(self) -> None:
+        for name, allowed in ALLOWED.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r} is not allowed: use one of {', '.join(allowed)}")
+        layers = self.feature_layers
+        if layers not in ("last", "all") and not (
+            isinstance(layers, list) and layers and all(_is_integer(index) for index in layers)
+        ):
+            raise ValueError(f"feature_layers={layers!r} is not allowed: use 'last', 'all' or a list of integers")
+
+    def _check_numbers(self) -> None:
+        sizes = self.hidden_sizes
+        if not isinstance(sizes, list) or not all(_is_integer(size) and size > 0 for size in sizes):
+            raise ValueError(
+                f"hidden_sizes={sizes!r} is not allowed: use a list of positive integers, or [] for linear"
+            )
+        if not _is_integer(self.degree) or self.degree < 1:
+            raise ValueError(f"degree={self.degree!r} is not allowed: use an integer, 1 or above")
+        for name, low, high, rule in (
+            ("dropout", 0.0, 1.0, "0 or above and below 1"),
+            ("label_smoothing", 0.0, 1.0, "0 or above and below 1"),
+            ("dreg_lambda", 0.0, math.inf, "a finite number, 0 or above"),
+        ):
+            value = getattr(self, name)
+            if not (_is_number(value) and low <= value < high):
+                raise ValueError(f"{name}={value!r} is not allowed: use {rule}")
+        reach = self.polynomial_range
+        if reach is not None and not (_is_number(reach) and 0 < reach < math.inf):
+            raise ValueError(f"polynomial_range={reach!r} is not allowed: use a number above 0, or null for no tails")
+        for name in ("dreg_num_tangents", "max_seq_length"):
+            value = getattr(self, name)
+            if value is not None and not (_is_integer(value) and value > 0):
+                raise ValueError(f"{name}={value!r} is not allowed: use a positive integer or null")
+
+    def _check_problem(self) -> None:
+        if self.backbone_config is None and not (_is_integer(self.in_features) and self.in_features > 0):
+            raise ValueError(
+                f"in_features={self.in_features!r} is not allowed without a backbone_config: "
+                "use a positive integer, the width of the features"
+            )
+        if self.problem_type not in PROBLEM_TYPES:
+            raise ValueError(
+                f"problem_type={self.problem_type!r} is not allowed: use one of {', '.join(PROBLEM_TYPES)} "
+                "(ordered classes are objective='ordinal')"
+            )
+        single = self.problem_type == "single_label_classification"
+        if self.objective == "ordinal" and not (single and self.num_labels > 1):
+            raise ValueError(
+                f"objective='ordinal' needs two or more ordered classes, got problem_type={self.problem_type!r} and "
+                f"num_labels={self.num_labels}"
+            )
+        for name, needed in (
+            ("class_weights", "single_label_classification"),
+            ("pos_weight", "multi_label_classification"),
+        ):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            if self.problem_type != needed:
+                raise ValueError(f"{name} is only for problem_type={needed!r}, got {self.problem_type!r}")
+            if len(values) != self.num_labels or not all(_is_number(v) and 0 <= v < math.inf for v in values):
+                raise ValueError(f"{name}={values!r} is not allowed: use {self.num_labels} numbers, 0 or above")
+        if self.label_smoothing and not single:
+            raise ValueError(
+                f"label_smoothing={self.label_smoothing} is only for single_label_classification, "
+                f"got problem_type={self.problem_type!r}"
+            )
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _read_backbone_config(values: dict[str, Any]) -> PreTrainedConfig:
+    model_type = values.get("model_type")
+    if not model_type:
+        raise ValueError("backbone_config has no model_type: give a configuration of the backbone, or its whole dict")
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"backbone_config has model_type={model_type!r}, which transformers {transformers.__version__} does not know: "
+            "upgrade transformers, or load the backbone yourself and pass its configuration object"
+        )
+    return CONFIG_MAPPING[model_type].from_dict(values)
+
+
+def sentence_transformers_settings(name_or_path: str, revision: str | None) -> dict[str, Any]:
+    """What a sentence-transformers repository says of its pooling and maximum length.
+
+    Args:
+        name_or_path: a Hub id or a local folder.
+        revision: Hub branch, tag or commit.
+
+    Returns:
+        `pooling` and `max_seq_length` as `CRConfig` takes them; empty for any other repository.
+    """
+
+    def read(filename: str) -> Any:
+        path = cached_file(
+            name_or_path,
+            filename,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        if path is None:
+            return None
+        with open(path, encoding="utf-8") as handle:
+            return json.load(handle)
+
+    settings: dict[str, Any] = {}
+    for module in read("modules.json") or []:
+        if module["type"].endswith("Pooling"):
+            modes = read(f"{module['path']}/config.json") or {}
+            active = [key for key, on in modes.items() if key.startswith("pooling_mode_") and on is True]
+            if len(active) != 1 or active[0] not in SENTENCE_TRANSFORMERS_POOLINGS:
+                logger.warning(f"{name_or_path} pools with {active}, which is not supported: set pooling yourself")
+                continue
+            settings["pooling"] = SENTENCE_TRANSFORMERS_POOLINGS[active[0]]
+    length = (read("sentence_bert_config.json") or {}).get("max_seq_length") if settings else None
+    if length is not None:
+        settings["max_seq_length"] = length
+    return settings

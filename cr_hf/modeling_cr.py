@@ -1,0 +1,438 @@
+"""CR classifiers as transformers models: a head on ready-made features, or on any `AutoModel` backbone."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput, logging
+
+from .configuration_cr import CRConfig, sentence_transformers_settings
+from .dreg import chain_dreg, layer_dreg, random_tangents
+from .layers import CRLayer, Standardize, feature_moments, pool
+from .objectives import OrderedThresholds, ordinal_log_probabilities, task_loss
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class CRClassifierOutput(ModelOutput):
+    """What the CR models return.
+
+    Args:
+        loss: task loss + dreg_lambda * dreg.sum() while training, the task loss alone in evaluation; scalar.
+        logits: shape (batch, num_labels); log-probabilities under the ordinal objective.
+        task_loss: the loss without DREG; scalar.
+        dreg: per layer, the readout last, shape (num_layers,); `None` in evaluation unless asked for.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    task_loss: Tensor | None = None
+    dreg: Tensor | None = None
+
+
+class CRHead(nn.Module):
+    """Features to logits: normalisation, CR layers, readout; with DREG of every layer.
+
+    The head runs in its own dtype whatever autocast says.
+
+    Args:
+        config: a `CRConfig`; `in_features`, `hidden_sizes`, `objective` and the layer options are read.
+    """
+
+    def __init__(self, config: CRConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.in_features
+        self.feature_norm = Standardize(width) if config.feature_norm == "standardize" else nn.LayerNorm(width)
+        self.layers = nn.ModuleList()
+        for size in config.hidden_sizes:
+            self.layers.append(
+                CRLayer(
+                    width,
+                    size,
+                    degree=config.degree,
+                    activation=config.activation,
+                    polynomial_range=config.polynomial_range,
+                    coefficient_init=config.coefficient_init,
+                )
+            )
+            width = size
+        self.dropout = nn.Dropout(config.dropout)
+        ordinal = config.objective == "ordinal"
+        self.readout = nn.Linear(width, 1 if ordinal else config.num_labels)
+        self.thresholds = OrderedThresholds(config.num_labels) if ordinal else None
+        self.tangent_generator = torch.Generator()
+
+    def forward(self, features: Tensor, output_dreg: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Logits, and DREG if asked for.
+
+        Args:
+            features: raw features, shape (batch, in_features).
+            output_dreg: compute the penalty.
+
+        Returns:
+            The logits, shape (batch, num_labels), and DREG per layer, shape (num_layers,), or `None`.
+
+        Raises:
+            ValueError: if the features have another width.
+        """
+        if features.shape[-1] != self.config.in_features:
+            raise ValueError(
+                f"features have {features.shape[-1]} columns but the head expects in_features={self.config.in_features}"
+            )
+        with torch.autocast(features.device.type, enabled=False):
+            return self._forward(features.to(self.readout.weight.dtype), output_dreg)
+
+    def _forward(self, features: Tensor, output_dreg: bool) -> tuple[Tensor, Tensor | None]:
+        hidden = self.feature_norm(features)
+        chained = output_dreg and self.config.dreg_mode == "chain"
+        derivatives: list[Tensor | None] = []
+        masks: list[Tensor | None] = []
+        for layer in self.layers:
+            hidden, derivative = layer(hidden)
+            derivatives.append(derivative)
+            if chained and self.training and self.dropout.p > 0:
+                masks.append(self.dropout(torch.ones_like(hidden)))
+                hidden = hidden * masks[-1]
+            else:
+                masks.append(None)
+                hidden = self.dropout(hidden)
+        logits = self.readout(hidden)
+        if self.thresholds is not None:
+            logits = ordinal_log_probabilities(logits, self.thresholds())
+        if not output_dreg:
+            return logits, None
+        weights = [layer.linear.weight for layer in self.layers] + [self.readout.weight]
+        if chained:
+            return logits, chain_dreg([*derivatives, None], weights, self._tangents(), [*masks, None])
+        return logits, torch.stack([layer_dreg(*pair) for pair in zip([*derivatives, None], weights, strict=True)])
+
+    def _tangents(self) -> Tensor:
+        weight = self.readout.weight
+        if self.config.dreg_num_tangents is None:
+            return torch.eye(self.config.in_features, dtype=weight.dtype, device=weight.device)
+        tangents = random_tangents(self.config.in_features, self.config.dreg_num_tangents, self.tangent_generator)
+        return tangents.to(weight)
+
+
+class CRPreTrainedModel(PreTrainedModel):
+    """What the two CR models share: the head, its loss and its initialisation."""
+
+    config_class = CRConfig
+    base_model_prefix = "backbone"
+    accepts_loss_kwargs = False
+    _keep_in_fp32_modules_strict = {"classifier"}
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a saved classifier, as `PreTrainedModel.from_pretrained` does.
+
+        Raises:
+            ValueError: if the checkpoint lacks a tensor: it would otherwise be filled with random values.
+        """
+        report = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        if info["missing_keys"]:
+            missing = sorted(info["missing_keys"])
+            raise ValueError(
+                f"{pretrained_model_name_or_path} lacks {len(missing)} tensors of {cls.__name__}, {missing[0]} first: "
+                "it is not a whole CR checkpoint (start from a backbone with from_backbone)"
+            )
+        model._freeze()
+        return (model, info) if report else model
+
+    def _freeze(self) -> None:
+        """Loading makes every parameter trainable again."""
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.LayerNorm | Standardize | OrderedThresholds):
+            module.reset_parameters()
+        elif isinstance(module, CRLayer):
+            module.reset_coefficients()
+
+    def seed_tangents(self, seed: int) -> None:
+        """Fix the random directions of the next chained DREG, apart from data order and dropout.
+
+        Args:
+            seed: any integer; the trainer passes a function of its seed and the step, so that resume is exact.
+        """
+        for module in self.modules():
+            if isinstance(module, CRHead):
+                module.tangent_generator.manual_seed(seed)
+
+    @torch.no_grad()
+    def fit_feature_norm(self, features: Tensor | Iterable[Tensor]) -> int:
+        """Fit the standardisation on the training rows. `CRTrainer` does this by itself.
+
+        Args:
+            features: all rows, shape (rows, in_features), or an iterable of batches of them.
+
+        Returns:
+            How many constant features were left out (see `Standardize.set_statistics`).
+
+        Raises:
+            ValueError: if the model does not standardise, or there is no row.
+        """
+        return self.set_feature_moments(*feature_moments([features] if isinstance(features, Tensor) else features))
+
+    def set_feature_moments(self, count: int, mean: Tensor, squares: Tensor) -> int:
+        """Fix the standardisation from the moments that `feature_moments` returns."""
+        norms = [module for module in self.modules() if isinstance(module, Standardize)]
+        if not norms:
+            raise ValueError(f"feature_norm={self.config.feature_norm!r} has no statistics to fit")
+        left_out = [norm.set_statistics(mean, squares / count) for norm in norms][0]
+        if left_out:
+            logger.warning(f"{left_out} of {len(mean)} features are constant over the training rows and are left out")
+        return left_out
+
+    def _classify(self, features: Tensor, labels: Tensor | None, output_dreg: bool | None) -> CRClassifierOutput:
+        wanted = self.training if output_dreg is None else output_dreg
+        logits, dreg = self.classifier(features, output_dreg=wanted)
+        if labels is None:
+            return CRClassifierOutput(logits=logits, dreg=dreg)
+        config = self.config
+        loss = task_loss(
+            logits, labels, config.problem_type, config.class_weights, config.label_smoothing, config.pos_weight
+        )
+        total = loss + config.dreg_lambda * dreg.sum() if self.training and dreg is not None else loss
+        return CRClassifierOutput(loss=total, logits=logits, task_loss=loss, dreg=dreg)
+
+
+class CRForFeatureClassification(CRPreTrainedModel):
+    """A CR head on ready-made features: cached text features, the columns of a table, pixels.
+
+    Args:
+        config: a `CRConfig` with `in_features` and without `backbone_config`.
+
+    Example:
+        >>> model = CRForFeatureClassification(CRConfig(in_features=8, num_labels=2))
+    """
+
+    main_input_name = "features"
+
+    def __init__(self, config: CRConfig) -> None:
+        super().__init__(config)
+        self.classifier = CRHead(config)
+        self.post_init()
+
+    def forward(
+        self,
+        features: Tensor,
+        labels: Tensor | None = None,
+        output_dreg: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> CRClassifierOutput | tuple[Tensor, ...]:
+        """Classify features.
+
+        Args:
+            features: shape (batch, in_features).
+            labels: as `CRForSequenceClassification.forward` takes them.
+            output_dreg: compute DREG; by default while training only.
+            return_dict: `False` for a tuple.
+
+        Returns:
+            A `CRClassifierOutput`.
+        """
+        output = self._classify(features, labels, output_dreg)
+        return output.to_tuple() if return_dict is False else output
+
+
+def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
+    """The backbone with fresh weights: `AutoModel`, or the encoder alone of an encoder-decoder."""
+    auto_class = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
+    return auto_class.from_config(config)
+
+
+class CRForSequenceClassification(CRPreTrainedModel):
+    """A CR head on any `AutoModel` backbone, frozen or fine-tuned.
+
+    Use `from_backbone` to start from a pretrained backbone, `from_pretrained` to load a finished classifier.
+
+    Args:
+        config: a `CRConfig` with a `backbone_config`.
+        backbone: a loaded backbone; `None` builds one with fresh weights.
+
+    Raises:
+        ValueError: if the configuration has no backbone.
+    """
+
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: CRConfig, backbone: PreTrainedModel | None = None) -> None:
+        if config.backbone_config is None:
+            raise ValueError(
+                "config.json has no backbone_config: this is a feature model, load it with "
+                "CRForFeatureClassification.from_pretrained"
+            )
+        super().__init__(config)
+        self.backbone = build_backbone(config.backbone_config) if backbone is None else backbone
+        if getattr(self.backbone, "pooler", None) is not None:
+            # It would never get a gradient: the features are pooled hidden states.
+            self.backbone.pooler = None
+        self._takes_token_type_ids = "token_type_ids" in inspect.signature(self.backbone.forward).parameters
+        self.classifier = CRHead(config)
+        self._freeze()
+        self.post_init()
+
+    def _freeze(self) -> None:
+        if self.config.freeze_backbone:
+            self.backbone.requires_grad_(False)
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone_name_or_path: str,
+        *,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        dtype: str | torch.dtype = torch.float32,
+        attn_implementation: str | None = None,
+        **config_kwargs: Any,
+    ) -> CRForSequenceClassification:
+        """A fresh CR head on a pretrained backbone.
+
+        A sentence-transformers repository or folder also gives its pooling and its maximum length, unless they are
+        given here. (Its normalisation of embeddings is not taken over: the head normalises features itself.)
+
+        Args:
+            backbone_name_or_path: a Hub id or a local folder, as `AutoModel.from_pretrained` takes them.
+            revision: Hub branch, tag or commit.
+            trust_remote_code: allow a backbone whose code lives in its repository.
+            dtype: of the backbone, float32 by default; the head is always float32.
+            attn_implementation: as `AutoModel.from_pretrained` takes it.
+            **config_kwargs: fields of `CRConfig`: `num_labels`, `freeze_backbone`, `pooling`, `feature_layers`, ...
+
+        Returns:
+            The model in evaluation mode, its backbone as pretrained, its head fresh.
+
+        Raises:
+            ValueError: if a field of the configuration is not allowed.
+            OSError: if the backbone cannot be found.
+        """
+        hub_kwargs: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        backbone_config = AutoConfig.from_pretrained(backbone_name_or_path, **hub_kwargs)
+        found = sentence_transformers_settings(backbone_name_or_path, revision)
+        _refuse_unknown_fields(config_kwargs)
+        config = CRConfig(backbone_config=backbone_config, **{**found, **config_kwargs})
+        auto_class = AutoModelForTextEncoding if backbone_config.is_encoder_decoder else AutoModel
+        backbone = auto_class.from_pretrained(
+            backbone_name_or_path,
+            config=backbone_config,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            **hub_kwargs,
+        )
+        return cls(config, backbone=backbone).eval()
+
+    def train(self, mode: bool = True) -> CRForSequenceClassification:
+        """Set training mode; a backbone without a trainable parameter stays in evaluation mode, its dropout off."""
+        super().train(mode)
+        if mode and not self._backbone_trains():
+            self.backbone.eval()
+        return self
+
+    def get_features(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
+        """The pooled backbone output that the head reads.
+
+        Args:
+            input_ids: shape (batch, length).
+            attention_mask: 1 on attended tokens, shape (batch, length); all of them by default.
+            token_type_ids: shape (batch, length); passed on if the backbone takes them.
+            inputs_embeds: instead of input_ids, shape (batch, length, hidden_size).
+
+        Returns:
+            Shape (batch, in_features).
+
+        Raises:
+            ValueError: if neither or both of input_ids and inputs_embeds are given.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        given = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
+        if attention_mask is None:
+            attention_mask = torch.ones_like(given, dtype=torch.long)
+        inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
+        if self._takes_token_type_ids:
+            inputs["token_type_ids"] = token_type_ids
+        indices = self.config.feature_layer_indices
+        trains = self._backbone_trains() or (inputs_embeds is not None and inputs_embeds.requires_grad)
+        with contextlib.nullcontext() if trains else torch.no_grad():
+            output = self.backbone(
+                **{name: value for name, value in inputs.items() if value is not None},
+                output_hidden_states=indices is not None,
+                **({"use_cache": False} if hasattr(self.config.backbone_config, "use_cache") else {}),
+            )
+        if indices is None:
+            return pool(output.last_hidden_state, attention_mask, self.config.pooling)
+        pooled = [pool(output.hidden_states[index], attention_mask, self.config.pooling) for index in indices]
+        return torch.cat(pooled, dim=-1)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_dreg: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> CRClassifierOutput | tuple[Tensor, ...]:
+        """Classify texts.
+
+        Args:
+            input_ids: shape (batch, length).
+            attention_mask: 1 on attended tokens, shape (batch, length); all of them by default.
+            token_type_ids: shape (batch, length); passed on if the backbone takes them.
+            inputs_embeds: instead of input_ids, shape (batch, length, hidden_size).
+            labels: class indices (batch,), regression targets (batch,) or (batch, num_labels), or zeros and ones
+                (batch, num_labels), as `problem_type` says.
+            output_dreg: compute DREG; by default while training only.
+            return_dict: `False` for a tuple.
+
+        Returns:
+            A `CRClassifierOutput`.
+        """
+        features = self.get_features(input_ids, attention_mask, token_type_ids, inputs_embeds)
+        output = self._classify(features, labels, output_dreg)
+        return output.to_tuple() if return_dict is False else output
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The backbone's token embeddings."""
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the backbone's token embeddings."""
+        self.backbone.set_input_embeddings(value)
+
+    def _backbone_trains(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.backbone.parameters())
+
+
+def _refuse_unknown_fields(config_kwargs: dict[str, Any]) -> None:
+    known = set(inspect.signature(CRConfig.__init__).parameters) | {
+        "num_labels",
+        "id2label",
+        "label2id",
+        "problem_type",
+    }
+    for name in config_kwargs:
+        if name not in known - {"self", "kwargs", "backbone_config"}:
+            raise ValueError(f"{name} is not a field of CRConfig: use one of {', '.join(sorted(known))}")
