@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import transformers
@@ -46,8 +48,8 @@ class CRConfig(PreTrainedConfig):
             them the Lipschitz bound.
         dropout: after each CR layer, 0.1 by default.
         pooling: `"mean"` (default), `"cls"` (first token), `"max"` or `"last"` (last token) over attended tokens.
-        feature_layers: `"last"` (default), `"all"`, or a list of hidden-state indices (0 is the embeddings) whose pooled
-            vectors are concatenated.
+        feature_layers: `"last"` (default), `"all"`, or a list of hidden-state indices (0 is the embeddings) whose
+            pooled vectors are concatenated.
         feature_norm: `"standardize"` (default for a frozen backbone and for a feature model) or `"layer_norm"`
             (default for fine-tuning).
         objective: `"cross_entropy"` (default) or `"ordinal"` (labels are ordered classes).
@@ -60,8 +62,6 @@ class CRConfig(PreTrainedConfig):
         class_weights: one factor per class, mean 1 over the training set; `None` by default.
         pos_weight: one factor per label for multi-label classification; `None` by default.
         max_seq_length: texts are cut to this many tokens; `None` leaves it to the tokenizer.
-        backbone_name: where the backbone came from, a Hub id; `None` if it is not known or was a local folder.
-        backbone_revision: the Hub commit of `backbone_name`.
 
     Raises:
         ValueError: naming the field, its value and what is allowed.
@@ -98,21 +98,19 @@ class CRConfig(PreTrainedConfig):
         class_weights: list[float] | None = None,
         pos_weight: list[float] | None = None,
         max_seq_length: int | None = None,
-        backbone_name: str | None = None,
-        backbone_revision: str | None = None,
         **kwargs: Any,
     ) -> None:
         if isinstance(backbone_config, dict):
             backbone_config = _read_backbone_config(backbone_config)
-        self.backbone_config = backbone_config
-        self.hidden_sizes = list(hidden_sizes) if isinstance(hidden_sizes, list | tuple) else hidden_sizes
+        self.backbone_config: Any = backbone_config
+        self.hidden_sizes: Any = list(hidden_sizes) if isinstance(hidden_sizes, tuple) else hidden_sizes
         self.degree = degree
         self.activation = activation
         self.coefficient_init = coefficient_init
         self.polynomial_range = polynomial_range
         self.dropout = dropout
         self.pooling = pooling
-        self.feature_layers = list(feature_layers) if isinstance(feature_layers, list | tuple) else feature_layers
+        self.feature_layers: Any = list(feature_layers) if isinstance(feature_layers, tuple) else feature_layers
         self.feature_norm = feature_norm
         self.objective = objective
         self.freeze_backbone = freeze_backbone
@@ -123,18 +121,23 @@ class CRConfig(PreTrainedConfig):
         self.class_weights = class_weights
         self.pos_weight = pos_weight
         self.max_seq_length = max_seq_length
-        self.backbone_name = backbone_name
-        self.backbone_revision = backbone_revision
         if feature_norm is None:
             frozen = backbone_config is None or freeze_backbone
             self.feature_norm = "standardize" if frozen else "layer_norm"
         self._check_choices()
         self._check_numbers()
-        self.in_features = in_features if backbone_config is None else self._backbone_features(in_features)
+        self.in_features: Any = in_features if backbone_config is None else self._backbone_features(in_features)
         super().__init__(**kwargs)
         if self.problem_type is None:
             self.problem_type = "regression" if self.num_labels == 1 else "single_label_classification"
         self._check_problem()
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as `config.json` holds them, without the folder that the backbone was loaded from."""
+        values = super().to_dict()
+        if values.get("backbone_config") is not None:
+            values["backbone_config"].pop("_name_or_path", None)
+        return values
 
     @property
     def num_layers(self) -> int:
@@ -217,7 +220,7 @@ class CRConfig(PreTrainedConfig):
                 "(ordered classes are objective='ordinal')"
             )
         single = self.problem_type == "single_label_classification"
-        if self.objective == "ordinal" and not (single and self.num_labels > 1):
+        if self.objective == "ordinal" and not (single and self.num_labels != 1):
             raise ValueError(
                 f"objective='ordinal' needs two or more ordered classes, got problem_type={self.problem_type!r} and "
                 f"num_labels={self.num_labels}"
@@ -254,8 +257,8 @@ def _read_backbone_config(values: dict[str, Any]) -> PreTrainedConfig:
         raise ValueError("backbone_config has no model_type: give a configuration of the backbone, or its whole dict")
     if model_type not in CONFIG_MAPPING:
         raise ValueError(
-            f"backbone_config has model_type={model_type!r}, which transformers {transformers.__version__} does not know: "
-            "upgrade transformers, or load the backbone yourself and pass its configuration object"
+            f"backbone_config has model_type={model_type!r}, which transformers {transformers.__version__} does not "
+            "know: upgrade transformers, or pass the backbone's configuration as an object"
         )
     return CONFIG_MAPPING[model_type].from_dict(values)
 
@@ -297,3 +300,16 @@ def sentence_transformers_settings(name_or_path: str, revision: str | None) -> d
     if length is not None:
         settings["max_seq_length"] = length
     return settings
+
+
+def refuse_unknown_fields(values: Iterable[str]) -> None:
+    """Refuse names that are no field of `CRConfig`, which would otherwise be kept and never read.
+
+    Raises:
+        ValueError: naming the first unknown field and the known ones.
+    """
+    known = set(inspect.signature(CRConfig.__init__).parameters) - {"self", "kwargs", "backbone_config"}
+    known |= {"num_labels", "id2label", "label2id", "problem_type"}
+    for name in values:
+        if name not in known:
+            raise ValueError(f"{name} is not a field of CRConfig: use one of {', '.join(sorted(known))}")

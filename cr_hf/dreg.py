@@ -1,4 +1,4 @@
-"""DREG (Differential Regularization): the penalty on the Jacobian of every layer, and the schedules of its coefficient.
+"""DREG (Differential Regularization): the penalty on every layer's Jacobian, and the schedules of its coefficient.
 
 The Jacobian of a layer, diag(p'(z)) W, is never built. Its squared Frobenius norm is
 sum_i p_i'(z_i)**2 ||W_i||**2, which the forward pass has all the parts of: no double backward, valid under `no_grad`.
@@ -59,7 +59,7 @@ def random_tangents(in_features: int, num_tangents: int, generator: torch.Genera
     """
     if not 1 <= num_tangents <= in_features:
         raise ValueError(f"num_tangents={num_tangents} must be from 1 to in_features={in_features}")
-    normal = torch.randn(in_features, num_tangents, generator=generator, dtype=torch.float64)
+    normal = torch.randn(in_features, num_tangents, generator=generator, dtype=torch.float64, device=generator.device)
     orthonormal, _ = torch.linalg.qr(normal)
     return orthonormal.T * math.sqrt(in_features / num_tangents)
 
@@ -122,7 +122,7 @@ def check_schedule(schedule: str, start: float, end: float | None, warmup_steps:
         raise ValueError(
             f"dreg_schedule='exponential' needs both ends above 0, got dreg_lambda={start} and dreg_lambda_end={end}"
         )
-    if not warmup_steps >= 0:
+    if not 0 <= warmup_steps < math.inf:
         raise ValueError(f"dreg_warmup_steps={warmup_steps} must be 0 or above (below 1: a fraction of all steps)")
 
 

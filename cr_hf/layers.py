@@ -8,7 +8,7 @@ together, because DREG (see `dreg.py`) needs the derivative that the forward pas
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 import torch
@@ -199,8 +199,9 @@ def pool(hidden_state: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
     """
     attended = attention_mask.bool()
     if pooling == "mean":
-        weights = attended.to(hidden_state.dtype).unsqueeze(-1)
-        return (hidden_state * weights).sum(1) / weights.sum(1).clamp_min(1)
+        # Filled, not multiplied: what a backbone leaves on padding may not be a number.
+        total = hidden_state.masked_fill(~attended.unsqueeze(-1), 0).sum(1)
+        return total / attended.sum(1, keepdim=True).clamp_min(1)
     if pooling == "max":
         highest = hidden_state.masked_fill(~attended.unsqueeze(-1), -torch.inf).amax(1)
         return highest.masked_fill(~attended.any(1, keepdim=True), 0)
@@ -222,6 +223,10 @@ class Standardize(nn.Module):
         scale: reciprocal standard deviation, 0 for a feature that is constant, shape (in_features,).
         fitted: 1 once the statistics are set, shape ().
     """
+
+    mean: Tensor
+    scale: Tensor
+    fitted: Tensor
 
     def __init__(self, in_features: int) -> None:
         super().__init__()
@@ -321,3 +326,21 @@ def merge_moments(
     mean = first[1] + shift * (second[0] / count)
     squares = first[2] + second[2] + shift.square() * (first[0] * second[0] / count)
     return count, mean, squares
+
+
+def token_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+    """Rows in batches of similar length, longest first, so that little is padded.
+
+    Args:
+        lengths: tokens of each row.
+        token_budget: tokens in a batch, padding included; a longer row is a batch of its own.
+
+    Yields:
+        Row numbers of one batch; every row comes once.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    start = 0
+    while start < len(order):
+        rows = max(1, token_budget // max(1, lengths[order[start]]))
+        yield order[start : start + rows]
+        start += rows

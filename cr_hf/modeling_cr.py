@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput, logging
+from transformers.utils import ModelOutput, can_return_tuple, logging
 
-from .configuration_cr import CRConfig, sentence_transformers_settings
+from .configuration_cr import CRConfig, refuse_unknown_fields, sentence_transformers_settings
 from .dreg import chain_dreg, layer_dreg, random_tangents
-from .layers import CRLayer, Standardize, feature_moments, pool
+from .layers import CRLayer, Standardize, feature_moments, pool, token_batches
 from .objectives import OrderedThresholds, ordinal_log_probabilities, task_loss
 
 logger = logging.get_logger(__name__)
+
+LAYER_OPTIONS = ("degree", "activation", "polynomial_range", "coefficient_init")
 
 
 @dataclass
@@ -50,26 +53,16 @@ class CRHead(nn.Module):
     def __init__(self, config: CRConfig) -> None:
         super().__init__()
         self.config = config
-        width = config.in_features
+        width, num_labels = config.in_features, cast(int, config.num_labels)
         self.feature_norm = Standardize(width) if config.feature_norm == "standardize" else nn.LayerNorm(width)
-        self.layers = nn.ModuleList()
-        for size in config.hidden_sizes:
-            self.layers.append(
-                CRLayer(
-                    width,
-                    size,
-                    degree=config.degree,
-                    activation=config.activation,
-                    polynomial_range=config.polynomial_range,
-                    coefficient_init=config.coefficient_init,
-                )
-            )
-            width = size
+        options = {name: getattr(config, name) for name in LAYER_OPTIONS}
+        widths = [width, *config.hidden_sizes]
+        self.layers: Any = nn.ModuleList(CRLayer(*pair, **options) for pair in pairwise(widths))
         self.dropout = nn.Dropout(config.dropout)
         ordinal = config.objective == "ordinal"
-        self.readout = nn.Linear(width, 1 if ordinal else config.num_labels)
-        self.thresholds = OrderedThresholds(config.num_labels) if ordinal else None
-        self.tangent_generator = torch.Generator()
+        self.readout = nn.Linear(widths[-1], 1 if ordinal else num_labels)
+        self.thresholds = OrderedThresholds(num_labels) if ordinal else None
+        self.tangent_seed = 0
 
     def forward(self, features: Tensor, output_dreg: bool = False) -> tuple[Tensor, Tensor | None]:
         """Logits, and DREG if asked for.
@@ -86,7 +79,7 @@ class CRHead(nn.Module):
         """
         if features.shape[-1] != self.config.in_features:
             raise ValueError(
-                f"features have {features.shape[-1]} columns but the head expects in_features={self.config.in_features}"
+                f"features have {features.shape[-1]} columns, the head expects in_features={self.config.in_features}"
             )
         with torch.autocast(features.device.type, enabled=False):
             return self._forward(features.to(self.readout.weight.dtype), output_dreg)
@@ -116,20 +109,23 @@ class CRHead(nn.Module):
         return logits, torch.stack([layer_dreg(*pair) for pair in zip([*derivatives, None], weights, strict=True)])
 
     def _tangents(self) -> Tensor:
-        weight = self.readout.weight
-        if self.config.dreg_num_tangents is None:
-            return torch.eye(self.config.in_features, dtype=weight.dtype, device=weight.device)
-        tangents = random_tangents(self.config.in_features, self.config.dreg_num_tangents, self.tangent_generator)
-        return tangents.to(weight)
+        weight, width, count = self.readout.weight, self.config.in_features, self.config.dreg_num_tangents
+        if count is None:
+            return torch.eye(width, dtype=weight.dtype, device=weight.device)
+        generator = torch.Generator().manual_seed(self.tangent_seed)
+        self.tangent_seed += 1
+        return random_tangents(width, count, generator).to(weight)
 
 
 class CRPreTrainedModel(PreTrainedModel):
     """What the two CR models share: the head, its loss and its initialisation."""
 
+    config: CRConfig
+    classifier: CRHead
     config_class = CRConfig
     base_model_prefix = "backbone"
     accepts_loss_kwargs = False
-    _keep_in_fp32_modules_strict = {"classifier"}
+    _keep_in_fp32_modules_strict = {"classifier"}  # noqa: RUF012
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -139,7 +135,8 @@ class CRPreTrainedModel(PreTrainedModel):
             ValueError: if the checkpoint lacks a tensor: it would otherwise be filled with random values.
         """
         report = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model, info = loaded
         if info["missing_keys"]:
             missing = sorted(info["missing_keys"])
             raise ValueError(
@@ -166,7 +163,7 @@ class CRPreTrainedModel(PreTrainedModel):
         """
         for module in self.modules():
             if isinstance(module, CRHead):
-                module.tangent_generator.manual_seed(seed)
+                module.tangent_seed = seed
 
     @torch.no_grad()
     def fit_feature_norm(self, features: Tensor | Iterable[Tensor]) -> int:
@@ -188,7 +185,7 @@ class CRPreTrainedModel(PreTrainedModel):
         norms = [module for module in self.modules() if isinstance(module, Standardize)]
         if not norms:
             raise ValueError(f"feature_norm={self.config.feature_norm!r} has no statistics to fit")
-        left_out = [norm.set_statistics(mean, squares / count) for norm in norms][0]
+        left_out = max(norm.set_statistics(mean, squares / count) for norm in norms)
         if left_out:
             logger.warning(f"{left_out} of {len(mean)} features are constant over the training rows and are left out")
         return left_out
@@ -200,7 +197,7 @@ class CRPreTrainedModel(PreTrainedModel):
             return CRClassifierOutput(logits=logits, dreg=dreg)
         config = self.config
         loss = task_loss(
-            logits, labels, config.problem_type, config.class_weights, config.label_smoothing, config.pos_weight
+            logits, labels, str(config.problem_type), config.class_weights, config.label_smoothing, config.pos_weight
         )
         total = loss + config.dreg_lambda * dreg.sum() if self.training and dreg is not None else loss
         return CRClassifierOutput(loss=total, logits=logits, task_loss=loss, dreg=dreg)
@@ -223,32 +220,33 @@ class CRForFeatureClassification(CRPreTrainedModel):
         self.classifier = CRHead(config)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         features: Tensor,
         labels: Tensor | None = None,
         output_dreg: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> CRClassifierOutput | tuple[Tensor, ...]:
+    ) -> CRClassifierOutput:
         """Classify features.
 
         Args:
             features: shape (batch, in_features).
             labels: as `CRForSequenceClassification.forward` takes them.
             output_dreg: compute DREG; by default while training only.
-            return_dict: `False` for a tuple.
 
         Returns:
             A `CRClassifierOutput`.
         """
-        output = self._classify(features, labels, output_dreg)
-        return output.to_tuple() if return_dict is False else output
+        return self._classify(features, labels, output_dreg)
+
+    def get_features(self, features: Tensor) -> Tensor:
+        """What the head reads: the features themselves."""
+        return features
 
 
-def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
-    """The backbone with fresh weights: `AutoModel`, or the encoder alone of an encoder-decoder."""
-    auto_class = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
-    return auto_class.from_config(config)
+def _auto_class(config: PreTrainedConfig) -> Any:
+    """`AutoModel` of an encoder-decoder is the pair of them: take the encoder alone."""
+    return AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
 
 
 class CRForSequenceClassification(CRPreTrainedModel):
@@ -277,7 +275,9 @@ class CRForSequenceClassification(CRPreTrainedModel):
                 "CRForFeatureClassification.from_pretrained"
             )
         super().__init__(config)
-        self.backbone = build_backbone(config.backbone_config) if backbone is None else backbone
+        if backbone is None:
+            backbone = _auto_class(config.backbone_config).from_config(config.backbone_config)
+        self.backbone = backbone
         if getattr(self.backbone, "pooler", None) is not None:
             # It would never get a gradient: the features are pooled hidden states.
             self.backbone.pooler = None
@@ -324,10 +324,9 @@ class CRForSequenceClassification(CRPreTrainedModel):
         hub_kwargs: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         backbone_config = AutoConfig.from_pretrained(backbone_name_or_path, **hub_kwargs)
         found = sentence_transformers_settings(backbone_name_or_path, revision)
-        _refuse_unknown_fields(config_kwargs)
+        refuse_unknown_fields(config_kwargs)
         config = CRConfig(backbone_config=backbone_config, **{**found, **config_kwargs})
-        auto_class = AutoModelForTextEncoding if backbone_config.is_encoder_decoder else AutoModel
-        backbone = auto_class.from_pretrained(
+        backbone = _auto_class(backbone_config).from_pretrained(
             backbone_name_or_path,
             config=backbone_config,
             dtype=dtype,
@@ -366,8 +365,8 @@ class CRForSequenceClassification(CRPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
-        given = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
         if attention_mask is None:
+            given: Any = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
             attention_mask = torch.ones_like(given, dtype=torch.long)
         inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
         if self._takes_token_type_ids:
@@ -385,6 +384,7 @@ class CRForSequenceClassification(CRPreTrainedModel):
         pooled = [pool(output.hidden_states[index], attention_mask, self.config.pooling) for index in indices]
         return torch.cat(pooled, dim=-1)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -393,46 +393,55 @@ class CRForSequenceClassification(CRPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         output_dreg: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> CRClassifierOutput | tuple[Tensor, ...]:
+    ) -> CRClassifierOutput:
         """Classify texts.
 
         Args:
-            input_ids: shape (batch, length).
-            attention_mask: 1 on attended tokens, shape (batch, length); all of them by default.
-            token_type_ids: shape (batch, length); passed on if the backbone takes them.
-            inputs_embeds: instead of input_ids, shape (batch, length, hidden_size).
+            input_ids: as `get_features` takes them, and so are attention_mask, token_type_ids and inputs_embeds.
+            attention_mask: see there.
+            token_type_ids: see there.
+            inputs_embeds: see there.
             labels: class indices (batch,), regression targets (batch,) or (batch, num_labels), or zeros and ones
                 (batch, num_labels), as `problem_type` says.
             output_dreg: compute DREG; by default while training only.
-            return_dict: `False` for a tuple.
 
         Returns:
             A `CRClassifierOutput`.
         """
         features = self.get_features(input_ids, attention_mask, token_type_ids, inputs_embeds)
-        output = self._classify(features, labels, output_dreg)
-        return output.to_tuple() if return_dict is False else output
+        return self._classify(features, labels, output_dreg)
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The backbone's token embeddings."""
-        return self.backbone.get_input_embeddings()
+    def max_length(self, tokenizer: Any) -> int:
+        """Tokens a text is cut to: the shortest of what the configuration, the tokenizer and the positions allow."""
+        positions = getattr(self.config.backbone_config.get_text_config(), "max_position_embeddings", None)
+        return min(limit for limit in (self.config.max_seq_length, tokenizer.model_max_length, positions) if limit)
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the backbone's token embeddings."""
-        self.backbone.set_input_embeddings(value)
+    @torch.no_grad()
+    def predict_texts(
+        self, texts: Sequence[str], tokenizer: Any, text_pairs: Sequence[str] | None = None, token_budget: int = 4096
+    ) -> Tensor:
+        """Logits of raw texts, computed in batches of similar length and returned in the order given.
+
+        Args:
+            texts: the texts.
+            tokenizer: of the backbone.
+            text_pairs: second texts, one for each; `None` for single texts.
+            token_budget: tokens in a batch, padding included.
+
+        Returns:
+            Shape (len(texts), num_labels), on the CPU; `softmax(-1)` gives class probabilities.
+        """
+        pairs = None if text_pairs is None else list(text_pairs)
+        encoded = tokenizer(list(texts), pairs, truncation=True, max_length=self.max_length(tokenizer))
+        logits = torch.empty(len(texts), cast(int, self.config.num_labels))
+        was_training = self.training
+        self.eval()
+        for rows in token_batches([len(ids) for ids in encoded["input_ids"]], token_budget):
+            chosen = {name: [values[row] for row in rows] for name, values in encoded.items()}
+            batch = tokenizer.pad(chosen, return_tensors="pt").to(self.device)
+            logits[rows] = self(**batch).logits.float().cpu()
+        self.train(was_training)
+        return logits
 
     def _backbone_trains(self) -> bool:
         return any(parameter.requires_grad for parameter in self.backbone.parameters())
-
-
-def _refuse_unknown_fields(config_kwargs: dict[str, Any]) -> None:
-    known = set(inspect.signature(CRConfig.__init__).parameters) | {
-        "num_labels",
-        "id2label",
-        "label2id",
-        "problem_type",
-    }
-    for name in config_kwargs:
-        if name not in known - {"self", "kwargs", "backbone_config"}:
-            raise ValueError(f"{name} is not a field of CRConfig: use one of {', '.join(sorted(known))}")

@@ -71,7 +71,8 @@ def ordinal_log_probabilities(score: Tensor, thresholds: Tensor) -> Tensor:
     """
     distance = thresholds - score
     below, above = F.logsigmoid(distance), F.logsigmoid(-distance)
-    gaps = thresholds[1:] - thresholds[:-1]
+    # Far from zero, rounding can merge neighbouring thresholds: their class gets a tiny probability, not log 0.
+    gaps = (thresholds[1:] - thresholds[:-1]).clamp_min(torch.finfo(thresholds.dtype).tiny)
     between = below[..., 1:] + above[..., :-1] + torch.log(-torch.expm1(-gaps))
     return torch.cat([below[..., :1], between, above[..., -1:]], dim=-1)
 
@@ -122,8 +123,8 @@ def task_loss(
     """The loss without DREG, a mean over the rows of the batch.
 
     Args:
-        logits: shape (batch, num_labels). Under the ordinal objective these are log-probabilities, so that cross-entropy
-            is the exact negative log-likelihood.
+        logits: shape (batch, num_labels). Under the ordinal objective these are log-probabilities, so that
+            cross-entropy is the exact negative log-likelihood.
         labels: class indices (batch,) for single_label_classification; targets (batch,) or (batch, num_labels) for
             regression; zeros and ones (batch, num_labels) for multi_label_classification.
         problem_type: `"single_label_classification"`, `"multi_label_classification"` or `"regression"`.
@@ -133,9 +134,18 @@ def task_loss(
 
     Returns:
         Scalar.
+
+    Raises:
+        ValueError: if regression labels and logits disagree in shape (torch would broadcast them).
     """
     if problem_type == "regression":
-        return F.mse_loss(logits.squeeze(-1) if labels.ndim == 1 else logits, labels.to(logits.dtype))
+        targets = labels.unsqueeze(-1) if labels.ndim == 1 else labels
+        if targets.shape != logits.shape:
+            raise ValueError(
+                f"regression labels have shape {tuple(labels.shape)} but logits have {tuple(logits.shape)}: "
+                "give num_labels targets per row"
+            )
+        return F.mse_loss(logits, targets.to(logits.dtype))
     if problem_type == "multi_label_classification":
         positive = None if pos_weight is None else logits.new_tensor(pos_weight)
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), pos_weight=positive)

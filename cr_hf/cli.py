@@ -1,0 +1,163 @@
+"""The command line. Every command imports what it needs when it runs, so that help answers at once."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import typer
+
+from .errors import CRError, DataError
+
+app = typer.Typer(
+    help="ChainzRule heads with DREG for Hugging Face models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+CHUNK = 4096
+"""Texts predicted at once: enough to sort by length, little enough to stream files of any size."""
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file, such as recipes/sst5_frozen.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as learning_rate=1e-3.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in output_dir.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run in output_dir.")] = False,
+) -> None:
+    """Train what a recipe describes and write a run directory."""
+    from .recipe import load_recipe
+
+    checked = load_recipe(recipe, overrides)
+    from .run import RESULTS, train_recipe
+
+    run_dir = train_recipe(checked, overwrite=overwrite, resume=resume)
+    results = json.loads((run_dir / RESULTS).read_text(encoding="utf-8"))
+    _print_metrics(results["metrics"])
+    if results["data"]["synthetic"]:
+        typer.echo("The demo reviews are synthetic: these figures say that it runs, not how good it is.")
+    typer.echo(f'Saved in {run_dir}. Try: cr-hf predict {run_dir} "A gorgeous, witty film ."')
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A finished run directory.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Other data: data.test_file=x.csv, ...")] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    output: Annotated[Path | None, typer.Option(help="Write the metrics to this JSON file.")] = None,
+) -> None:
+    """Measure a finished run on a split of its data, or of other data."""
+    from .recipe import data_overrides
+    from .results import write_json
+    from .run import evaluate_run
+
+    metrics = evaluate_run(run, split, data_overrides(overrides or []))
+    _print_metrics({split: metrics})
+    if output is not None:
+        write_json(output, metrics)
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="A finished run directory.")],
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts, or one .txt, .csv, .tsv or .jsonl file.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write to this .jsonl or .csv file.")] = None,
+) -> None:
+    """Classify texts, a file of texts, or standard input (one text a line)."""
+    if output is not None and output.suffix not in (".jsonl", ".csv"):
+        raise DataError(f"--output {output}: the name must end in .jsonl or .csv")
+    from .run import label_names, load_run
+
+    stream = iter(_texts(texts or []))
+    model, tokenizer, _ = load_run(run)
+    with _writer(output, label_names(model)) as write:
+        while chunk := list(islice(stream, CHUNK)):
+            probabilities = model.predict_texts(chunk, tokenizer).softmax(-1)
+            for text, row in zip(chunk, probabilities.tolist(), strict=True):
+                write(text, row)
+
+
+def _texts(arguments: list[str]) -> Iterable[str]:
+    from .data import read_texts
+
+    if not arguments:
+        return read_texts(sys.stdin)
+    if len(arguments) == 1 and (
+        Path(arguments[0]).exists() or arguments[0].endswith((".txt", ".csv", ".tsv", ".jsonl"))
+    ):
+        return read_texts(arguments[0])
+    return arguments
+
+
+class _writer:
+    """Writes one row a text: to the terminal, or to a file that appears under its name once it is whole."""
+
+    def __init__(self, output: Path | None, names: list[str]) -> None:
+        self.output, self.names = output, names
+
+    def __enter__(self) -> Any:
+        if self.output is None:
+            return lambda text, row: typer.echo(f"{self._best(row)}\t{max(row):.3f}\t{text}")
+        self.part = self.output.with_name(f".{self.output.name}.part")
+        self.handle: IO[str] = self.part.open("w", encoding="utf-8", newline="")
+        if self.output.suffix == ".csv":
+            rows = csv.writer(self.handle)
+            rows.writerow(["text", "label", *self.names])
+            return lambda text, row: rows.writerow([text, self._best(row), *row])
+        return lambda text, row: self.handle.write(json.dumps(self._record(text, row), ensure_ascii=False) + "\n")
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if self.output is None:
+            return
+        self.handle.close()
+        if error is None:
+            self.part.replace(self.output)
+        else:
+            self.part.unlink()
+
+    def _best(self, row: list[float]) -> str:
+        return self.names[row.index(max(row))]
+
+    def _record(self, text: str, row: list[float]) -> dict[str, Any]:
+        return {"text": text, "label": self._best(row), "probabilities": dict(zip(self.names, row, strict=True))}
+
+
+def _print_metrics(metrics: dict[str, dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="95 % interval of the accuracy over rows, by bootstrap")
+    table.add_column("metric")
+    for split, values in metrics.items():
+        table.add_column(f"{split} ({values['rows']} rows)", justify="right")
+    first = next(iter(metrics.values()))
+    for name in first:
+        if name not in ("rows", "accuracy_interval"):
+            table.add_row(name, *[_cell(values, name) for values in metrics.values()])
+    Console().print(table)
+
+
+def _cell(values: dict[str, Any], name: str) -> str:
+    if name != "accuracy":
+        return f"{values[name]:.4f}"
+    low, high = values["accuracy_interval"]
+    return f"{values[name]:.4f} [{low:.4f}, {high:.4f}]"
+
+
+def main() -> None:
+    """Run the command line: a mistake of the user's is one line and exit code 2."""
+    try:
+        app()
+    except CRError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

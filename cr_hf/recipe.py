@@ -1,0 +1,208 @@
+"""Recipes: one YAML file a regime, turned into a finished run directory.
+
+A recipe is flat. Every key is a field of `CRConfig` or of `CRTrainingArguments`, or one of the few of `Recipe` itself;
+the keys under `data:` are those of `DataConfig`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .configuration_cr import CRConfig
+from .data import DataConfig
+from .errors import RecipeError, nearest
+from .training_args import CRTrainingArguments
+
+OFFLINE_BACKBONE = "offline"
+MODEL_KEYS = (set(inspect.signature(CRConfig.__init__).parameters) | {"problem_type"}) - {
+    "self",
+    "kwargs",
+    "backbone_config",
+    "in_features",
+    "class_weights",
+    "label_smoothing",
+}
+# The run directory decides where things go, so that a run can be found, resumed and published as a whole.
+TRAINING_KEYS = {item.name for item in dataclasses.fields(CRTrainingArguments) if item.init} - {
+    "output_dir",
+    "do_train",
+    "do_eval",
+    "do_predict",
+    "resume_from_checkpoint",
+    "remove_unused_columns",
+}
+DATA_KEYS = {item.name for item in dataclasses.fields(DataConfig)}
+FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+@dataclass
+class Recipe:
+    """A checked recipe.
+
+    Args:
+        backbone: a Hub id or a local folder, as `AutoModel.from_pretrained` takes it; `"offline"` for the encoder
+            packaged in the `offline` extra.
+        data: where the rows come from.
+        model: fields of `CRConfig`.
+        training: fields of `CRTrainingArguments`.
+        output_dir: the run directory.
+        backbone_revision: Hub branch, tag or commit of the backbone.
+        early_stopping_patience: evaluations without a better metric before training stops; `None`: never.
+    """
+
+    backbone: str
+    data: DataConfig
+    output_dir: str
+    backbone_revision: str | None = None
+    early_stopping_patience: int | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def seed(self) -> int:
+        """Seed of initialisation, dropout and data order."""
+        return int(self.training.get("seed", 42))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as its YAML file would say it, defaults of `data` left out."""
+        own: dict[str, Any] = {"backbone": self.backbone, "backbone_revision": self.backbone_revision}
+        own["early_stopping_patience"] = self.early_stopping_patience
+        defaults = DataConfig()
+        data = {
+            name: value for name, value in dataclasses.asdict(self.data).items() if value != getattr(defaults, name)
+        }
+        values = {name: value for name, value in own.items() if value is not None}
+        return {**values, "data": data, **self.model, **self.training, "output_dir": self.output_dir}
+
+    def save(self, path: Path) -> None:
+        """Write the recipe as YAML."""
+        path.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe file and apply `key=value` overrides.
+
+    Args:
+        path: the YAML file.
+        overrides: such as `["output_dir=runs/x", "data.train_file=my.csv", "hidden_sizes=[64]"]`; values are YAML.
+
+    Returns:
+        The recipe, every key and value checked.
+
+    Raises:
+        RecipeError: naming the key, the file and the mend.
+    """
+    path = Path(path)
+    values = _read_yaml(path)
+    for key, value in _read_overrides(overrides or []):
+        if key.startswith("data."):
+            values["data"][key.removeprefix("data.")] = value
+        else:
+            values[key] = value
+    values.setdefault("output_dir", f"runs/{path.stem}")
+    return _check(values, str(path))
+
+
+def data_overrides(overrides: list[str]) -> dict[str, Any]:
+    """Overrides of a finished run's data, such as `["data.test_file=x.csv"]`, as fields of `DataConfig`.
+
+    Raises:
+        RecipeError: if an override is not of the data.
+    """
+    values = {}
+    for key, value in _read_overrides(overrides):
+        name = key.removeprefix("data.")
+        if name == key or name not in DATA_KEYS:
+            known = {f"data.{field_name}" for field_name in DATA_KEYS}
+            raise RecipeError(f"override {key!r}{nearest(key, known)}: only data.* can be changed on a finished run")
+        values[name] = _number(value)
+    return values
+
+
+def _read_overrides(overrides: list[str]) -> list[tuple[str, Any]]:
+    pairs = []
+    for override in overrides:
+        key, sign, text = override.partition("=")
+        if not sign or not key:
+            raise RecipeError(f"override {override!r} is not of the form key=value, such as learning_rate=1e-3")
+        try:
+            pairs.append((key, yaml.safe_load(text)))
+        except yaml.YAMLError as error:
+            raise RecipeError(f"override {override!r}: the value is not YAML, put it in quotes") from error
+    return pairs
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise RecipeError(f"recipe {path} is not a file: give the path of a YAML file, such as recipes/demo.yaml")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"recipe {path} is not UTF-8 text at byte {error.start}: save it as UTF-8") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" line {mark.line + 1}" if mark else ""
+        raise RecipeError(f"recipe {path}{place} is not valid YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"recipe {path} holds no keys: write one `key: value` a line, as recipes/demo.yaml does")
+    data = values.setdefault("data", {})
+    if not isinstance(data, dict):
+        raise RecipeError(
+            f"recipe {path}: data={data!r} must be a block of keys, such as `data:` and below it `dir: x`"
+        )
+    return values
+
+
+def _check(values: dict[str, Any], place: str) -> Recipe:
+    own = {item.name for item in dataclasses.fields(Recipe)} - {"data", "model", "training"}
+    sorted_out: dict[str, dict[str, Any]] = {"own": {}, "model": {}, "training": {}}
+    for key, value in values.items():
+        if key == "data":
+            continue
+        # `dreg_lambda` is a field of both; the model's is the one that travels with the checkpoint.
+        kind = next(
+            (k for k, keys in (("own", own), ("model", MODEL_KEYS), ("training", TRAINING_KEYS)) if key in keys), ""
+        )
+        if not kind:
+            hint = nearest(str(key), own | MODEL_KEYS | TRAINING_KEYS | {f"data.{name}" for name in DATA_KEYS})
+            raise RecipeError(f"{place}: unknown key {key!r}{hint}")
+        sorted_out[kind][key] = _number(value)
+    for name in values["data"]:
+        if name not in DATA_KEYS:
+            hint = nearest(f"data.{name}", {f"data.{known}" for known in DATA_KEYS})
+            raise RecipeError(f"{place}: unknown key 'data.{name}'{hint}")
+    if not isinstance(sorted_out["own"].get("backbone"), str):
+        raise RecipeError(f"{place}: backbone is missing: give a Hub id, a folder, or backbone=offline")
+    _check_types(sorted_out["training"], CRTrainingArguments, place, "")
+    _check_types(values["data"], DataConfig, place, "data.")
+    data = DataConfig(**{name: _number(value) for name, value in values["data"].items()})
+    return Recipe(data=data, model=sorted_out["model"], training=sorted_out["training"], **sorted_out["own"])
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 3e-4 as text: take it as the number that it is."""
+    if isinstance(value, str) and FLOAT.fullmatch(value):
+        return float(value)
+    return value
+
+
+def _check_types(values: dict[str, Any], owner: type, place: str, prefix: str) -> None:
+    defaults = {item.name: item.default for item in dataclasses.fields(owner)}
+    for name, value in values.items():
+        default = defaults[name]
+        number = _number(value)
+        if isinstance(default, bool):
+            wrong, wanted = not isinstance(value, bool), "true or false"
+        elif isinstance(default, int | float):
+            wrong, wanted = not isinstance(number, int | float) or isinstance(number, bool), "a number"
+        else:
+            continue
+        if wrong:
+            raise RecipeError(f"{place}: {prefix}{name}={value!r} must be {wanted}")

