@@ -16,12 +16,9 @@ logger = logging.get_logger(__name__)
 
 POOLINGS = ("cls", "mean", "max", "last")
 FEATURE_NORMS = ("standardize", "layer_norm")
-SENTENCE_TRANSFORMERS_POOLINGS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_lasttoken": "last",
-}
+SENTENCE_TRANSFORMERS_POOLINGS = {"cls": "cls", "mean": "mean", "max": "max", "lasttoken": "last"}
+# Their positions start after the padding id, so max_position_embeddings (514, say) promises too much (512).
+POSITIONS_AFTER_PADDING = ("camembert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 ALLOWED = {
     "activation": ("polynomial", "gelu", "relu", "tanh", "silu"),
@@ -30,6 +27,7 @@ ALLOWED = {
     "feature_norm": FEATURE_NORMS,
     "objective": ("cross_entropy", "ordinal"),
     "dreg_mode": ("layer", "chain"),
+    "freeze_backbone": (True, False),
 }
 
 
@@ -100,9 +98,7 @@ class CRConfig(PreTrainedConfig):
         max_seq_length: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if isinstance(backbone_config, dict):
-            backbone_config = _read_backbone_config(backbone_config)
-        self.backbone_config: Any = backbone_config
+        self.backbone_config: Any = _read_backbone_config(backbone_config)
         self.hidden_sizes: Any = list(hidden_sizes) if isinstance(hidden_sizes, tuple) else hidden_sizes
         self.degree = degree
         self.activation = activation
@@ -127,6 +123,9 @@ class CRConfig(PreTrainedConfig):
         self._check_choices()
         self._check_numbers()
         self.in_features: Any = in_features if backbone_config is None else self._backbone_features(in_features)
+        num_labels = kwargs.get("num_labels")
+        if num_labels is not None and not (_is_integer(num_labels) and num_labels > 0):
+            raise ValueError(f"num_labels={num_labels!r} is not allowed: use a positive integer")
         super().__init__(**kwargs)
         if self.problem_type is None:
             self.problem_type = "regression" if self.num_labels == 1 else "single_label_classification"
@@ -153,6 +152,16 @@ class CRConfig(PreTrainedConfig):
             return list(range(self._num_hidden_states))
         return self.feature_layers
 
+    def max_length_for(self, tokenizer: Any) -> int:
+        """Tokens a text is cut to: the least of what this configuration, the tokenizer and the positions allow."""
+        backbone = self.backbone_config.get_text_config()
+        positions = getattr(backbone, "max_position_embeddings", None)
+        if positions and backbone.model_type in POSITIONS_AFTER_PADDING:
+            positions -= backbone.pad_token_id + 1
+        # A tokenizer that knows no limit says 1e30, which its own truncation cannot take.
+        limits = (self.max_seq_length, tokenizer.model_max_length, positions, 2**31 - 1)
+        return min(limit for limit in limits if limit)
+
     @property
     def _num_hidden_states(self) -> int:
         return self.backbone_config.get_text_config().num_hidden_layers + 1
@@ -177,7 +186,7 @@ class CRConfig(PreTrainedConfig):
         for name, allowed in ALLOWED.items():
             value = getattr(self, name)
             if value not in allowed:
-                raise ValueError(f"{name}={value!r} is not allowed: use one of {', '.join(allowed)}")
+                raise ValueError(f"{name}={value!r} is not allowed: use one of {', '.join(map(str, allowed))}")
         layers = self.feature_layers
         if layers not in ("last", "all") and not (
             isinstance(layers, list) and layers and all(_is_integer(index) for index in layers)
@@ -212,7 +221,8 @@ class CRConfig(PreTrainedConfig):
         if self.backbone_config is None and not (_is_integer(self.in_features) and self.in_features > 0):
             raise ValueError(
                 f"in_features={self.in_features!r} is not allowed without a backbone_config: "
-                "use a positive integer, the width of the features"
+                "use a positive integer, the width of the features (or start from a pretrained backbone with "
+                "CRForSequenceClassification.from_backbone)"
             )
         if self.problem_type not in PROBLEM_TYPES:
             raise ValueError(
@@ -234,7 +244,8 @@ class CRConfig(PreTrainedConfig):
                 continue
             if self.problem_type != needed:
                 raise ValueError(f"{name} is only for problem_type={needed!r}, got {self.problem_type!r}")
-            if len(values) != self.num_labels or not all(_is_number(v) and 0 <= v < math.inf for v in values):
+            listed = isinstance(values, list | tuple) and len(values) == self.num_labels
+            if not listed or not all(_is_number(v) and 0 <= v < math.inf for v in values):
                 raise ValueError(f"{name}={values!r} is not allowed: use {self.num_labels} numbers, 0 or above")
         if self.label_smoothing and not single:
             raise ValueError(
@@ -251,7 +262,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _read_backbone_config(values: dict[str, Any]) -> PreTrainedConfig:
+def _read_backbone_config(values: Any) -> PreTrainedConfig | None:
+    if values is None or isinstance(values, PreTrainedConfig):
+        return values
+    if not isinstance(values, dict):
+        raise ValueError(f"backbone_config={values!r} is not allowed: use a configuration object, its dict or null")
     model_type = values.get("model_type")
     if not model_type:
         raise ValueError("backbone_config has no model_type: give a configuration of the backbone, or its whole dict")
@@ -288,18 +303,26 @@ def sentence_transformers_settings(name_or_path: str, revision: str | None) -> d
             return json.load(handle)
 
     settings: dict[str, Any] = {}
-    for module in read("modules.json") or []:
+    modules = read("modules.json") or []
+    for module in modules:
         if module["type"].endswith("Pooling"):
-            modes = read(f"{module['path']}/config.json") or {}
-            active = [key for key, on in modes.items() if key.startswith("pooling_mode_") and on is True]
+            active = _active_poolings(read(f"{module['path']}/config.json") or {})
             if len(active) != 1 or active[0] not in SENTENCE_TRANSFORMERS_POOLINGS:
                 logger.warning(f"{name_or_path} pools with {active}, which is not supported: set pooling yourself")
                 continue
             settings["pooling"] = SENTENCE_TRANSFORMERS_POOLINGS[active[0]]
-    length = (read("sentence_bert_config.json") or {}).get("max_seq_length") if settings else None
+    length = (read("sentence_bert_config.json") or {}).get("max_seq_length") if modules else None
     if length is not None:
         settings["max_seq_length"] = length
     return settings
+
+
+def _active_poolings(modes: dict[str, Any]) -> list[str]:
+    """Version 6 writes `"pooling_mode": "mean"` (or a list), earlier ones `"pooling_mode_mean_tokens": true`."""
+    if "pooling_mode" in modes:
+        return [modes["pooling_mode"]] if isinstance(modes["pooling_mode"], str) else list(modes["pooling_mode"])
+    names = [key.removeprefix("pooling_mode_") for key, on in modes.items() if on is True and "pooling_mode_" in key]
+    return [name.removesuffix("_tokens").removesuffix("_token") for name in names]
 
 
 def refuse_unknown_fields(values: Iterable[str]) -> None:

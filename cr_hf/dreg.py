@@ -43,23 +43,27 @@ def layer_dreg(derivative: Tensor | None, weight: Tensor) -> Tensor:
     return (derivative.square().mean(-2) * row_norms).sum(-1)
 
 
-def random_tangents(in_features: int, num_tangents: int, generator: torch.Generator) -> Tensor:
-    """Random orthogonal directions T with E[T'T] = I, for an unbiased `chain_dreg`.
+def chain_tangents(in_features: int, num_tangents: int | None, seed: int) -> Tensor:
+    """Directions T with E[T'T] = I, for `chain_dreg`.
 
     Args:
         in_features: length of a direction.
-        num_tangents: how many, from 1 to in_features; with in_features of them the norm is exact.
-        generator: the stream they are drawn from, on the CPU, apart from data order and dropout.
+        num_tangents: how many random orthogonal ones, at least 1; `None`, or in_features and more, for the identity,
+            which makes the norm exact.
+        seed: of a stream apart from data order and dropout.
 
     Returns:
-        Shape (num_tangents, in_features), float64 on the CPU.
+        Shape (num_tangents or in_features, in_features), float64 on the CPU.
 
     Raises:
-        ValueError: if num_tangents is out of range.
+        ValueError: if num_tangents is below 1.
     """
-    if not 1 <= num_tangents <= in_features:
-        raise ValueError(f"num_tangents={num_tangents} must be from 1 to in_features={in_features}")
-    normal = torch.randn(in_features, num_tangents, generator=generator, dtype=torch.float64, device=generator.device)
+    if num_tangents is None or num_tangents >= in_features:
+        return torch.eye(in_features, dtype=torch.float64, device="cpu")
+    if num_tangents < 1:
+        raise ValueError(f"num_tangents={num_tangents} must be 1 or above, or None for the exact norm")
+    generator = torch.Generator("cpu").manual_seed(seed)
+    normal = torch.randn(in_features, num_tangents, generator=generator, dtype=torch.float64, device="cpu")
     orthonormal, _ = torch.linalg.qr(normal)
     return orthonormal.T * math.sqrt(in_features / num_tangents)
 
@@ -76,7 +80,7 @@ def chain_dreg(
         derivatives: p'(z) of each layer, shape (batch, out_features); `None` where it is 1 (the readout).
         weights: of each layer, shape (out_features, in_features).
         tangents: rows T with E[T'T] = I, shape (num_tangents, in_features of the first layer); the identity gives the
-            exact norm, `random_tangents` an unbiased estimate.
+            exact norm, `chain_tangents` an unbiased estimate.
         dropout_masks: what each layer's output was multiplied with (0 or 1 / keep), shape (batch, out_features), or
             `None` for no dropout.
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTra
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
 from .configuration_cr import CRConfig, refuse_unknown_fields, sentence_transformers_settings
-from .dreg import chain_dreg, layer_dreg, random_tangents
+from .dreg import chain_dreg, chain_tangents, layer_dreg
 from .layers import CRLayer, Standardize, feature_moments, pool, token_batches
 from .objectives import OrderedThresholds, ordinal_log_probabilities, task_loss
 
@@ -65,14 +65,11 @@ class CRHead(nn.Module):
         self.tangent_seed = 0
 
     def forward(self, features: Tensor, output_dreg: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Logits, and DREG if asked for.
+        """Logits, shape (batch, num_labels), and DREG per layer, shape (num_layers,), if asked for.
 
         Args:
             features: raw features, shape (batch, in_features).
-            output_dreg: compute the penalty.
-
-        Returns:
-            The logits, shape (batch, num_labels), and DREG per layer, shape (num_layers,), or `None`.
+            output_dreg: compute the penalty; otherwise `None` stands in its place.
 
         Raises:
             ValueError: if the features have another width.
@@ -104,17 +101,17 @@ class CRHead(nn.Module):
         if not output_dreg:
             return logits, None
         weights = [layer.linear.weight for layer in self.layers] + [self.readout.weight]
-        if chained:
-            return logits, chain_dreg([*derivatives, None], weights, self._tangents(), [*masks, None])
-        return logits, torch.stack([layer_dreg(*pair) for pair in zip([*derivatives, None], weights, strict=True)])
+        if not chained:
+            pairs = zip([*derivatives, None], weights, strict=True)
+            return logits, torch.stack([layer_dreg(derivative, weight) for derivative, weight in pairs])
+        exact = self.config.dreg_num_tangents is None
+        tangents = chain_tangents(self.config.in_features, None, 0) if exact else self._draw_tangents()
+        return logits, chain_dreg([*derivatives, None], weights, tangents.to(weights[0]), [*masks, None])
 
-    def _tangents(self) -> Tensor:
-        weight, width, count = self.readout.weight, self.config.in_features, self.config.dreg_num_tangents
-        if count is None:
-            return torch.eye(width, dtype=weight.dtype, device=weight.device)
-        generator = torch.Generator().manual_seed(self.tangent_seed)
+    @torch.compiler.disable  # a generator cannot be traced, and a seed that changes would recompile every step
+    def _draw_tangents(self) -> Tensor:
         self.tangent_seed += 1
-        return random_tangents(width, count, generator).to(weight)
+        return chain_tangents(self.config.in_features, self.config.dreg_num_tangents, self.tangent_seed - 1)
 
 
 class CRPreTrainedModel(PreTrainedModel):
@@ -144,6 +141,8 @@ class CRPreTrainedModel(PreTrainedModel):
                 "it is not a whole CR checkpoint (start from a backbone with from_backbone)"
             )
         model._freeze()
+        if not model.is_fitted:
+            logger.warning(f"{pretrained_model_name_or_path} was saved before its feature statistics were fitted")
         return (model, info) if report else model
 
     def _freeze(self) -> None:
@@ -155,12 +154,14 @@ class CRPreTrainedModel(PreTrainedModel):
         elif isinstance(module, CRLayer):
             module.reset_coefficients()
 
-    def seed_tangents(self, seed: int) -> None:
-        """Fix the random directions of the next chained DREG, apart from data order and dropout.
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the head can predict: its feature statistics, if it has any, are set."""
+        # Asked once after loading: asked first inside torch.compile, it would break the graph.
+        return all(module.is_fitted for module in self.modules() if isinstance(module, Standardize))
 
-        Args:
-            seed: any integer; the trainer passes a function of its seed and the step, so that resume is exact.
-        """
+    def seed_tangents(self, seed: int) -> None:
+        """Fix the random directions of the next chained DREG; the trainer passes a function of seed and step."""
         for module in self.modules():
             if isinstance(module, CRHead):
                 module.tangent_seed = seed
@@ -173,15 +174,15 @@ class CRPreTrainedModel(PreTrainedModel):
             features: all rows, shape (rows, in_features), or an iterable of batches of them.
 
         Returns:
-            How many constant features were left out (see `Standardize.set_statistics`).
+            How many features are constant over these rows; they are left out.
 
         Raises:
-            ValueError: if the model does not standardise, or there is no row.
+            ValueError: if the model does not standardise, there is no row, or a feature is not finite.
         """
         return self.set_feature_moments(*feature_moments([features] if isinstance(features, Tensor) else features))
 
     def set_feature_moments(self, count: int, mean: Tensor, squares: Tensor) -> int:
-        """Fix the standardisation from the moments that `feature_moments` returns."""
+        """`fit_feature_norm` from the moments that `feature_moments` returns."""
         norms = [module for module in self.modules() if isinstance(module, Standardize)]
         if not norms:
             raise ValueError(f"feature_norm={self.config.feature_norm!r} has no statistics to fit")
@@ -208,9 +209,6 @@ class CRForFeatureClassification(CRPreTrainedModel):
 
     Args:
         config: a `CRConfig` with `in_features` and without `backbone_config`.
-
-    Example:
-        >>> model = CRForFeatureClassification(CRConfig(in_features=8, num_labels=2))
     """
 
     main_input_name = "features"
@@ -222,10 +220,7 @@ class CRForFeatureClassification(CRPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self,
-        features: Tensor,
-        labels: Tensor | None = None,
-        output_dreg: bool | None = None,
+        self, features: Tensor, labels: Tensor | None = None, output_dreg: bool | None = None
     ) -> CRClassifierOutput:
         """Classify features.
 
@@ -393,28 +388,38 @@ class CRForSequenceClassification(CRPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         output_dreg: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> CRClassifierOutput:
         """Classify texts.
 
         Args:
-            input_ids: as `get_features` takes them, and so are attention_mask, token_type_ids and inputs_embeds.
+            input_ids: as `get_features` takes them, like the three that follow.
             attention_mask: see there.
             token_type_ids: see there.
             inputs_embeds: see there.
             labels: class indices (batch,), regression targets (batch,) or (batch, num_labels), or zeros and ones
                 (batch, num_labels), as `problem_type` says.
             output_dreg: compute DREG; by default while training only.
+            output_attentions: only for peft, which always passes it: not returned, ask `model.backbone`.
+            output_hidden_states: see there.
 
         Returns:
             A `CRClassifierOutput`.
+
+        Raises:
+            ValueError: if attentions or hidden states are asked for.
         """
+        if output_attentions or output_hidden_states:
+            raise ValueError("a CR model returns neither attentions nor hidden states: call model.backbone for them")
         features = self.get_features(input_ids, attention_mask, token_type_ids, inputs_embeds)
         return self._classify(features, labels, output_dreg)
 
-    def max_length(self, tokenizer: Any) -> int:
-        """Tokens a text is cut to: the shortest of what the configuration, the tokenizer and the positions allow."""
-        positions = getattr(self.config.backbone_config.get_text_config(), "max_position_embeddings", None)
-        return min(limit for limit in (self.config.max_seq_length, tokenizer.model_max_length, positions) if limit)
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        """Resize the backbone's token embeddings, as `PreTrainedModel` does, and note it in our configuration."""
+        embeddings: Any = self.backbone.resize_token_embeddings(*args, **kwargs)
+        self.config.backbone_config.get_text_config().vocab_size = embeddings.num_embeddings
+        return embeddings
 
     @torch.no_grad()
     def predict_texts(
@@ -431,8 +436,10 @@ class CRForSequenceClassification(CRPreTrainedModel):
         Returns:
             Shape (len(texts), num_labels), on the CPU; `softmax(-1)` gives class probabilities.
         """
+        if not len(texts):
+            return torch.empty(0, cast(int, self.config.num_labels))
         pairs = None if text_pairs is None else list(text_pairs)
-        encoded = tokenizer(list(texts), pairs, truncation=True, max_length=self.max_length(tokenizer))
+        encoded = tokenizer(list(texts), pairs, truncation=True, max_length=self.config.max_length_for(tokenizer))
         logits = torch.empty(len(texts), cast(int, self.config.num_labels))
         was_training = self.training
         self.eval()

@@ -38,7 +38,8 @@ def measure(logits: NDArray[Any], labels: NDArray[Any], ordinal: bool) -> dict[s
     """
     metrics: dict[str, Any] = compute_classification_metrics(logits, labels, ordinal=ordinal)
     correct = (logits.argmax(-1) == labels).astype(float)
-    return {**metrics, "accuracy_interval": list(bootstrap_interval(correct)), "rows": len(labels)}
+    interval = list(bootstrap_interval(correct)) if len(labels) > 1 else [0.0, 1.0]
+    return {**metrics, "accuracy_interval": interval, "rows": len(labels)}
 
 
 def describe_data(config: DataConfig, dataset: datasets.DatasetDict) -> dict[str, Any]:
@@ -67,15 +68,19 @@ def describe_model(model: CRForSequenceClassification) -> dict[str, Any]:
 
 
 def describe_environment(arguments: CRTrainingArguments) -> dict[str, Any]:
-    """Versions and hardware."""
-    device = arguments.device
+    """Versions and hardware of a training run."""
+    return {**describe_machine(arguments.device), "processes": arguments.world_size}
+
+
+def describe_machine(device: torch.device | None = None) -> dict[str, Any]:
+    """Versions and hardware; the device is the GPU if there is one, unless it is given."""
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})",
         "threads": torch.get_num_threads(),
-        "processes": arguments.world_size,
     }
 
 

@@ -29,6 +29,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from . import __version__
 from .configuration_cr import CRConfig
 from .data import load_data
+from .dreg import check_schedule
 from .errors import CheckpointError, RecipeError
 from .features import FeatureDataset, collate_features, encode_texts
 from .metrics import compute_metrics_fn
@@ -78,7 +79,7 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
     dataset = load_data(recipe.data)
     set_seed(recipe.seed)
     model, tokenizer = build_model(recipe, dataset)
-    arguments = training_arguments(recipe, run_dir)
+    arguments = training_arguments(recipe, run_dir, model.config.dreg_lambda)
     _open_directory(recipe, run_dir, overwrite, resume)
     checkpoint = get_last_checkpoint(arguments.output_dir) if resume else None
     prepare = _frozen_trainer if model.config.freeze_backbone else _fine_tuning_trainer
@@ -203,7 +204,7 @@ def build_model(
         ) from error
 
 
-def training_arguments(recipe: Recipe, run_dir: Path) -> CRTrainingArguments:
+def training_arguments(recipe: Recipe, run_dir: Path, dreg_lambda: float) -> CRTrainingArguments:
     """The arguments of the trainer: the recipe's own over `TRAINING_DEFAULTS`.
 
     Raises:
@@ -215,7 +216,9 @@ def training_arguments(recipe: Recipe, run_dir: Path) -> CRTrainingArguments:
         **recipe.training,
     }
     try:
-        return CRTrainingArguments(output_dir=str(run_dir / CHECKPOINTS), **values)
+        arguments = CRTrainingArguments(output_dir=str(run_dir / CHECKPOINTS), **values)
+        check_schedule(arguments.dreg_schedule, dreg_lambda, arguments.dreg_lambda_end, arguments.dreg_warmup_steps)
+        return arguments
     except (ValueError, TypeError) as error:
         raise RecipeError(f"training arguments: {str(error).splitlines()[0]}") from error
 
@@ -283,7 +286,7 @@ def _fine_tuning_trainer(
     dataset: datasets.DatasetDict,
 ) -> tuple[CRTrainer, dict[str, Any]]:
     """Tokenise every split; batches are padded to their longest text."""
-    max_length = model.max_length(tokenizer)
+    max_length = model.config.max_length_for(tokenizer)
 
     def tokenize(rows: dict[str, list]) -> Any:
         return tokenizer(rows["text"], rows.get("text_pair"), truncation=True, max_length=max_length)
@@ -301,18 +304,15 @@ def _trainer(
     collator: Callable[..., Any],
 ) -> CRTrainer:
     patience = recipe.early_stopping_patience
-    try:
-        return CRTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=splits["train"],
-            eval_dataset=splits["validation"],
-            data_collator=collator,
-            compute_metrics=compute_metrics_fn(model.config.objective),
-            callbacks=[] if patience is None else [EarlyStoppingCallback(patience)],
-        )
-    except ValueError as error:
-        raise RecipeError(f"training arguments: {str(error).splitlines()[0]}") from error
+    return CRTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=splits["train"],
+        eval_dataset=splits["validation"],
+        data_collator=collator,
+        compute_metrics=compute_metrics_fn(model.config.objective),
+        callbacks=[] if patience is None else [EarlyStoppingCallback(patience)],
+    )
 
 
 def _save(

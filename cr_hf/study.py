@@ -1,0 +1,255 @@
+"""A study: heads x fractions of the labels x seeds on the same frozen features, with paired statistics.
+
+Every head gets the same features, the same training subsets, the same seeds and the same number of tried settings per
+fraction. The setting is chosen on dev, by the mean accuracy over all seeds; test rows are looked at once, with that
+setting. The comparisons are declared here, before any result is seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers.utils import logging
+
+from .configuration_cr import CRConfig
+from .data import load_data, stratified_order
+from .errors import RecipeError, nearest
+from .features import encode_texts
+from .recipe import Recipe
+from .results import describe_data, describe_machine
+from .run import build_model
+from .sweep import HeadSpec, SweepArguments, predict_heads, train_heads
+
+logger = logging.get_logger(__name__)
+
+DROPOUTS, WEIGHT_DECAYS = (0.1, 0.3, 0.5), (0.1, 1.0)
+LAMBDAS = (0.005, 0.01, 0.016, 0.023, 0.04, 0.08)
+MLP_SETTINGS = tuple(
+    {"dropout": dropout, "weight_decay": decay} for dropout, decay in product(DROPOUTS, WEIGHT_DECAYS)
+)
+LINEAR_SETTINGS = tuple(
+    {"learning_rate": rate, "weight_decay": decay} for rate, decay in product((1e-4, 3e-4, 1e-3), (0.1, 1.0))
+)
+DREG_SETTINGS = tuple({"dreg_lambda": value, "dropout": 0.3, "weight_decay": 0.1} for value in LAMBDAS)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head of a study: its fixed fields of `CRConfig`, and the settings that are tried."""
+
+    fields: dict[str, Any]
+    settings: tuple[dict[str, float], ...]
+
+
+HEADS = {
+    "linear": Head({"hidden_sizes": []}, LINEAR_SETTINGS),
+    "mlp-relu": Head({"activation": "relu"}, MLP_SETTINGS),
+    "mlp-gelu": Head({"activation": "gelu"}, MLP_SETTINGS),
+    "cr": Head({"activation": "polynomial"}, MLP_SETTINGS),
+    "cr+dreg": Head({"activation": "polynomial"}, DREG_SETTINGS),
+    "gelu+dreg": Head({"activation": "gelu"}, DREG_SETTINGS),
+}
+COMPARISONS = (("cr+dreg", "cr"), ("cr+dreg", "mlp-gelu"), ("gelu+dreg", "mlp-gelu"))
+RESAMPLES = 10_000
+
+
+@dataclass
+class StudyData:
+    """Features and labels of the three splits, each (rows, in_features) and (rows,)."""
+
+    train: tuple[Any, NDArray[np.int64]]
+    validation: tuple[Any, NDArray[np.int64]]
+    test: tuple[Any, NDArray[np.int64]]
+
+
+def run_study(
+    recipe: Recipe,
+    heads: Sequence[str],
+    fractions: Sequence[float],
+    seeds: int,
+    progress: Callable[[str], None] = logger.info,
+) -> dict[str, Any]:
+    """Train and compare heads on the features of a frozen recipe.
+
+    Args:
+        recipe: its backbone, data, hidden sizes, learning rate and epochs are used.
+        heads: names out of `HEADS`.
+        fractions: of the training rows, each above 0 and at most 1; every seed has its own stratified subset.
+        seeds: number of seeds, from 0; at least 2.
+        progress: told what is done.
+
+    Returns:
+        What `study.json` holds: per fraction and head the tried settings, the chosen one and the test accuracies, and
+        the declared comparisons with their intervals.
+
+    Raises:
+        RecipeError: if a head is unknown, a number is out of range, or the data have no test split.
+    """
+    for head in heads:
+        if head not in HEADS:
+            raise RecipeError(f"--heads: {head!r} is unknown{nearest(head, HEADS)}: use {', '.join(HEADS)}")
+    if seeds < 2 or not all(0 < fraction <= 1 for fraction in fractions):
+        raise RecipeError("a study needs two or more --seeds, and --fractions above 0 and at most 1")
+    dataset = load_data(recipe.data)
+    if "test" not in dataset:
+        raise RecipeError("a study needs a test split: give data.test_file")
+    recipe = dataclasses.replace(recipe, model={**recipe.model, "freeze_backbone": True})
+    model, tokenizer = build_model(recipe, dataset)
+    data = StudyData(**{
+        name: (encode_texts(model, tokenizer, rows["text"], description=name), np.asarray(rows["label"]))
+        for name, rows in dataset.items()
+    })  # fmt: skip
+    base = {**model.config.to_dict(), "backbone_config": None}
+    study: dict[str, Any] = {
+        "data": describe_data(recipe.data, dataset),
+        "features": {name: base[name] for name in ("in_features", "pooling", "feature_layers")},
+        "hidden_sizes": base["hidden_sizes"],
+        "seeds": seeds,
+        "resamples": RESAMPLES,
+        "environment": describe_machine(),
+        "fractions": {},
+    }
+    for fraction in fractions:
+        hits = {}
+        entry: dict[str, Any] = {"heads": {}}
+        for head in heads:
+            entry["heads"][head], hits[head] = _run_cell(HEADS[head], data, base, recipe, fraction, seeds)
+            progress(f"{fraction:.0%} of the labels, {head}: {summary(entry['heads'][head])}")
+        entry["comparisons"] = [
+            {"head": first, "reference": second, **compare(hits[first], hits[second])}
+            for first, second in COMPARISONS
+            if first in hits and second in hits
+        ]
+        study["fractions"][str(fraction)] = entry
+    return study
+
+
+def _run_cell(
+    head: Head, data: StudyData, base: dict[str, Any], recipe: Recipe, fraction: float, seeds: int
+) -> tuple[dict[str, Any], NDArray[np.float64]]:
+    """All settings and seeds of one head at one fraction; the hits on test are (seeds, rows)."""
+    features, labels = data.train
+    size = round(fraction * len(labels))
+    arguments = schedule_of(recipe, size, fraction)
+    subsets = [np.sort(stratified_order(labels, seed)[:size]) for seed in range(seeds)]
+    rate = recipe.training.get("learning_rate", 3e-4)
+    specs = [
+        HeadSpec(
+            **{"seed": seed, "learning_rate": rate, "dreg_lambda": 0.0, "train_indices": subsets[seed], **setting}
+        )
+        for setting, seed in product(head.settings, range(seeds))
+    ]
+    config = CRConfig(**{**base, **head.fields})
+    results = train_heads(
+        features, labels, specs, config, arguments,
+        validation_features=data.validation[0], validation_labels=data.validation[1],
+    )  # fmt: skip
+    dev = np.array([max(result.accuracies) for result in results]).reshape(len(head.settings), seeds)
+    chosen = int(dev.mean(1).argmax())
+    kept = results[chosen * seeds : (chosen + 1) * seeds]
+    logits = predict_heads(kept, data.test[0]).numpy()
+    hits = (logits.argmax(-1) == data.test[1]).astype(np.float64)
+    cell = {
+        "rows": size,
+        "epochs": arguments.num_train_epochs,
+        "batch_size": arguments.batch_size,
+        "tried": [
+            {**setting, "dev_accuracy": float(mean)} for setting, mean in zip(head.settings, dev.mean(1), strict=True)
+        ],
+        "chosen": chosen,
+        "dev_accuracies": dev[chosen].tolist(),
+        "test_accuracies": hits.mean(1).tolist(),
+        "parameters": sum(value.numel() for value in kept[0].head().parameters()),
+    }
+    return cell, hits
+
+
+def schedule_of(recipe: Recipe, rows: int, fraction: float) -> SweepArguments:
+    """Epochs and batch size of a fraction, the same for every head.
+
+    With fewer rows the batches shrink and the epochs grow, so that a few hundred steps are left: the recipe's epochs
+    times fraction**-0.4, and a power of two near rows / 13, from 16 to the recipe's batch size.
+    """
+    epochs = recipe.training.get("num_train_epochs", 6)
+    batch_size = recipe.training.get("per_device_train_batch_size", 128)
+    fitting = 2 ** round(np.log2(max(1, rows / 13)))
+    return SweepArguments(
+        num_train_epochs=round(epochs * fraction**-0.4),
+        batch_size=int(min(batch_size, max(16, fitting))),
+        lr_scheduler_type=recipe.training.get("lr_scheduler_type", "cosine"),
+    )
+
+
+def compare(first: NDArray[np.float64], second: NDArray[np.float64], resamples: int = RESAMPLES) -> dict[str, Any]:
+    """Paired difference of accuracy with a 95 % interval by the crossed bootstrap over seeds and test rows.
+
+    Args:
+        first: 1 where the head was right, else 0, shape (seeds, rows); seed by seed on the training rows of `second`.
+        second: the same of the reference.
+        resamples: bootstrap samples.
+
+    Returns:
+        `difference` and `interval` as shares (0.01 is a point), and `seeds_won`.
+
+    Source: Owen (2007), The pigeonhole bootstrap: both factors are resampled, each with replacement.
+    """
+    difference = first - second
+    seeds, rows = difference.shape
+    generator = np.random.default_rng(0)
+    means = []
+    for _ in range(0, resamples, 1000):
+        seed_counts = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=1000)
+        row_counts = generator.multinomial(rows, np.full(rows, 1 / rows), size=1000)
+        means.append(((seed_counts @ difference) * row_counts).sum(1) / (seeds * rows))
+    low, high = np.quantile(np.concatenate(means)[:resamples], [0.025, 0.975])
+    return {
+        "difference": float(difference.mean()),
+        "interval": [float(low), float(high)],
+        "seeds_won": int((difference.mean(1) > 0).sum()),
+    }
+
+
+def summary(cell: dict[str, Any]) -> str:
+    """Mean and standard deviation over seeds of the test accuracy, in percent."""
+    accuracies = 100 * np.array(cell["test_accuracies"])
+    return f"{accuracies.mean():.1f} ± {accuracies.std(ddof=1):.1f}"
+
+
+def study_tables(study: dict[str, Any]) -> str:
+    """A study as two Markdown tables: accuracies, and the declared comparisons."""
+    fractions = study["fractions"]
+    heads = list(next(iter(fractions.values()))["heads"])
+    lines = ["| head | " + " | ".join(f"{float(name):.0%} of the labels" for name in fractions) + " |"]
+    lines.append("|---" * (len(fractions) + 1) + "|")
+    for head in heads:
+        cells = [summary(entry["heads"][head]) for entry in fractions.values()]
+        lines.append(f"| {head} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "| difference in points | " + " | ".join(f"{float(name):.0%} of the labels" for name in fractions) + " |",
+    ]
+    lines.append("|---" * (len(fractions) + 1) + "|")
+    for number, comparison in enumerate(next(iter(fractions.values()))["comparisons"]):
+        cells = []
+        for entry in fractions.values():
+            found = entry["comparisons"][number]
+            low, high = (100 * value for value in found["interval"])
+            cells.append(f"{100 * found['difference']:+.2f} [{low:+.2f}, {high:+.2f}]")
+        lines.append(f"| {comparison['head']} − {comparison['reference']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write_study(study: dict[str, Any], folder: Path) -> None:
+    """Write `study.json` and `study.md` into a folder."""
+    from .results import write_json
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "study.json", study)
+    (folder / "study.md").write_text(study_tables(study) + "\n", encoding="utf-8")

@@ -1,0 +1,152 @@
+"""The command line, as a user types it."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import cr_hf.cli
+from cr_hf.recipe import load_recipe
+from cr_hf.run import train_recipe
+
+COMMAND = Path(sys.executable).with_name("cr-hf")
+DEMO = Path(__file__).resolve().parents[1] / "recipes" / "demo.yaml"
+TINY = [
+    "data.max_train_samples=60",
+    "data.max_eval_samples=30",
+    "num_train_epochs=1",
+    "hidden_sizes=[8]",
+    "use_cpu=true",
+]
+LEVELS = 5
+
+TinyBackbone = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_backbone: TinyBackbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "demo"
+    return train_recipe(load_recipe(DEMO, [f"backbone={tiny_backbone('bert')}", f"output_dir={folder}", *TINY]))
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Run a command in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["cr-hf", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        cr_hf.cli.main()
+    return int(stopped.value.code or 0)
+
+
+def test_help_imports_neither_torch_nor_transformers() -> None:
+    script = "import sys; sys.argv = ['cr-hf', '--help']\n"
+    script += "try:\n import cr_hf.cli; cr_hf.cli.main()\nexcept SystemExit: pass\n"
+    script += "print(sorted({'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "train" in done.stdout
+
+
+def test_import_registers_the_auto_classes() -> None:
+    script = (
+        "import cr_hf; from transformers import AutoConfig; print(AutoConfig.for_model('cr', in_features=2).degree)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "3"
+
+
+def test_installed_command_trains_and_predicts(tiny_backbone: TinyBackbone, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = [DEMO, f"backbone={tiny_backbone('bert')}", f"output_dir={folder}", *TINY]
+    done = subprocess.run([COMMAND, "train", *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "accuracy" in done.stdout
+    assert "synthetic" in done.stdout
+    done = subprocess.run([COMMAND, "predict", folder, "a film"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    _, score, text = done.stdout.strip().split("\t")
+    assert text == "a film"
+    assert 0 <= float(score) <= 1
+    done = subprocess.run(
+        [COMMAND, "predict", folder], input="one\ntwo\n", capture_output=True, text=True, check=False
+    )
+    assert [line.split("\t")[2] for line in done.stdout.splitlines()] == ["one", "two"]
+
+
+def test_evaluate(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    output = tmp_path / "metrics.json"
+    assert run(monkeypatch, "evaluate", finished, "--split", "test", "--output", output) == 0
+    metrics = json.loads(output.read_text(encoding="utf-8"))
+    results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
+    assert metrics["accuracy"] == results["metrics"]["test"]["accuracy"]
+    assert f"{metrics['accuracy']:.4f}" in capsys.readouterr().out
+
+
+def test_evaluate_on_other_data(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = json.loads((finished / "results.json").read_text(encoding="utf-8"))["data"]["labels"]
+    path = tmp_path / "other.csv"
+    path.write_text("text,label\n" + "\n".join(f"a film {i},{name}" for i, name in enumerate(names)), encoding="utf-8")
+    output = tmp_path / "metrics.json"
+    assert run(monkeypatch, "evaluate", finished, f"data.test_file={path}", "--output", output) == 0
+    assert json.loads(output.read_text(encoding="utf-8"))["rows"] == LEVELS
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".csv", ".jsonl"])
+def test_predict_files(suffix: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["a gorgeous, witty film", "awful", 'so "boring"', ""]
+    source = tmp_path / f"texts{suffix}"
+    with source.open("w", encoding="utf-8", newline="") as handle:
+        if suffix == ".csv":
+            csv.writer(handle).writerows([["text"], *[[text] for text in texts]])
+        elif suffix == ".jsonl":
+            handle.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+        else:
+            handle.writelines(text + "\n" for text in texts)
+    texts = texts if suffix != ".csv" else texts[:3]
+    output = tmp_path / "out.jsonl"
+    assert run(monkeypatch, "predict", finished, source, "--output", output) == 0
+    rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert [row["text"] for row in rows][: len(texts)] == texts
+    for row in rows:
+        assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert row["label"] == max(row["probabilities"], key=row["probabilities"].get)
+    assert run(monkeypatch, "predict", finished, source, "--output", tmp_path / "out.csv") == 0
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as handle:
+        table = list(csv.reader(handle))
+    assert table[0][:2] == ["text", "label"]
+    assert [row[1] for row in table[1:]] == [row["label"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "none.yaml"], "recipe none.yaml is not a file"),
+        (["train", DEMO, "learnin_rate=1"], "did you mean 'learning_rate'"),
+        (["train", DEMO, "data.train_file=none.csv"], "none.csv"),
+        (["evaluate", "nowhere"], "nowhere is no run directory"),
+        (["predict", "nowhere", "text"], "nowhere is no run directory"),
+        (["predict", "nowhere", "text", "--output", "x.parquet"], "must end in .jsonl or .csv"),
+        (["predict", "RUN", "none.csv"], "none.csv"),
+        (["evaluate", "RUN", "learning_rate=1"], "only data.* can be changed"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(
+    arguments: list, message: str, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = [finished if argument == "RUN" else argument for argument in arguments]
+    assert run(monkeypatch, *arguments) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+
+
+def test_no_half_written_output(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "texts.jsonl"
+    source.write_text('{"text": "a film"}\n{"text": 3}\n', encoding="utf-8")
+    assert run(monkeypatch, "predict", finished, source, "--output", tmp_path / "out.jsonl") == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"texts.jsonl"}
