@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -110,6 +111,26 @@ def normalized_class_weights(weights: Sequence[float], counts: Sequence[int]) ->
     if not total > 0:
         raise ValueError(f"class_weights={list(weights)} give every training row the weight 0")
     return [weight * sum(counts) / total for weight in weights]
+
+
+def check_class_labels(labels: Any, num_labels: int, objective: str) -> None:
+    """Refuse labels that are no classes before a loss reads them.
+
+    Args:
+        labels: array, shape (rows,).
+        num_labels: number of classes.
+        objective: for the message.
+
+    Raises:
+        ValueError: naming the first row whose label is not an integer from 0 to num_labels - 1.
+    """
+    for row, label in enumerate(labels.tolist()):
+        if not isinstance(label, int) or not 0 <= label < num_labels:
+            kind = "ordered integers" if objective == "ordinal" else "integers"
+            raise ValueError(
+                f"row {row} of the training set has the label {label!r}: objective={objective!r} needs {kind} from 0 "
+                f"to {num_labels - 1}"
+            )
 
 
 def task_loss(

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections import Counter
 from collections.abc import Iterator
-from functools import reduce
+from functools import partial, reduce
+from pathlib import Path
 from typing import Any
 
+import datasets
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, Subset
 from transformers import Trainer
-from transformers.trainer_utils import TrainOutput, get_last_checkpoint, has_length
+from transformers.trainer_utils import TrainOutput, get_last_checkpoint, has_length, rotate_checkpoints, seed_worker
 from transformers.utils import logging
 
+from .checkpoints import STAGING, STATE, check_fits, checkpoint_to_resume, publish, stopped_early
 from .dreg import check_schedule, scheduled_lambda
 from .errors import CheckpointError, NonFiniteError
 from .layers import Standardize, feature_moments, merge_moments
 from .modeling_cr import CRPreTrainedModel
-from .objectives import normalized_class_weights
+from .objectives import check_class_labels, normalized_class_weights
+from .parameter_groups import split_by_rate
+from .sampling import EpochBatchSampler, token_lengths
 from .training_args import CRTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -30,10 +37,11 @@ class CRTrainer(Trainer):
     """`Trainer` with `loss = task_loss + lambda_t * dreg.sum()`.
 
     Beside what `Trainer` does, it logs `task_loss`, `dreg`, `dreg_lambda` and DREG per layer; fits the standardisation
-    on the training rows before the first step; gives the head its own learning rate and spares coefficients and
-    thresholds from weight decay; weights micro-batches by their rows, so that accumulation equals one large batch; and
-    stops at the first non-finite loss or gradient it notices, before anything is saved. A model that is not a CR model
-    (a baseline) trains with its own loss under the same rules.
+    on the training rows before the first step; gives the head and every layer of the backbone its own learning rate
+    and spares coefficients and thresholds from weight decay; weights micro-batches by their rows, so that accumulation
+    and several processes equal one large batch; writes checkpoints that are whole or not there, and resumes exactly;
+    and stops at the first non-finite loss or gradient it notices, before anything is saved. A model that is not a CR
+    model (a baseline) trains with its own loss under the same rules.
 
     Args:
         model: a CR model, or any model for comparison.
@@ -60,8 +68,11 @@ class CRTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self._parts: Tensor | None = None
         self._parts_steps = 0
-        self._window_rows: int | None = None
+        self._window_rows: int | Tensor | None = None
         self._micro_batch = 0
+        self._batches: EpochBatchSampler | None = None
+        self._staging: Path | None = None
+        self._is_stopped = False
         self._first_bad_step = torch.tensor(-1, device=args.device)
         config = self._cr_config
         if config is None:
@@ -107,23 +118,40 @@ class CRTrainer(Trainer):
 
         Raises:
             NonFiniteError: at the first logging step or save after a loss or gradient stopped being finite.
-            CheckpointError: if the checkpoint to resume from lacks tensors of the model.
+            CheckpointError: if there is no complete checkpoint to resume from, or it is of another model.
+            ValueError: if the labels are no classes, or what is asked for needs a training set of known length.
         """
         self._parts, self._parts_steps = None, 0
         self._first_bad_step.fill_(-1)
+        self._is_stopped = False
+        if resume_from_checkpoint:
+            chosen = checkpoint_to_resume(resume_from_checkpoint, str(self.args.output_dir), self.args.world_size)
+            check_fits(chosen, self.accelerator.unwrap_model(self.model))
+            resume_from_checkpoint, self._is_stopped = str(chosen), stopped_early(chosen)
         if self._cr_model is not None:
+            config = self._cr_config
+            labels = self._training_labels()
+            if labels is not None and config.problem_type == "single_label_classification":
+                check_class_labels(labels, config.num_labels, config.objective)
             if self.args.class_weights is not None:
-                self._cr_config.class_weights = self._scaled_class_weights(self.args.class_weights)
+                config.class_weights = self._scaled_class_weights(self.args.class_weights, labels)
             if not resume_from_checkpoint:
                 self._fit_feature_norm()
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def _scaled_class_weights(self, weights: list[float] | str) -> list[float]:
+    def _training_labels(self) -> Any:
+        """All labels, where they can be had without reading the rows, else `None`."""
         dataset: Any = self.train_dataset
-        labels = getattr(dataset, "labels", None)
+        if hasattr(dataset, "labels"):
+            return np.asarray(dataset.labels)
+        columns = getattr(dataset, "column_names", None) or ()
+        found = [name for name in ("labels", "label") if name in columns and has_length(dataset)]
+        return np.asarray(dataset[found[0]][:]) if found else None
+
+    def _scaled_class_weights(self, weights: list[float] | str, labels: Any) -> list[float]:
         if labels is None:
-            labels = dataset["labels" if "labels" in dataset.column_names else "label"]
-        counted = Counter(int(label) for label in labels)
+            raise ValueError("class_weights need a training set with a column of labels: give the weights to CRConfig")
+        counted = Counter(labels.tolist())
         counts = [counted[label] for label in range(self._cr_config.num_labels)]
         if isinstance(weights, str):
             weights = [0.0 if count == 0 else 1 / count for count in counts]
@@ -164,20 +192,68 @@ class CRTrainer(Trainer):
         return [name for name in names if not name.endswith("coefficients") and ".thresholds." not in name]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The optimizer of `Trainer`, with `head_learning_rate` for the parameters of the head."""
+        """The optimizer of `Trainer`, with `head_learning_rate` for the head and `layer_decay` over the backbone."""
         optimizer = super().create_optimizer(model)
-        if self.args.head_learning_rate is None:
+        if self.args.head_learning_rate is None and self.args.layer_decay is None:
             return optimizer
         chosen: Any = self.model if model is None else model
-        head = {id(parameter) for name, parameter in chosen.named_parameters() if "classifier" in name.split(".")}
-        groups = []
-        for group in optimizer.param_groups:
-            for rate, in_head in ((group["lr"], False), (self.args.head_learning_rate, True)):
-                parameters = [parameter for parameter in group["params"] if (id(parameter) in head) is in_head]
-                if parameters:
-                    groups.append({**group, "params": parameters, "lr": rate})
-        optimizer.param_groups = groups
+        rates = (self.args.head_learning_rate, self.args.layer_decay)
+        optimizer.param_groups = split_by_rate(optimizer.param_groups, chosen, *rates)
         return optimizer
+
+    # ---- the data ----
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches whose rows are a function of (seed, epoch): see `EpochBatchSampler`.
+
+        Raises:
+            ValueError: if lengths are asked for and there are none.
+        """
+        args, dataset = self.args, self.train_dataset
+        self._batches = None
+        if isinstance(dataset, IterableDataset | None) or not has_length(dataset):
+            return super().get_train_dataloader()
+        collator = self.data_collator
+        if isinstance(dataset, datasets.Dataset):
+            rows: Any = self._remove_unused_columns(dataset, description="training")
+        else:
+            rows, collator = dataset, self._get_collator_with_removed_columns(collator, description="training")
+        by_length = args.train_sampling_strategy == "group_by_length"
+        self._batches = EpochBatchSampler(
+            len(rows),
+            self._train_batch_size,
+            args.gradient_accumulation_steps,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            shuffle=args.train_sampling_strategy != "sequential",
+            lengths=token_lengths(dataset, args.length_column_name) if by_length else None,
+            processes=args.world_size,
+            process=args.process_index,
+            drop_last=args.dataloader_drop_last,
+        )
+        return DataLoader(
+            rows,
+            batch_sampler=self._batches,
+            collate_fn=collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
+        )
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """Rows in their order: sorted by length, as `Trainer` would, predictions no longer match their rows."""
+        return SequentialSampler(eval_dataset) if self.args.world_size == 1 and has_length(eval_dataset) else None
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self._is_stopped or self.state.global_step >= self.state.max_steps:
+            # Resumed from the last checkpoint of a run that was done: `Trainer` would take one step more.
+            self.control.should_training_stop = True
+            return
+        if self._batches is not None:
+            # Not through the loader: the one that skips what was done before a resume hides the sampler.
+            self._batches.epoch = kwargs["epoch"]
+        super()._run_epoch(*args, **kwargs)
 
     # ---- the loss ----
 
@@ -186,6 +262,9 @@ class CRTrainer(Trainer):
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         sizes = [len(batch["labels"]) for batch in batches if "labels" in batch]
         self._window_rows = sum(sizes) if sizes and len(sizes) == len(batches) else None
+        if self.args.world_size > 1 and self._window_rows is not None:
+            rows: Any = torch.tensor(self._window_rows, device=device)
+            self._window_rows = self.accelerator.reduce(rows, "sum") / self.args.world_size
         self._micro_batch = 0
         return batches, num_items
 
@@ -229,8 +308,8 @@ class CRTrainer(Trainer):
             self._record(loss, torch.stack([part.detach() for part in parts]) * share)
         return (loss, outputs) if return_outputs else loss
 
-    def _row_share(self, inputs: dict[str, Any]) -> float:
-        """Rows of this micro-batch over the mean rows of the micro-batches of this step."""
+    def _row_share(self, inputs: dict[str, Any]) -> float | Tensor:
+        """Rows of this micro-batch over the mean rows of the micro-batches of this step, of all processes."""
         self._micro_batch += 1
         if self._window_rows is None or "labels" not in inputs:
             return 1.0
@@ -290,7 +369,26 @@ class CRTrainer(Trainer):
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and not torch.isfinite(parameter).all():
                 self._stop(f"{name} is not finite after step {self.state.global_step}, its gradient was not")
+        folder, name = Path(self._get_output_dir(trial)), f"checkpoint-{self.state.global_step}"
+        self._staging = folder / STAGING
+        if self.args.should_save:
+            shutil.rmtree(self._staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
         super()._save_checkpoint(model, trial)
+        staged, self._staging = self._staging, None
+        if self.state.best_global_step == self.state.global_step:
+            self.state.best_model_checkpoint = str(folder / name)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self.state.save_to_json(str(staged / name / STATE))
+            publish(staged / name, folder / name)
+            staged.rmdir()
+            rotate_checkpoints(str(folder), self.args.save_total_limit, self.state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone()
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where checkpoints are written: the staging folder while one is being saved."""
+        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         if load_result.missing_keys:

@@ -1,0 +1,133 @@
+"""Checkpoints that are either whole or not there: staged, renamed, and checked before they are resumed from."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from peft.utils import get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from .errors import CheckpointError
+
+STAGING = "unfinished"
+"""Where a checkpoint is written before it gets its name; no name that a resume would look at."""
+STATE, OPTIMIZER, SCHEDULER = "trainer_state.json", "optimizer.pt", "scheduler.pt"
+SHARDED_WEIGHTS, SHARDED_OPTIMIZER = "pytorch_model_fsdp_0", "optimizer_0"
+WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
+
+
+def last_complete_checkpoint(folder: str | Path) -> Path | None:
+    """The newest checkpoint that an exact resume can start from.
+
+    Args:
+        folder: where the checkpoints are.
+
+    Returns:
+        Its path, or `None` if there is none. Torn ones, as an interrupted copy leaves them, are passed over.
+    """
+    found = {}
+    for path in Path(folder).glob("checkpoint-*") if Path(folder).is_dir() else ():
+        step = re.fullmatch(r"checkpoint-(\d+)", path.name)
+        if step and path.is_dir():
+            found[int(step[1])] = path
+    return next((found[step] for step in sorted(found, reverse=True) if is_complete(found[step])), None)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint holds the weights and all that a resume needs beside them."""
+    random_states = list(checkpoint.glob("rng_state*.pth"))
+    if not random_states or not all(zipfile.is_zipfile(path) for path in random_states):
+        return False
+    try:
+        json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+        if (checkpoint / SHARDED_WEIGHTS).is_dir():  # torch's own format; it writes its metadata last
+            return all((checkpoint / name / ".metadata").is_file() for name in (SHARDED_WEIGHTS, SHARDED_OPTIMIZER))
+        if not all(zipfile.is_zipfile(checkpoint / name) for name in (OPTIMIZER, SCHEDULER)):
+            return False
+        return any(tensor_shapes(checkpoint / name) for name in WEIGHTS if (checkpoint / name).is_file())
+    except (OSError, ValueError, SafetensorError):
+        return False
+
+
+def checkpoint_to_resume(asked: str | bool, folder: str, processes: int) -> Path:
+    """The checkpoint that a resume starts from.
+
+    Args:
+        asked: its path, or `True` for the newest complete one.
+        folder: where the checkpoints are.
+        processes: how many resume.
+
+    Raises:
+        CheckpointError: if there is none, it is torn, or another number of processes saved it.
+    """
+    chosen = last_complete_checkpoint(folder) if asked is True else Path(str(asked))
+    if chosen is None:
+        raise CheckpointError(f"{folder} holds no complete checkpoint to resume from: train anew")
+    if not is_complete(chosen):
+        raise CheckpointError(
+            f"{chosen} is no complete checkpoint: resume from an earlier one (resume_from_checkpoint=True finds it)"
+        )
+    saved = len(list(chosen.glob("rng_state_*.pth"))) or 1
+    if saved != processes:
+        raise CheckpointError(
+            f"{chosen} was saved by {saved} processes and cannot be resumed exactly by {processes}: start {saved}"
+        )
+    return chosen
+
+
+def stopped_early(checkpoint: Path) -> bool:
+    """Whether early stopping had ended the run when it was saved."""
+    state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
+    return bool(control.get("should_training_stop")) and state["global_step"] < state["max_steps"]
+
+
+def tensor_shapes(file: Path) -> dict[str, list[int]]:
+    """Shapes of the tensors of a safetensors file, without reading them."""
+    with safe_open(file, framework="pt") as tensors:
+        return {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+
+
+def check_fits(checkpoint: str | Path, model: nn.Module) -> None:
+    """Refuse a checkpoint of another model before it is loaded.
+
+    Args:
+        checkpoint: its folder; sharded checkpoints are left to torch.
+        model: what it would be loaded into.
+
+    Raises:
+        CheckpointError: naming the first tensor that is missing or has another shape.
+    """
+    is_adapter = isinstance(model, PeftModel)
+    file = Path(checkpoint) / WEIGHTS[is_adapter]
+    if not file.is_file():
+        return
+    wanted: dict[str, Any] = get_peft_model_state_dict(model) if is_adapter else model.state_dict()
+    saved = tensor_shapes(file)
+    missing = [name for name in wanted if name not in saved]
+    tied = getattr(model, "_tied_weights_keys", None)
+    if missing and not tied:
+        raise CheckpointError(
+            f"{checkpoint} lacks {len(missing)} tensors of the model, {missing[0]} first: resume from a checkpoint of "
+            "this very model"
+        )
+    for name, value in wanted.items():
+        if name in saved and saved[name] != list(value.shape):
+            raise CheckpointError(
+                f"{checkpoint} has {name} of shape {saved[name]}, the model needs {list(value.shape)}: resume from a "
+                "checkpoint of this very model"
+            )
+
+
+def publish(staged: Path, final: Path) -> None:
+    """Give a staged checkpoint its name, in one step; an older one of that name is replaced."""
+    if final.exists():
+        shutil.rmtree(final)
+    staged.rename(final)

@@ -1,0 +1,129 @@
+"""What `test_processes.py` and `test_resume.py` run in processes of their own: `python process_jobs.py JOB FOLDER`."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import AutoTokenizer, DataCollatorWithPadding, EarlyStoppingCallback
+
+from cr_hf import CRConfig, CRForFeatureClassification, CRForSequenceClassification, CRTrainer, CRTrainingArguments
+
+WORDS = ["good", "bad", "great", "awful", "dull", "witty", "boring", "superb"]
+SINGLE = {"per_device_train_batch_size": 16}
+
+
+class Rows(Dataset):
+    """Features whose label depends on two columns; column 3 is constant."""
+
+    def __init__(self, rows: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.features = (torch.randn(rows, 6, generator=generator, dtype=torch.float64) * 3 + 1).to(dtype)
+        self.features[:, 3] = 7.0
+        self.labels = (self.features[:, 0] * self.features[:, 1] > 1).long() + (self.features[:, 2] > 2).long()
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        return {"features": self.features[row], "labels": self.labels[row]}
+
+
+def arguments(folder: Path, **more: Any) -> CRTrainingArguments:
+    values: dict[str, Any] = {"logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
+    values |= {"dataloader_pin_memory": False, "learning_rate": 1e-2, "report_to": "none"}
+    return CRTrainingArguments(output_dir=str(folder), **{**values, **more})
+
+
+def text_rows(tokenizer: Any, rows: int = 46) -> list[dict[str, Any]]:
+    texts = [" ".join(WORDS[(row * 7 + word) % len(WORDS)] for word in range(1 + row * 5 % 11)) for row in range(rows)]
+    return [{**tokenizer(text), "labels": row % 3} for row, text in enumerate(texts)]
+
+
+def train_head(folder: Path, **more: Any) -> CRTrainer:
+    """SGD in float64 over 70 rows: the last step of each epoch has 6."""
+    torch.manual_seed(0)
+    config = CRConfig(in_features=6, num_labels=3, hidden_sizes=[8, 8], dropout=0.0, **more.pop("config", {}))
+    model = CRForFeatureClassification(config).double()
+    args = arguments(folder, **{"optim": "sgd", "num_train_epochs": 2, "dreg_lambda": 0.1, **more})
+    trainer = CRTrainer(model=model, args=args, train_dataset=Rows(70), eval_dataset=Rows(31, seed=2))
+    trainer.train()
+    return trainer
+
+
+def train_texts(folder: Path, backbone: Path, **more: Any) -> CRTrainer:
+    """Fine-tuning in float64, batches grouped by length, of a backbone without dropout."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    model = CRForSequenceClassification.from_backbone(
+        str(backbone), num_labels=3, hidden_sizes=[8], dropout=0.0, dtype=torch.float64
+    ).double()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    args = arguments(
+        folder,
+        **{"optim": "sgd", "max_steps": 5, "train_sampling_strategy": "group_by_length", "head_learning_rate": 0.1},
+        **more,
+    )
+    trainer = CRTrainer(
+        model=model,
+        args=args,
+        train_dataset=text_rows(tokenizer),
+        eval_dataset=text_rows(tokenizer, 9),
+        data_collator=DataCollatorWithPadding(tokenizer),
+    )
+    trainer.train()
+    return trainer
+
+
+def result(trainer: CRTrainer) -> dict[str, Any]:
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return {
+        "logs": logs,
+        "weights": model.state_dict(),
+        "predictions": trainer.predict(trainer.eval_dataset).predictions,
+    }
+
+
+def compare(folder: Path, backbone: Path, **batches: Any) -> dict[str, Any]:
+    """The runs whose results must not depend on how a global batch is divided."""
+    jobs = {
+        "head": lambda **more: train_head(folder, **more),
+        "chain": lambda **more: train_head(folder, config={"dreg_mode": "chain", "dreg_num_tangents": None}, **more),
+        "texts": lambda **more: train_texts(folder, backbone, **more),
+    }
+    return {name: result(job(**batches)) for name, job in jobs.items()}
+
+
+def early_stopping_trainer(folder: Path, **more: Any) -> CRTrainer:
+    """A run that early stopping ends; every random part is in use."""
+    torch.manual_seed(0)
+    config = CRConfig(in_features=6, num_labels=3, hidden_sizes=[8, 8], dropout=0.3)
+    values = {"num_train_epochs": 40, "eval_strategy": "epoch", "save_strategy": "epoch", "save_total_limit": 2}
+    values |= {"load_best_model_at_end": True, "metric_for_best_model": "loss", "dreg_lambda": 0.05}
+    values |= {"dreg_lambda_end": 0.01, "dreg_schedule": "cosine", "lr_scheduler_type": "cosine"}
+    return CRTrainer(
+        model=CRForFeatureClassification(config),
+        args=arguments(folder, **{**values, **more}),
+        train_dataset=Rows(70, torch.float32),
+        eval_dataset=Rows(31, torch.float32, seed=2),
+        callbacks=[EarlyStoppingCallback(3)],
+    )
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    folder, backbone, batches = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    results = compare(folder, backbone, **batches)
+    if os.environ.get("RANK", "0") == "0":
+        torch.save(results, folder / "results.pt")
+
+
+if __name__ == "__main__":
+    main()
