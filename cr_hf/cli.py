@@ -12,7 +12,7 @@ from typing import IO, Annotated, Any
 
 import typer
 
-from .errors import CRError, DataError
+from .errors import CRError, DataError, RecipeError
 
 app = typer.Typer(
     help="ChainzRule heads with DREG for Hugging Face models.",
@@ -81,6 +81,34 @@ def predict(
             probabilities = model.predict_texts(chunk, tokenizer).softmax(-1)
             for text, row in zip(chunk, probabilities.tolist(), strict=True):
                 write(text, row)
+
+
+@app.command()
+def study(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file of a frozen regime.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as backbone=offline.")] = None,
+    heads: Annotated[str, typer.Option(help="Names with commas between.")] = (
+        "linear,mlp-relu,mlp-gelu,cr,cr+dreg,gelu+dreg"
+    ),
+    fractions: Annotated[str, typer.Option(help="Of the training rows, with commas between.")] = "0.05,1",
+    seeds: Annotated[int, typer.Option(help="How many, from 0.")] = 10,
+    output: Annotated[Path, typer.Option(help="Folder for study.json and study.md.")] = Path("runs/study"),
+) -> None:
+    """Compare heads on the same frozen features: accuracies, and paired differences with intervals."""
+    from .recipe import load_recipe
+
+    checked = load_recipe(recipe, overrides)
+    try:
+        shares = [float(part) for part in fractions.split(",")]
+    except ValueError:
+        raise RecipeError(f"--fractions {fractions!r}: use numbers with commas between, such as 0.05,1") from None
+    if (output / "study.json").exists():
+        raise RecipeError(f"--output {output} holds a study: choose another folder")
+    from .study import run_study, study_tables, write_study
+
+    found = run_study(checked, heads.split(","), shares, seeds, progress=typer.echo)
+    write_study(found, output)
+    typer.echo(study_tables(found))
 
 
 def _texts(arguments: list[str]) -> Iterable[str]:

@@ -23,21 +23,15 @@ from .data import load_data, stratified_order
 from .errors import RecipeError, nearest
 from .features import encode_texts
 from .recipe import Recipe
-from .results import describe_data, describe_machine
+from .results import describe_data, describe_machine, write_json
 from .run import build_model
 from .sweep import HeadSpec, SweepArguments, predict_heads, train_heads
 
 logger = logging.get_logger(__name__)
 
-DROPOUTS, WEIGHT_DECAYS = (0.1, 0.3, 0.5), (0.1, 1.0)
-LAMBDAS = (0.005, 0.01, 0.016, 0.023, 0.04, 0.08)
-MLP_SETTINGS = tuple(
-    {"dropout": dropout, "weight_decay": decay} for dropout, decay in product(DROPOUTS, WEIGHT_DECAYS)
-)
-LINEAR_SETTINGS = tuple(
-    {"learning_rate": rate, "weight_decay": decay} for rate, decay in product((1e-4, 3e-4, 1e-3), (0.1, 1.0))
-)
-DREG_SETTINGS = tuple({"dreg_lambda": value, "dropout": 0.3, "weight_decay": 0.1} for value in LAMBDAS)
+LINEAR_SETTINGS = tuple({"learning_rate": value} for value in (1e-4, 3e-4, 1e-3, 3e-3))
+DROPOUT_SETTINGS = tuple({"dropout": value} for value in (0.1, 0.3, 0.5, 0.7))
+DREG_SETTINGS = tuple({"dreg_lambda": value, "dropout": 0.3} for value in (0.01, 0.02, 0.04, 0.08))
 
 
 @dataclass(frozen=True)
@@ -50,9 +44,9 @@ class Head:
 
 HEADS = {
     "linear": Head({"hidden_sizes": []}, LINEAR_SETTINGS),
-    "mlp-relu": Head({"activation": "relu"}, MLP_SETTINGS),
-    "mlp-gelu": Head({"activation": "gelu"}, MLP_SETTINGS),
-    "cr": Head({"activation": "polynomial"}, MLP_SETTINGS),
+    "mlp-relu": Head({"activation": "relu"}, DROPOUT_SETTINGS),
+    "mlp-gelu": Head({"activation": "gelu"}, DROPOUT_SETTINGS),
+    "cr": Head({"activation": "polynomial"}, DROPOUT_SETTINGS),
     "cr+dreg": Head({"activation": "polynomial"}, DREG_SETTINGS),
     "gelu+dreg": Head({"activation": "gelu"}, DREG_SETTINGS),
 }
@@ -242,14 +236,12 @@ def study_tables(study: dict[str, Any]) -> str:
             found = entry["comparisons"][number]
             low, high = (100 * value for value in found["interval"])
             cells.append(f"{100 * found['difference']:+.2f} [{low:+.2f}, {high:+.2f}]")
-        lines.append(f"| {comparison['head']} − {comparison['reference']} | " + " | ".join(cells) + " |")
+        lines.append(f"| {comparison['head']} minus {comparison['reference']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def write_study(study: dict[str, Any], folder: Path) -> None:
     """Write `study.json` and `study.md` into a folder."""
-    from .results import write_json
-
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "study.json", study)
     (folder / "study.md").write_text(study_tables(study) + "\n", encoding="utf-8")

@@ -129,6 +129,9 @@ class TestFixedActivation:
         (gradient,) = torch.autograd.grad(total, z)
         assert all(torch.isfinite(tensor).all() for tensor in (value, derivative, gradient))
 
+    def test_relu_is_flat_at_zero(self) -> None:
+        assert fixed_activation(torch.zeros(1), "relu")[1].item() == 0.0
+
     def test_unknown_name(self) -> None:
         with pytest.raises(ValueError, match=r"activation='swish'.*polynomial, gelu, relu, tanh, silu"):
             fixed_activation(torch.zeros(1), "swish")

@@ -1,0 +1,67 @@
+"""Write the tables of README.md from the committed results, or check that they agree (`--check`).
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`. NAME is a function below.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from cr_hf.study import study_tables
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def read(name: str) -> dict:
+    """A committed result file."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def sst5_study() -> str:
+    """Heads and comparisons on frozen SST-5 features."""
+    study = read("sst5_study")
+    return study_tables(study)
+
+
+def sst5_seeds() -> str:
+    """The recipe as shipped, trained by `cr-hf train` with ten seeds."""
+    runs = read("sst5_seeds")
+    test = 100 * np.array([run["test_accuracy"] for run in runs["runs"]])
+    return (
+        f"`recipes/sst5_frozen.yaml` as shipped, {len(test)} seeds: test accuracy **{test.mean():.2f} ± "
+        f"{test.std(ddof=1):.2f} %** ({test.min():.2f} to {test.max():.2f}), {runs['median_seconds_training']:.1f} s of "
+        f"training a seed on {runs['environment']['threads']} threads of a {runs['environment']['device']}."
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {"sst5_study": sst5_study, "sst5_seeds": sst5_seeds}
+
+
+def render(text: str) -> str:
+    """The text with every table made anew."""
+    return BLOCK.sub(lambda match: match[1] + TABLES[match[2]]() + "\n" + match[3], text)
+
+
+def main() -> int:
+    """Update README.md; with `--check` only say whether it is up to date."""
+    path = ROOT / "README.md"
+    before = path.read_text(encoding="utf-8")
+    after = render(before)
+    if "--check" in sys.argv:
+        if before != after:
+            print("README.md disagrees with benchmarks/results: run python benchmarks/update_readme.py")
+        return int(before != after)
+    path.write_text(after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
