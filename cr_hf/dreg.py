@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ def layer_dreg(derivative: Tensor | None, weight: Tensor) -> Tensor:
 
     Source: arXiv 2605.15463; closed form in design definition 3.
     """
-    row_norms = weight.square().sum(-1)
+    row_norms = squared_norm(weight, -1)
     if derivative is None:
         return row_norms.sum(-1)
     if derivative.shape[-1] != weight.shape[-2]:
@@ -40,7 +41,30 @@ def layer_dreg(derivative: Tensor | None, weight: Tensor) -> Tensor:
             f"derivative has {derivative.shape[-1]} units but weight has {weight.shape[-2]} rows: "
             "pass the derivative and the weight of the same layer"
         )
-    return (derivative.square().mean(-2) * row_norms).sum(-1)
+    return (squared_norm(derivative, -2) * row_norms).sum(-1) / derivative.shape[-2]
+
+
+def squared_norm(values: Tensor, dim: int) -> Tensor:
+    """Sum of squares along a dimension, forward and backward in one pass over memory each."""
+    return values.square().sum(dim) if torch.compiler.is_compiling() else _SquaredNorm.apply(values, dim)
+
+
+class _SquaredNorm(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(values: Tensor, dim: int) -> Tensor:
+        return torch.linalg.vector_norm(values, dim=dim).square()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        values, ctx.dim = inputs
+        ctx.save_for_backward(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (values,) = ctx.saved_tensors
+        return values * (2 * gradient).unsqueeze(ctx.dim), None
 
 
 def chain_tangents(in_features: int, num_tangents: int | None, seed: int) -> Tensor:
