@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterable
 from itertools import islice
@@ -30,14 +32,22 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as learning_rate=1e-3.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in output_dir.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run in output_dir.")] = False,
+    num_processes: Annotated[
+        int | None, typer.Option(help="Processes on this machine, as `accelerate launch` starts them.", min=1)
+    ] = None,
 ) -> None:
     """Train what a recipe describes and write a run directory."""
     from .recipe import load_recipe
 
     checked = load_recipe(recipe, overrides)
+    if num_processes is not None and num_processes > 1:
+        flags = [flag for flag, given in (("--overwrite", overwrite), ("--resume", resume)) if given]
+        sys.exit(_launch(num_processes, ["train", str(recipe), *(overrides or []), *flags]))
     from .run import RESULTS, train_recipe
 
     run_dir = train_recipe(checked, overwrite=overwrite, resume=resume)
+    if os.environ.get("RANK", "0") != "0":
+        return
     results = json.loads((run_dir / RESULTS).read_text(encoding="utf-8"))
     _print_metrics(results["metrics"])
     if results["data"]["synthetic"]:
@@ -109,6 +119,22 @@ def study(
     found = run_study(checked, heads.split(","), shares, seeds, progress=typer.echo)
     write_study(found, output)
     typer.echo(study_tables(found))
+
+
+def _launch(processes: int, command: list[str]) -> int:
+    """Run a command of this command line in several processes, and return their exit code."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < processes and not any(word.replace(" ", "") == "use_cpu=true" for word in command):
+        raise RecipeError(f"--num-processes {processes}: this machine has {gpus} GPUs; give at most {gpus}")
+    options = ["--multi_gpu", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *options, f"--num_processes={processes}"]
+    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)), **os.environ}
+    done = subprocess.run(
+        [*launcher, "--main_process_port=0", "-m", "cr_hf.cli", *command], env=environment, check=False
+    )
+    return done.returncode
 
 
 def _texts(arguments: list[str]) -> Iterable[str]:

@@ -55,6 +55,11 @@ class Recipe:
         output_dir: the run directory.
         backbone_revision: Hub branch, tag or commit of the backbone.
         early_stopping_patience: evaluations without a better metric before training stops; `None`: never.
+        lora_r: rank of LoRA adapters on the backbone; `None`: no adapters. Like the next three as `lora_config` takes
+            it.
+        lora_alpha: `None`: 2 * lora_r.
+        lora_dropout: before the adapters.
+        lora_target_modules: `None`: every linear layer of the backbone.
     """
 
     backbone: str
@@ -62,6 +67,10 @@ class Recipe:
     output_dir: str
     backbone_revision: str | None = None
     early_stopping_patience: int | None = None
+    lora_r: int | None = None
+    lora_alpha: int | None = None
+    lora_dropout: float = 0.05
+    lora_target_modules: list[str] | None = None
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
 
@@ -72,13 +81,16 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as its YAML file would say it, defaults of `data` left out."""
-        own: dict[str, Any] = {"backbone": self.backbone, "backbone_revision": self.backbone_revision}
-        own["early_stopping_patience"] = self.early_stopping_patience
+        own = {item.name: (getattr(self, item.name), item.default) for item in dataclasses.fields(self)}
+        values = {
+            name: value
+            for name, (value, default) in own.items()
+            if value != default and name not in ("data", "model", "training", "output_dir")
+        }
         defaults = DataConfig()
         data = {
             name: value for name, value in dataclasses.asdict(self.data).items() if value != getattr(defaults, name)
         }
-        values = {name: value for name, value in own.items() if value is not None}
         return {**values, "data": data, **self.model, **self.training, "output_dir": self.output_dir}
 
     def save(self, path: Path) -> None:
@@ -180,6 +192,9 @@ def _check(values: dict[str, Any], place: str) -> Recipe:
             raise RecipeError(f"{place}: unknown key 'data.{name}'{hint}")
     if not isinstance(sorted_out["own"].get("backbone"), str):
         raise RecipeError(f"{place}: backbone is missing: give a Hub id, a folder, or backbone=offline")
+    for name in sorted_out["own"]:
+        if name.startswith("lora_") and sorted_out["own"].get("lora_r") is None:
+            raise RecipeError(f"{place}: {name} has no effect without lora_r: set lora_r, such as lora_r=8")
     _check_types(sorted_out["training"], CRTrainingArguments, place, "")
     _check_types(values["data"], DataConfig, place, "data.")
     data = DataConfig(**{name: _number(value) for name, value in values["data"].items()})

@@ -24,9 +24,9 @@ from transformers import (
     PreTrainedTokenizerBase,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from . import __version__
+from .checkpoints import last_complete_checkpoint
 from .configuration_cr import CRConfig
 from .data import load_data
 from .dreg import check_schedule
@@ -75,24 +75,27 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
     """
     started = time.perf_counter()
     run_dir = Path(recipe.output_dir)
-    _check_directory(run_dir, overwrite, resume)
-    dataset = load_data(recipe.data)
+    _check_directory(recipe, overwrite, resume)
+    arguments = training_arguments(recipe, run_dir)
+    with arguments.main_process_first(local=False, desc="reading the data"):
+        dataset = load_data(recipe.data)
     set_seed(recipe.seed)
     model, tokenizer = build_model(recipe, dataset)
-    arguments = training_arguments(recipe, run_dir, model.config.dreg_lambda)
-    _open_directory(recipe, run_dir, overwrite, resume)
-    checkpoint = get_last_checkpoint(arguments.output_dir) if resume else None
-    prepare = _frozen_trainer if model.config.freeze_backbone else _fine_tuning_trainer
+    _check_together(recipe, arguments, model)
+    with arguments.main_process_first(local=False, desc="opening the run directory"):
+        # Every process has read what is there, and only now does one of them write.
+        if arguments.process_index == 0 and not (resume and (run_dir / RECIPE).is_file()):
+            _open_directory(recipe, run_dir)
+    checkpoint = last_complete_checkpoint(str(arguments.output_dir)) if resume else None
+    prepare = _frozen_trainer if _trains_on_features(recipe, model) else _fine_tuning_trainer
     trainer, splits = prepare(recipe, arguments, model, tokenizer, dataset)
     prepared = time.perf_counter()
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trained = time.perf_counter()
+    model = _finished_model(recipe, trainer, model)
     predictions: dict[str, Any] = {
         name: trainer.predict(split).predictions for name, split in splits.items() if name != "train"
     }
-    if model.config.freeze_backbone:
-        trained_head: Any = trainer.model
-        model.classifier.load_state_dict(trained_head.classifier.state_dict())
     if trainer.is_world_process_zero():
         results = {
             "cr_hf_version": __version__,
@@ -114,6 +117,7 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
             "environment": describe_environment(arguments),
         }
         _save(run_dir, recipe, trainer, model.eval(), tokenizer, results)
+    trainer.accelerator.wait_for_everyone()
     return run_dir
 
 
@@ -204,8 +208,9 @@ def build_model(
         ) from error
 
 
-def training_arguments(recipe: Recipe, run_dir: Path, dreg_lambda: float) -> CRTrainingArguments:
-    """The arguments of the trainer: the recipe's own over `TRAINING_DEFAULTS`.
+def training_arguments(recipe: Recipe, run_dir: Path) -> CRTrainingArguments:
+    """The arguments of the trainer: the recipe's own over `TRAINING_DEFAULTS`. Where several processes were started,
+    they find each other here.
 
     Raises:
         RecipeError: naming the field that is not allowed.
@@ -216,14 +221,55 @@ def training_arguments(recipe: Recipe, run_dir: Path, dreg_lambda: float) -> CRT
         **recipe.training,
     }
     try:
-        arguments = CRTrainingArguments(output_dir=str(run_dir / CHECKPOINTS), **values)
-        check_schedule(arguments.dreg_schedule, dreg_lambda, arguments.dreg_lambda_end, arguments.dreg_warmup_steps)
-        return arguments
+        return CRTrainingArguments(output_dir=str(run_dir / CHECKPOINTS), **values)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"training arguments: {str(error).splitlines()[0]}") from error
 
 
-def _check_directory(run_dir: Path, overwrite: bool, resume: bool) -> None:
+def _check_together(recipe: Recipe, arguments: CRTrainingArguments, model: CRForSequenceClassification) -> None:
+    """What only the model, the arguments and the recipe together can say is wrong."""
+    try:
+        check_schedule(
+            arguments.dreg_schedule,
+            model.config.dreg_lambda,
+            arguments.dreg_lambda_end,
+            arguments.dreg_warmup_steps,
+        )
+        if recipe.lora_r is not None:
+            _lora_config(recipe, model)
+    except ValueError as error:
+        raise RecipeError(f"training arguments: {error}") from error
+
+
+def _lora_config(recipe: Recipe, model: CRForSequenceClassification) -> Any:
+    from .lora import lora_config
+
+    rank = int(recipe.lora_r or 0)
+    return lora_config(model, rank, recipe.lora_alpha, recipe.lora_dropout, recipe.lora_target_modules)
+
+
+def _trains_on_features(recipe: Recipe, model: CRForSequenceClassification) -> bool:
+    return bool(model.config.freeze_backbone) and recipe.lora_r is None
+
+
+def _finished_model(recipe: Recipe, trainer: CRTrainer, model: CRForSequenceClassification) -> Any:
+    """The classifier that was trained: the head back on its backbone, the adapters saved and then merged."""
+    trained: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if recipe.lora_r is not None:
+        from .lora import ADAPTER, merge_lora
+
+        if trainer.is_world_process_zero():
+            trained.save_pretrained(Path(recipe.output_dir) / ADAPTER)
+        model = merge_lora(trained)
+        trainer.model = trainer.model_wrapped = model
+    elif trained is not model:
+        model.classifier.load_state_dict(trained.classifier.state_dict())
+    return model
+
+
+def _check_directory(recipe: Recipe, overwrite: bool, resume: bool) -> None:
+    """Refuse to touch what is not ours, or what is finished. Nothing is written: every process may look."""
+    run_dir = Path(recipe.output_dir)
     if overwrite and resume:
         raise RecipeError("--overwrite and --resume contradict each other: give one of them")
     if run_dir.exists() and not run_dir.is_dir():
@@ -240,19 +286,18 @@ def _check_directory(run_dir: Path, overwrite: bool, resume: bool) -> None:
     if not overwrite and not resume:
         kind = "a finished run: use --overwrite" if finished else "an unfinished run: use --resume or --overwrite"
         raise RecipeError(f"output_dir={run_dir} holds {kind}, or choose another output_dir")
-
-
-def _open_directory(recipe: Recipe, run_dir: Path, overwrite: bool, resume: bool) -> None:
-    """Start or reopen the run. The recipe is written first, so that an interrupted run is known for what it is."""
-    if resume and (run_dir / RECIPE).is_file():
+    if resume:
         before = load_recipe(run_dir / RECIPE).to_dict()
         changed = sorted(key for key in before | recipe.to_dict() if before.get(key) != recipe.to_dict().get(key))
         if changed:
             raise RecipeError(
                 f"{run_dir} was started with another {changed[0]}: resume with the same recipe, or use --overwrite"
             )
-        return
-    if overwrite and run_dir.is_dir():
+
+
+def _open_directory(recipe: Recipe, run_dir: Path) -> None:
+    """Start the run. The recipe is written first, so that an interrupted run is known for what it is."""
+    if run_dir.is_dir():
         shutil.rmtree(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     recipe.save(run_dir / RECIPE)
@@ -267,10 +312,11 @@ def _frozen_trainer(
 ) -> tuple[CRTrainer, dict[str, Any]]:
     """Encode every split once and train the head on the features."""
     splits = {}
-    for name, rows in dataset.items():
-        pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
-        features = encode_texts(model, tokenizer, rows["text"], text_pairs=pairs, description=name)
-        splits[name] = FeatureDataset(features, np.asarray(rows["label"]))
+    with arguments.main_process_first(local=False, desc="encoding the texts"):
+        for name, rows in dataset.items():
+            pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
+            features = encode_texts(model, tokenizer, rows["text"], text_pairs=pairs, description=name)
+            splits[name] = FeatureDataset(features, np.asarray(rows["label"]))
     values = {**model.config.to_dict(), "backbone_config": None}
     set_seed(recipe.seed)
     head = CRForFeatureClassification(CRConfig(**values))
@@ -289,11 +335,19 @@ def _fine_tuning_trainer(
     max_length = model.config.max_length_for(tokenizer)
 
     def tokenize(rows: dict[str, list]) -> Any:
-        return tokenizer(rows["text"], rows.get("text_pair"), truncation=True, max_length=max_length)
+        encoded = tokenizer(rows["text"], rows.get("text_pair"), truncation=True, max_length=max_length)
+        encoded[arguments.length_column_name] = [len(ids) for ids in encoded["input_ids"]]
+        return encoded
 
     texts = [name for name in ("text", "text_pair") if name in dataset["train"].column_names]
-    splits = dict(dataset.map(tokenize, batched=True, remove_columns=texts, desc="tokenize"))
-    return _trainer(recipe, arguments, model, splits, DataCollatorWithPadding(tokenizer)), splits
+    with arguments.main_process_first(local=False, desc="tokenising the texts"):
+        splits = dict(dataset.map(tokenize, batched=True, remove_columns=texts, desc="tokenize"))
+    trained: Any = model
+    if recipe.lora_r is not None:
+        from .lora import BASE, add_lora
+
+        trained = add_lora(model, Path(recipe.output_dir) / BASE, _lora_config(recipe, model))
+    return _trainer(recipe, arguments, trained, splits, DataCollatorWithPadding(tokenizer)), splits
 
 
 def _trainer(

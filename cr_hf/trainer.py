@@ -263,7 +263,7 @@ class CRTrainer(Trainer):
         sizes = [len(batch["labels"]) for batch in batches if "labels" in batch]
         self._window_rows = sum(sizes) if sizes and len(sizes) == len(batches) else None
         if self.args.world_size > 1 and self._window_rows is not None:
-            rows: Any = torch.tensor(self._window_rows, device=device)
+            rows: Any = torch.tensor(self._window_rows, device=device, dtype=torch.float64)
             self._window_rows = self.accelerator.reduce(rows, "sum") / self.args.world_size
         self._micro_batch = 0
         return batches, num_items
