@@ -35,10 +35,11 @@ def sst5_seeds() -> str:
     """The recipe as shipped, trained by `cr-hf train` with ten seeds."""
     runs = read("sst5_seeds")
     test = 100 * np.array([run["test_accuracy"] for run in runs["runs"]])
+    machine = runs["environment"]
     return (
         f"`recipes/sst5_frozen.yaml` as shipped, {len(test)} seeds: test accuracy **{test.mean():.2f} ± "
-        f"{test.std(ddof=1):.2f} %** ({test.min():.2f} to {test.max():.2f}), {runs['median_seconds_training']:.1f} s of "
-        f"training a seed on {runs['environment']['threads']} threads of a {runs['environment']['device']}."
+        f"{test.std(ddof=1):.2f} %** ({test.min():.2f} to {test.max():.2f}); a seed trains in "
+        f"{runs['median_seconds_training']:.1f} s ({machine['device']}, threads: {machine['threads']})."
     )
 
 

@@ -237,7 +237,22 @@ def study_tables(study: dict[str, Any]) -> str:
             low, high = (100 * value for value in found["interval"])
             cells.append(f"{100 * found['difference']:+.2f} [{low:+.2f}, {high:+.2f}]")
         lines.append(f"| {comparison['head']} minus {comparison['reference']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _verdict(fractions)])
+
+
+def _verdict(fractions: dict[str, Any]) -> str:
+    """What the intervals allow to be said, in one sentence."""
+    found = [(name, comparison) for name, entry in fractions.items() for comparison in entry["comparisons"]]
+    clear = [
+        f"{comparison['head']} against {comparison['reference']} at {float(name):.0%}"
+        for name, comparison in found
+        if comparison["interval"][0] > 0 or comparison["interval"][1] < 0
+    ]
+    positive = sum(comparison["difference"] > 0 for _, comparison in found)
+    text = f"{positive} of the {len(found)} differences are positive; "
+    if not clear:
+        return text + "no interval excludes 0, so this test set cannot tell the heads apart with certainty."
+    return text + f"the intervals that exclude 0 are: {', '.join(clear)}."
 
 
 def write_study(study: dict[str, Any], folder: Path) -> None:

