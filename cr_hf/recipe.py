@@ -193,7 +193,7 @@ def _check(values: dict[str, Any], place: str) -> Recipe:
     if not isinstance(sorted_out["own"].get("backbone"), str):
         raise RecipeError(f"{place}: backbone is missing: give a Hub id, a folder, or backbone=offline")
     for name in sorted_out["own"]:
-        if name.startswith("lora_") and sorted_out["own"].get("lora_r") is None:
+        if name.startswith("lora_") and name != "lora_r" and sorted_out["own"].get("lora_r") is None:
             raise RecipeError(f"{place}: {name} has no effect without lora_r: set lora_r, such as lora_r=8")
     _check_types(sorted_out["training"], CRTrainingArguments, place, "")
     _check_types(values["data"], DataConfig, place, "data.")
