@@ -37,8 +37,8 @@ TIMEOUT = 60.0
 ATTEMPTS = 3
 PASSING = (408, 409, 412, 429)
 """Statuses after which a step is looked at once more; after a 409 or 412, what is on the main branch decides."""
-FAILURES = (httpx2.HTTPError, OSError, ValueError)
-"""What the client raises when a call fails: its own errors, the network's, and an answer that is not JSON."""
+FAILURES = (httpx2.HTTPError, OSError, ValueError, KeyError)
+"""What the client raises when a call fails: its own errors, the network's, an answer that is no JSON or lacks a part."""
 REPLACED = ("model.safetensors", "model.safetensors.index.json", "model-", ".eval_results/cr_hf")
 """Starts of the files that only a publish makes: they go when the next publish does not make them."""
 
