@@ -18,6 +18,8 @@ _EXPORTS = {
     "CRClassifierOutput": "modeling_cr",
     "CRForFeatureClassification": "modeling_cr",
     "CRForSequenceClassification": "modeling_cr",
+    "StaticEmbeddingConfig": "static_embeddings",
+    "StaticEmbeddingModel": "static_embeddings",
     "CRTrainer": "trainer",
     "CRTrainingArguments": "training_args",
 }
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from .modeling_cr import CRForFeatureClassification as CRForFeatureClassification
     from .modeling_cr import CRForSequenceClassification as CRForSequenceClassification
     from .modeling_cr import CRHead as CRHead
+    from .static_embeddings import StaticEmbeddingConfig as StaticEmbeddingConfig
+    from .static_embeddings import StaticEmbeddingModel as StaticEmbeddingModel
     from .trainer import CRTrainer as CRTrainer
     from .training_args import CRTrainingArguments as CRTrainingArguments
 

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import transformers
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
+from .static_embeddings import StaticEmbeddingConfig as StaticEmbeddingConfig  # so that transformers knows its type
+
 POOLINGS = ("cls", "mean", "max", "last")
 FEATURE_NORMS = ("standardize", "layer_norm")
 # Their positions start after the padding id, so max_position_embeddings (514, say) promises too much (512).

@@ -20,7 +20,7 @@ from .data import DataConfig
 from .errors import RecipeError, nearest
 from .training_args import CRTrainingArguments
 
-OFFLINE_BACKBONE = "offline"
+OFFLINE_BACKBONE, STATIC_BACKBONE = "offline", "static"
 MODEL_KEYS = (set(inspect.signature(CRConfig.__init__).parameters) | {"problem_type"}) - {
     "self",
     "kwargs",
@@ -48,7 +48,7 @@ class Recipe:
 
     Args:
         backbone: a Hub id or a local folder, as `AutoModel.from_pretrained` takes it; `"offline"` for the encoder
-            packaged in the `offline` extra.
+            packaged in the `offline` extra; `"static"` for word embeddings, see `static_embeddings.py`.
         data: where the rows come from.
         model: fields of `CRConfig`.
         training: fields of `CRTrainingArguments`.
@@ -60,6 +60,9 @@ class Recipe:
         lora_alpha: `None`: 2 * lora_r.
         lora_dropout: before the adapters.
         lora_target_modules: `None`: every linear layer of the backbone.
+        vectors_file: GloVe or word2vec text for `backbone: static`; `None`: vectors are learned from scratch.
+        embedding_size: width of vectors learned from scratch.
+        vocabulary_size: words of `backbone: static`, the most frequent of train.
     """
 
     backbone: str
@@ -71,6 +74,9 @@ class Recipe:
     lora_alpha: int | None = None
     lora_dropout: float = 0.05
     lora_target_modules: list[str] | None = None
+    vectors_file: str | None = None
+    embedding_size: int = 300
+    vocabulary_size: int = 30_000
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
 
@@ -195,6 +201,8 @@ def _check(values: dict[str, Any], place: str) -> Recipe:
     for name in sorted_out["own"]:
         if name.startswith("lora_") and name != "lora_r" and sorted_out["own"].get("lora_r") is None:
             raise RecipeError(f"{place}: {name} has no effect without lora_r: set lora_r, such as lora_r=8")
+    if "vectors_file" in sorted_out["own"] and sorted_out["own"]["backbone"] != STATIC_BACKBONE:
+        raise RecipeError(f"{place}: vectors_file is only for backbone: static")
     _check_types(sorted_out["training"], CRTrainingArguments, place, "")
     _check_types(values["data"], DataConfig, place, "data.")
     data = DataConfig(**{name: _number(value) for name, value in values["data"].items()})

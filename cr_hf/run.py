@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,19 +26,20 @@ from transformers import (
 
 from . import __version__
 from .checkpoints import last_complete_checkpoint
-from .configuration_cr import CRConfig
+from .configuration_cr import CRConfig, refuse_unknown_fields
 from .data import load_data
 from .dreg import check_schedule
 from .errors import CheckpointError, RecipeError
 from .features import FeatureDataset, collate_features, encode_texts
 from .metrics import compute_metrics_fn
 from .modeling_cr import CRForFeatureClassification, CRForSequenceClassification
-from .recipe import OFFLINE_BACKBONE, Recipe, load_recipe
+from .recipe import OFFLINE_BACKBONE, STATIC_BACKBONE, Recipe, load_recipe
 from .results import describe_data, describe_environment, describe_model, measure, write_json
+from .run_directory import CHECKPOINTS, PROBE, RECIPE, RESULTS, check_directory, open_directory
+from .static_embeddings import build_backbone, build_tokenizer
 from .trainer import CRTrainer
 from .training_args import CRTrainingArguments
 
-RESULTS, RECIPE, PROBE, CHECKPOINTS = "results.json", "recipe.yaml", "probe.json", "checkpoints"
 # What every run does unless its recipe says otherwise.
 TRAINING_DEFAULTS: dict[str, Any] = {
     "eval_strategy": "epoch",
@@ -75,7 +75,7 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
     """
     started = time.perf_counter()
     run_dir = Path(recipe.output_dir)
-    _check_directory(recipe, overwrite, resume)
+    check_directory(recipe, overwrite, resume)
     arguments = training_arguments(recipe, run_dir)
     with arguments.main_process_first(local=False, desc="reading the data"):
         dataset = load_data(recipe.data)
@@ -85,7 +85,7 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
     with arguments.main_process_first(local=False, desc="opening the run directory"):
         # Every process has read what is there, and only now does one of them write.
         if arguments.process_index == 0 and not (resume and (run_dir / RECIPE).is_file()):
-            _open_directory(recipe, run_dir)
+            open_directory(recipe)
     checkpoint = last_complete_checkpoint(str(arguments.output_dir)) if resume else None
     prepare = _frozen_trainer if _trains_on_features(recipe, model) else _fine_tuning_trainer
     trainer, splits = prepare(recipe, arguments, model, tokenizer, dataset)
@@ -192,20 +192,34 @@ def build_model(
     Raises:
         RecipeError: if a field of the model is not allowed, or the backbone cannot be loaded.
     """
-    path = backbone_path(recipe.backbone)
+    path = "" if recipe.backbone == STATIC_BACKBONE else backbone_path(recipe.backbone)
     names = dataset["train"].features["label"].names
     fields: dict[str, Any] = {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
     fields.update(recipe.model)
     try:
+        if recipe.backbone == STATIC_BACKBONE:
+            return _static_model(recipe, dataset["train"], fields)
         model = CRForSequenceClassification.from_backbone(path, revision=recipe.backbone_revision, **fields)
         return model, AutoTokenizer.from_pretrained(path, revision=recipe.backbone_revision)
     except ValueError as error:
         raise RecipeError(f"{recipe.backbone}: {str(error).splitlines()[0]}") from error
     except OSError as error:
+        if recipe.backbone == STATIC_BACKBONE:
+            raise RecipeError(f"vectors_file={recipe.vectors_file}: {error}: check the path") from error
         raise RecipeError(
             f"backbone {recipe.backbone!r} cannot be loaded ({str(error).splitlines()[0]}): check the name and the "
             "network, give a local folder, or use backbone=offline"
         ) from error
+
+
+def _static_model(recipe: Recipe, rows: Any, fields: dict[str, Any]) -> Any:
+    """Word embeddings over the words of the training texts, and their tokenizer."""
+    refuse_unknown_fields(fields)
+    texts = (text for name in ("text", "text_pair") if name in rows.column_names for text in rows[name])
+    tokenizer = build_tokenizer(texts, recipe.vocabulary_size, max_length=fields.get("max_seq_length") or 512)
+    backbone = build_backbone(tokenizer, recipe.embedding_size, recipe.vectors_file)
+    config = CRConfig(backbone_config=backbone.config, **fields)
+    return CRForSequenceClassification(config, backbone=backbone).eval(), tokenizer
 
 
 def training_arguments(recipe: Recipe, run_dir: Path) -> CRTrainingArguments:
@@ -265,42 +279,6 @@ def _finished_model(recipe: Recipe, trainer: CRTrainer, model: CRForSequenceClas
     elif trained is not model:
         model.classifier.load_state_dict(trained.classifier.state_dict())
     return model
-
-
-def _check_directory(recipe: Recipe, overwrite: bool, resume: bool) -> None:
-    """Refuse to touch what is not ours, or what is finished. Nothing is written: every process may look."""
-    run_dir = Path(recipe.output_dir)
-    if overwrite and resume:
-        raise RecipeError("--overwrite and --resume contradict each other: give one of them")
-    if run_dir.exists() and not run_dir.is_dir():
-        raise RecipeError(f"output_dir={run_dir} is a file: choose another output_dir")
-    if not run_dir.is_dir() or not any(run_dir.iterdir()):
-        return
-    if not (run_dir / RECIPE).is_file():
-        raise RecipeError(f"output_dir={run_dir} holds other files and no run: choose another output_dir")
-    finished = (run_dir / RESULTS).is_file()
-    if resume and finished:
-        raise RecipeError(
-            f"the run in {run_dir} is finished, there is nothing to resume: use --overwrite to train anew"
-        )
-    if not overwrite and not resume:
-        kind = "a finished run: use --overwrite" if finished else "an unfinished run: use --resume or --overwrite"
-        raise RecipeError(f"output_dir={run_dir} holds {kind}, or choose another output_dir")
-    if resume:
-        before = load_recipe(run_dir / RECIPE).to_dict()
-        changed = sorted(key for key in before | recipe.to_dict() if before.get(key) != recipe.to_dict().get(key))
-        if changed:
-            raise RecipeError(
-                f"{run_dir} was started with another {changed[0]}: resume with the same recipe, or use --overwrite"
-            )
-
-
-def _open_directory(recipe: Recipe, run_dir: Path) -> None:
-    """Start the run. The recipe is written first, so that an interrupted run is known for what it is."""
-    if run_dir.is_dir():
-        shutil.rmtree(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    recipe.save(run_dir / RECIPE)
 
 
 def _frozen_trainer(

@@ -1,0 +1,57 @@
+"""The directory of a run: what its files are called, whether it may be written to, and how it starts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from .errors import RecipeError
+from .recipe import Recipe, load_recipe
+
+RESULTS, RECIPE, PROBE, CHECKPOINTS = "results.json", "recipe.yaml", "probe.json", "checkpoints"
+
+
+def check_directory(recipe: Recipe, overwrite: bool, resume: bool) -> None:
+    """Refuse to touch what is not ours, or what is finished. Nothing is written: every process may look.
+
+    Args:
+        recipe: of the run to start.
+        overwrite: a run that stands there may go.
+        resume: it is to be continued.
+
+    Raises:
+        RecipeError: naming the directory, what it holds and the mend.
+    """
+    run_dir = Path(recipe.output_dir)
+    if overwrite and resume:
+        raise RecipeError("--overwrite and --resume contradict each other: give one of them")
+    if run_dir.exists() and not run_dir.is_dir():
+        raise RecipeError(f"output_dir={run_dir} is a file: choose another output_dir")
+    if not run_dir.is_dir() or not any(run_dir.iterdir()):
+        return
+    if not (run_dir / RECIPE).is_file():
+        raise RecipeError(f"output_dir={run_dir} holds other files and no run: choose another output_dir")
+    finished = (run_dir / RESULTS).is_file()
+    if resume and finished:
+        raise RecipeError(
+            f"the run in {run_dir} is finished, there is nothing to resume: use --overwrite to train anew"
+        )
+    if not overwrite and not resume:
+        kind = "a finished run: use --overwrite" if finished else "an unfinished run: use --resume or --overwrite"
+        raise RecipeError(f"output_dir={run_dir} holds {kind}, or choose another output_dir")
+    if resume:
+        before = load_recipe(run_dir / RECIPE).to_dict()
+        changed = sorted(key for key in before | recipe.to_dict() if before.get(key) != recipe.to_dict().get(key))
+        if changed:
+            raise RecipeError(
+                f"{run_dir} was started with another {changed[0]}: resume with the same recipe, or use --overwrite"
+            )
+
+
+def open_directory(recipe: Recipe) -> None:
+    """Start the run. The recipe is written first, so that an interrupted run is known for what it is."""
+    run_dir = Path(recipe.output_dir)
+    if run_dir.is_dir():
+        shutil.rmtree(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    recipe.save(run_dir / RECIPE)
