@@ -299,6 +299,8 @@ def _frozen_trainer(
     set_seed(recipe.seed)
     head = CRForFeatureClassification(CRConfig(**values))
     arguments.remove_unused_columns = False
+    if arguments.train_sampling_strategy == "group_by_length":
+        arguments.train_sampling_strategy = "random"  # features are all of one length
     return _trainer(recipe, arguments, head, splits, collate_features), splits
 
 
