@@ -48,6 +48,9 @@ def train(
     run_dir = train_recipe(checked, overwrite=overwrite, resume=resume)
     if os.environ.get("RANK", "0") != "0":
         return
+    from .model_card import write_card
+
+    write_card(run_dir)
     results = json.loads((run_dir / RESULTS).read_text(encoding="utf-8"))
     _print_metrics(results["metrics"])
     if results["data"]["synthetic"]:
@@ -119,6 +122,37 @@ def study(
     found = run_study(checked, heads.split(","), shares, seeds, progress=typer.echo)
     write_study(found, output)
     typer.echo(study_tables(found))
+
+
+@app.command()
+def publish(
+    run: Annotated[Path, typer.Argument(help="A finished run directory.")],
+    repo: Annotated[str, typer.Argument(help="namespace/name on the Hub.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write it to a folder, check it, upload nothing.")
+    ] = False,
+    folder: Annotated[
+        Path | None, typer.Option(help="Of --dry-run; published/NAME beside the run by default.")
+    ] = None,
+    head_only: Annotated[
+        bool | None, typer.Option("--head-only/--whole", help="Without the frozen backbone's weights, or with them.")
+    ] = None,
+    private: Annotated[bool | None, typer.Option("--private/--public", help="Of a repository that is made.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Tag of the commit, such as v1.")] = None,
+    license: Annotated[str | None, typer.Option(help="Of the model, as the Hub names it: apache-2.0, ...")] = None,
+) -> None:
+    """Publish a finished run on the Hub in one verified commit, or write what would be published to a folder."""
+    from . import hub
+
+    if dry_run:
+        target = folder or run.parent / "published" / repo.split("/")[-1]
+        written = hub.dry_run(run, repo, target, head_only=head_only, license=license)
+        total = sum(path.stat().st_size for path in written.rglob("*") if path.is_file())
+        typer.echo(f"Checked; {total / 1e6:.1f} MB in {written}. Nothing was uploaded.")
+        return
+    done = hub.publish_run(run, repo, private=private, tag=tag, head_only=head_only, license=license)
+    news = "Published" if done.changed else "Nothing changed"
+    typer.echo(f"{news}: {repo} at commit {done.commit[:12]}{f', tag {tag}' if tag else ''}; downloaded and verified.")
 
 
 def _launch(processes: int, command: list[str]) -> int:

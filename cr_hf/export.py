@@ -88,8 +88,10 @@ def export_run(
     require_results(run_dir)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PublishError(f"{folder} is not an empty folder: choose another one, so that nothing else is published")
+    from . import register_auto_classes
     from .run import load_run
 
+    register_auto_classes()
     model, tokenizer, recipe = load_run(run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     if getattr(model.config.backbone_config, "auto_map", None):

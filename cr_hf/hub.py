@@ -37,8 +37,9 @@ TIMEOUT = 60.0
 ATTEMPTS = 3
 PASSING = (408, 409, 412, 429)
 """Statuses after which a step is looked at once more; after a 409 or 412, what is on the main branch decides."""
-FAILURES = (httpx2.HTTPError, OSError, ValueError, KeyError)
-"""What the client raises when a call fails: its own errors, the network's, an answer that is no JSON or lacks a part."""
+FAILURES = (httpx2.HTTPError, OSError, ValueError, KeyError, RuntimeError)
+"""What the client raises when a call fails: its own errors, the network's, a failed upload wrapped in a RuntimeError,
+and an answer that is no JSON or lacks a part."""
 REPLACED = ("model.safetensors", "model.safetensors.index.json", "model-", ".eval_results/cr_hf")
 """Starts of the files that only a publish makes: they go when the next publish does not make them."""
 
@@ -284,7 +285,9 @@ def _call(what: str, state: str, action: Callable[[], T]) -> T:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return action()
-        except FAILURES as error:
+        except FAILURES as failure:
+            wrapped = failure.__cause__ if isinstance(failure, RuntimeError) else None
+            error = wrapped if isinstance(wrapped, Exception) else failure
             status = getattr(getattr(error, "response", None), "status_code", None)
             if status is None:  # the network, or an answer that is not JSON; another ValueError is about our input
                 passing = not isinstance(error, ValueError) or isinstance(error, json.JSONDecodeError)
