@@ -1,7 +1,7 @@
 """Ten seeds of frozen SST-5 from raw text to a table, against one bare encoding pass and against the stock Trainer.
 
-The stock Trainer encodes every text again in every epoch: one epoch of its training split is measured on a part of the rows
-and extrapolated to ten seeds of six epochs.
+The stock Trainer encodes every text again in every epoch: one epoch is measured on a part of the training rows and
+extrapolated to ten seeds of six epochs.
 
 Usage: python benchmarks/bench_ten_seeds.py [DATA_DIR]     (default: ../shared/data/sst5)
 """
@@ -93,7 +93,8 @@ class First(cr_hf.run.CRTrainer):
 cr_hf.run.CRTrainer = First
 with tempfile.TemporaryDirectory() as folder:
     try:
-        cr_hf.run.train_recipe(load_recipe(sys.argv[1], [f"data.dir={sys.argv[2]}", "backbone=offline", f"output_dir={folder}/run"]))
+        more = [f"data.dir={sys.argv[2]}", "backbone=offline", f"output_dir={folder}/run"]
+        cr_hf.run.train_recipe(load_recipe(sys.argv[1], more))
     except Reached:
         print(time.perf_counter() - start)
 """
