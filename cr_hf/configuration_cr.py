@@ -177,7 +177,8 @@ class CRConfig(PreTrainedConfig):
         for name, allowed in ALLOWED.items():
             value = getattr(self, name)
             if value not in allowed:
-                raise ValueError(f"{name}={value!r} is not allowed: use one of {', '.join(map(str, allowed))}")
+                hint = " (of the head: there is no penalty through the backbone)" if name == "dreg_mode" else ""
+                raise ValueError(f"{name}={value!r} is not allowed: use one of {', '.join(map(str, allowed))}{hint}")
         layers = self.feature_layers
         if layers not in ("last", "all") and not (
             isinstance(layers, list) and layers and all(_is_integer(index) for index in layers)

@@ -16,11 +16,10 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, Subset
-from transformers import Trainer
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint, has_length, rotate_checkpoints, seed_worker
 from transformers.utils import logging
 
-from .checkpoints import STAGING, STATE, check_fits, checkpoint_to_resume, publish, stopped_early
+from .checkpoints import STAGING, STATE, check_fits, checkpoint_to_resume, left_out, publish, stopped_early
 from .dreg import check_schedule, scheduled_lambda
 from .errors import CheckpointError, NonFiniteError
 from .layers import Standardize, feature_moments, merge_moments
@@ -28,12 +27,13 @@ from .modeling_cr import CRPreTrainedModel
 from .objectives import check_class_labels, normalized_class_weights
 from .parameter_groups import split_by_rate
 from .sampling import EpochBatchSampler, token_lengths
+from .trainer_hub import HubTrainer
 from .training_args import CRTrainingArguments
 
 logger = logging.get_logger(__name__)
 
 
-class CRTrainer(Trainer):
+class CRTrainer(HubTrainer):
     """`Trainer` with `loss = task_loss + lambda_t * dreg.sum()`.
 
     Beside what `Trainer` does, it logs `task_loss`, `dreg`, `dreg_lambda` and DREG per layer; fits the standardisation
@@ -367,7 +367,8 @@ class CRTrainer(Trainer):
         if step >= 0:
             self._stop(f"the loss is not finite at step {step}")
         for name, parameter in model.named_parameters():
-            if parameter.requires_grad and not torch.isfinite(parameter).all():
+            local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+            if parameter.requires_grad and not torch.isfinite(local).all():
                 self._stop(f"{name} is not finite after step {self.state.global_step}, its gradient was not")
         folder, name = Path(self._get_output_dir(trial)), f"checkpoint-{self.state.global_step}"
         self._staging = folder / STAGING
@@ -391,9 +392,8 @@ class CRTrainer(Trainer):
         return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        if load_result.missing_keys:
-            raise CheckpointError(
-                f"the checkpoint lacks {len(load_result.missing_keys)} tensors of the model, "
-                f"{load_result.missing_keys[0]} first: resume from a checkpoint of this very model"
-            )
+        # A head-only model leaves its backbone out of its checkpoints.
+        missing = sorted(set(load_result.missing_keys) - left_out(self.accelerator.unwrap_model(self.model)))
+        if missing:
+            raise CheckpointError(f"the checkpoint lacks {missing[0]}: resume from a checkpoint of this very model")
         super()._issue_warnings_after_load(load_result)
