@@ -95,6 +95,11 @@ def tensor_shapes(file: Path) -> dict[str, list[int]]:
         return {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
 
 
+def left_out(model: nn.Module) -> set[str]:
+    """Tensors that a checkpoint of this model need not have: the backbone's, if the model is head-only."""
+    return set(getattr(model, "_keys_to_ignore_on_save", None) or ())
+
+
 def check_fits(checkpoint: str | Path, model: nn.Module) -> None:
     """Refuse a checkpoint of another model before it is loaded.
 
@@ -111,7 +116,7 @@ def check_fits(checkpoint: str | Path, model: nn.Module) -> None:
         return
     wanted: dict[str, Any] = get_peft_model_state_dict(model) if is_adapter else model.state_dict()
     saved = tensor_shapes(file)
-    missing = [name for name in wanted if name not in saved]
+    missing = [name for name in wanted if name not in saved and name not in left_out(model)]
     tied = getattr(model, "_tied_weights_keys", None)
     if missing and not tied:
         raise CheckpointError(

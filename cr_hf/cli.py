@@ -56,6 +56,12 @@ def train(
     if results["data"]["synthetic"]:
         typer.echo("The demo reviews are synthetic: these figures say that it runs, not how good it is.")
     typer.echo(f'Saved in {run_dir}. Try: cr-hf predict {run_dir} "A gorgeous, witty film ."')
+    if checked.training.get("push_to_hub"):
+        from .hub import publish_run
+
+        repo = checked.training.get("hub_model_id") or run_dir.name
+        published = publish_run(run_dir, repo, private=checked.training.get("hub_private_repo"))
+        typer.echo(f"Published and verified: {repo} at commit {published.commit[:12]}.")
 
 
 @app.command()

@@ -88,11 +88,13 @@ def export_run(
     require_results(run_dir)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PublishError(f"{folder} is not an empty folder: choose another one, so that nothing else is published")
+    from transformers import AutoTokenizer
+
     from . import register_auto_classes
-    from .run import load_run
+    from .modeling_cr import CRForSequenceClassification
 
     register_auto_classes()
-    model, tokenizer, recipe = load_run(run_dir)
+    model = CRForSequenceClassification.from_pretrained(run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     if getattr(model.config.backbone_config, "auto_map", None):
         raise PublishError(
@@ -103,13 +105,14 @@ def export_run(
         model.save_pretrained(folder, head_only=head_only)
     except (ValueError, OSError) as error:
         raise PublishError(f"{run_dir}: {str(error).splitlines()[0]}") from error
-    tokenizer.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(run_dir).save_pretrained(folder)
     for file in COPIED:
         shutil.copyfile(run_dir / file, folder / file)
-    values = _without_folders(recipe.to_dict())
-    values.pop("output_dir")
-    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    if (run_dir / "recipe.yaml").is_file():
+        values = _without_folders(yaml.safe_load((run_dir / "recipe.yaml").read_text(encoding="utf-8")))
+        values.pop("output_dir", None)
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        (folder / "recipe.yaml").write_text(text, encoding="utf-8")
     add_remote_code(folder)
     write_card(run_dir, folder, name=name, license=license, published=published_card)
     check_folder(folder)
@@ -203,6 +206,8 @@ def training_texts(run_dir: str | Path) -> list[str]:
     from .errors import DataError
     from .recipe import load_recipe
 
+    if not (Path(run_dir) / "recipe.yaml").is_file():
+        return []
     recipe = load_recipe(Path(run_dir) / "recipe.yaml")
     try:
         rows = load_data(recipe.data, splits=["train"])["train"]
@@ -254,6 +259,6 @@ def require_results(run_dir: Path) -> None:
     Raises:
         CheckpointError: naming what is missing.
     """
-    for file in ("results.json", "config.json", "probe.json", "recipe.yaml"):
+    for file in ("results.json", "config.json", "probe.json"):
         if not (run_dir / file).is_file():
             raise CheckpointError(f"{run_dir} has no {file}: only a finished run can be published")

@@ -116,6 +116,34 @@ def publish_run(
         )
 
 
+def publish_trainer(trainer: Any, repo_id: str, **options: Any) -> Published:
+    """Publish what a `CRTrainer` has trained; options are those of `publish_run`.
+
+    Raises:
+        PublishError: if the model is no text classifier or has no tokenizer, and as `publish_run` does.
+    """
+    from .modeling_cr import CRForSequenceClassification
+    from .results import describe_trainer, write_json
+    from .run import PROBE_TEXTS
+
+    model, tokenizer = trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class
+    if not isinstance(model, CRForSequenceClassification):
+        raise PublishError(
+            f"{repo_id}: {type(model).__name__} is no text classifier of this package: nothing was published; mount "
+            "the head on its backbone, or merge the adapter with merge_and_unload(), first"
+        )
+    if tokenizer is None:
+        raise PublishError(f"{repo_id}: nothing was published: give CRTrainer a processing_class (the tokenizer)")
+    with tempfile.TemporaryDirectory() as scratch:
+        run_dir = Path(scratch) / "run"
+        model.save_pretrained(run_dir)
+        tokenizer.save_pretrained(run_dir)
+        logits = model.predict_texts(PROBE_TEXTS, tokenizer).tolist()
+        write_json(run_dir / "probe.json", {"texts": list(PROBE_TEXTS), "logits": logits})
+        write_json(run_dir / "results.json", describe_trainer(trainer, model))
+        return publish_run(run_dir, repo_id, **options)
+
+
 def dry_run(run_dir: str | Path, repo_id: str, folder: Path, **options: Any) -> Path:
     """Write the repository to a folder and check it, upload nothing. Options are those of `export_run`."""
     check_name(repo_id)

@@ -24,6 +24,7 @@ DATA_LICENCES = {
     "Yelp/yelp_review_full": "Yelp reviews are under the Yelp Dataset Terms of Use: academic, non-commercial use.",
 }
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+SECONDS = (("seconds_preparing", "of preparation"), ("seconds_training", "of training"))
 NOT_METRICS = ("rows", "accuracy_interval")
 
 
@@ -198,6 +199,7 @@ def _training(results: dict[str, Any]) -> list[str]:
     data, model, run, machine = (results[key] for key in ("data", "model", "training", "environment"))
     rows = ", ".join(f"{count:,} {split}" for split, count in data["rows"].items())
     revision = f" at revision `{data['revision']}`" if data["revision"] else ""
+    times = [f"{run[key]:,} s {what}" for key, what in SECONDS if run.get(key) is not None]
     return [
         f"data: {escape(data['source'])}{revision}; rows: {rows}",
         f"DREG lambda {model['dreg_lambda']} at widths {model['hidden_sizes']} (mode `{model['dreg_mode']}`), "
@@ -205,14 +207,15 @@ def _training(results: dict[str, Any]) -> list[str]:
         f"features: `{model['pooling']}` pooling of hidden states `{model['feature_layers']}`, "
         f"{model['in_features']:,} wide, `{model['feature_norm']}`",
         f"{model['parameters_head']:,} parameters in the head, {model['parameters_total']:,} in all",
-        f"epochs: {run['epochs']:g}; {run['steps']:,} steps in {run['seconds_training']:,} s after "
-        f"{run['seconds_preparing']:,} s of preparation, on {escape(machine['device'])}; the recipe is `recipe.yaml`",
+        f"epochs: {run['epochs']:g}; steps: {run['steps']:,}; {', '.join(times)} on {escape(machine['device'])}",
         f"cr_hf {results['cr_hf_version']}, torch {machine['torch']}, transformers {machine['transformers']}, "
         f"Python {machine['python']}",
     ]
 
 
 def _results_table(metrics: dict[str, dict[str, Any]]) -> str:
+    if not metrics:
+        return ""
     lines = ["| metric | " + " | ".join(f"{split} ({values['rows']:,} rows)" for split, values in metrics.items())]
     lines[0] += " |"
     lines.append("|---" * (len(metrics) + 1) + "|")
@@ -226,7 +229,7 @@ def _results_table(metrics: dict[str, dict[str, Any]]) -> str:
 def _cell(name: str, values: dict[str, Any]) -> str:
     if values.get(name) is None:
         return "-"
-    interval = values["accuracy_interval"] if name == "accuracy" else None
+    interval = values.get("accuracy_interval") if name == "accuracy" else None
     return f"{values[name]:.4f}" + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
 
 

@@ -14,6 +14,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
+from . import __version__
 from .data import DataConfig, data_fingerprint
 from .metrics import bootstrap_interval, compute_classification_metrics
 from .modeling_cr import CRForSequenceClassification
@@ -64,6 +65,40 @@ def describe_model(model: CRForSequenceClassification) -> dict[str, Any]:
         "backbone_type": config.backbone_config.model_type,
         "parameters_head": head,
         "parameters_total": sum(parameter.numel() for parameter in model.parameters()),
+    }
+
+
+def describe_trainer(trainer: Any, model: CRForSequenceClassification) -> dict[str, Any]:
+    """What a trainer knows of its own training, in the form of a run's `results.json`."""
+    arguments, state = trainer.args, trainer.state
+    measured: dict[str, float] = {}
+    for entry in state.log_history:
+        found = {name.removeprefix("eval_"): value for name, value in entry.items() if name.startswith("eval_")}
+        measured = found or measured
+    sets = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
+    rows = {name: len(dataset) for name, dataset in sets.items() if hasattr(dataset, "__len__")}
+    unasked = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+    metrics = {name: value for name, value in measured.items() if name not in unasked}
+    seconds = next((entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry), None)
+    labels: dict[Any, str] = model.config.id2label or {}
+    return {
+        "cr_hf_version": __version__,
+        "data": {
+            "source": "given to CRTrainer",
+            "revision": None,
+            "synthetic": False,
+            "labels": [labels[index] for index in sorted(labels)],
+            "rows": rows,
+        },
+        "model": describe_model(model),
+        "training": {
+            "seed": arguments.seed,
+            "epochs": state.epoch or 0,
+            "steps": state.global_step,
+            "seconds_training": seconds,
+        },
+        "metrics": {"validation": {**metrics, "rows": rows.get("validation", 0)}} if metrics else {},
+        "environment": describe_environment(arguments),
     }
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from accelerate import DistributedType
 from transformers import (
     AutoTokenizer,
     DataCollatorWithPadding,
@@ -24,7 +25,7 @@ from transformers import (
     set_seed,
 )
 
-from . import __version__
+from . import __version__, register_auto_classes
 from .checkpoints import last_complete_checkpoint
 from .configuration_cr import CRConfig, refuse_unknown_fields
 from .data import load_data
@@ -159,6 +160,7 @@ def load_run(run_dir: str | Path) -> tuple[CRForSequenceClassification, PreTrain
     if not (run_dir / RESULTS).is_file():
         state = "is not finished: continue it with --resume" if (run_dir / RECIPE).is_file() else "is no run directory"
         raise CheckpointError(f"{run_dir} {state} (a finished run holds {RESULTS})")
+    register_auto_classes()  # the tokenizer looks the configuration up
     model = CRForSequenceClassification.from_pretrained(run_dir)
     return model, AutoTokenizer.from_pretrained(run_dir), load_recipe(run_dir / RECIPE)
 
@@ -250,6 +252,8 @@ def _check_together(recipe: Recipe, arguments: CRTrainingArguments, model: CRFor
             arguments.dreg_warmup_steps,
         )
         if recipe.lora_r is not None:
+            if arguments.distributed_state.distributed_type == DistributedType.FSDP:
+                raise ValueError("LoRA is not for FSDP: its few weights train under DDP (configs/accelerate/ddp.yaml)")
             _lora_config(recipe, model)
     except ValueError as error:
         raise RecipeError(f"training arguments: {error}") from error
@@ -269,6 +273,13 @@ def _trains_on_features(recipe: Recipe, model: CRForSequenceClassification) -> b
 def _finished_model(recipe: Recipe, trainer: CRTrainer, model: CRForSequenceClassification) -> Any:
     """The classifier that was trained: the head back on its backbone, the adapters saved and then merged."""
     trained: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.is_fsdp_enabled:
+        # Every process holds a part of each tensor: together they make a whole model on the CPU.
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        whole: Any = type(trained)(trained.config)
+        if state:
+            whole.load_state_dict(state)
+        trained = whole
     if recipe.lora_r is not None:
         from .lora import ADAPTER, merge_lora
 
@@ -276,8 +287,10 @@ def _finished_model(recipe: Recipe, trainer: CRTrainer, model: CRForSequenceClas
             trained.save_pretrained(Path(recipe.output_dir) / ADAPTER)
         model = merge_lora(trained)
         trainer.model = trainer.model_wrapped = model
-    elif trained is not model:
+    elif _trains_on_features(recipe, model):
         model.classifier.load_state_dict(trained.classifier.state_dict())
+    elif trained is not model:
+        return trained
     return model
 
 
