@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import Dataset
 from transformers import AutoTokenizer, DataCollatorWithPadding, EarlyStoppingCallback
 
@@ -98,7 +99,46 @@ def compare(folder: Path, backbone: Path, **batches: Any) -> dict[str, Any]:
         "chain": lambda **more: train_head(folder, config={"dreg_mode": "chain", "dreg_num_tangents": None}, **more),
         "texts": lambda **more: train_texts(folder, backbone, **more),
     }
-    return {name: result(job(**batches)) for name, job in jobs.items()}
+    results = {name: result(job(**batches)) for name, job in jobs.items()}
+    return {**results, "sharded": train_sharded(backbone)}
+
+
+def train_sharded(backbone: Path) -> dict[str, Any]:
+    """Three steps of SGD; with two processes the weights are divided between them by FSDP2 of torch, on the CPU."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    model = CRForSequenceClassification.from_backbone(str(backbone), num_labels=3, hidden_sizes=[8], dropout=0.0)
+    model = model.double().train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    processes, process = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if processes > 1:
+        mesh = torch.distributed.init_device_mesh("cpu", (processes,))
+        for part in (*model.backbone.encoder.layer, model.classifier, model):
+            fully_shard(part, mesh=mesh)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batch = DataCollatorWithPadding(tokenizer)(text_rows(tokenizer, 16))
+    inputs = {name: values[process::processes] for name, values in batch.items()}
+    logs = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        output = model(**inputs)
+        loss = output.task_loss + 0.1 * output.dreg.sum()
+        loss.backward()
+        norm = torch.nn.utils.get_total_norm([value.grad for value in model.parameters()])
+        parts = torch.stack([loss.detach(), *output.dreg.detach()])
+        if processes > 1:
+            torch.distributed.all_reduce(parts)
+        names = ("loss", "dreg_layer_1", "dreg_readout")
+        logs.append(dict(zip(names, (parts / processes).tolist(), strict=True)))
+        logs[-1]["grad_norm"] = float(norm.full_tensor() if processes > 1 else norm)
+        optimizer.step()
+    weights = {
+        name: value.full_tensor() if processes > 1 and hasattr(value, "full_tensor") else value
+        for name, value in model.state_dict().items()
+    }
+    return {"logs": logs, "weights": weights}
 
 
 def early_stopping_trainer(folder: Path, **more: Any) -> CRTrainer:

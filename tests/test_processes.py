@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 import torch
 from process_jobs import SINGLE, compare
+from safetensors.torch import load_file
 
+from cr_hf.recipe import load_recipe
+from cr_hf.run import train_recipe
 from cr_hf.sampling import EpochBatchSampler
 
 HERE = Path(__file__).resolve().parent
@@ -51,6 +54,16 @@ def test_losses_gradient_norms_and_dreg_are_those_of_one_process(both: tuple[Any
     for one, other in zip(whole, divided, strict=True):
         for name in ("loss", "grad_norm", "task_loss", "dreg", "dreg_layer_1", "dreg_readout", "dreg_lambda"):
             assert one[name] == pytest.approx(other[name], rel=1e-6), name
+
+
+@pytest.mark.slow
+def test_sharded_weights_train_as_whole_ones(both: tuple[Any, Any]) -> None:
+    whole, divided = (results["sharded"] for results in both)
+    for one, other in zip(whole["logs"], divided["logs"], strict=True):
+        for name, value in one.items():
+            assert other[name] == pytest.approx(value, rel=1e-9), name
+    for name, value in whole["weights"].items():
+        torch.testing.assert_close(divided["weights"][name], value, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.slow
@@ -108,3 +121,39 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     assert order(1, 2) != order(5, 2)
     spread = [max(batch) - min(batch) for batch in order(1, 2)]
     assert max(spread) <= 8
+
+
+@pytest.mark.slow
+def test_the_command_line_and_accelerate_launch_are_the_same_run(
+    tiny_backbone: Callable[..., Path], tmp_path: Path
+) -> None:
+    recipe, options = HERE.parent / "recipes" / "demo.yaml", HERE.parent / "configs" / "accelerate" / "ddp.yaml"
+    values = ["data.max_train_samples=60", "data.max_eval_samples=31", "num_train_epochs=2", "hidden_sizes=[8]"]
+    values += ["dropout=0", "optim=sgd", "use_cpu=true", f"backbone={tiny_backbone('bert')}"]
+    train = ["train", str(recipe), *values, "per_device_train_batch_size=8"]
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(options), "--main_process_port=0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for folder, command in (
+        ("flag", ["-m", "cr_hf.cli", *train, "--num-processes", "2"]),
+        ("launch", [*launcher, "-m", "cr_hf.cli", *train]),
+    ):
+        command = [sys.executable, *command, f"output_dir={tmp_path / folder}"]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("Saved in") == 1
+    train_recipe(load_recipe(recipe, [*values, "per_device_train_batch_size=16", f"output_dir={tmp_path / 'single'}"]))
+    files = [tmp_path / name / "model.safetensors" for name in ("flag", "launch", "single")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    one, other = load_file(files[0]), load_file(files[2])
+    for name, value in other.items():
+        torch.testing.assert_close(one[name], value, rtol=1e-5, atol=1e-6)
+    results = [json.loads((file.parent / "results.json").read_text()) for file in files]
+    assert [result["environment"]["processes"] for result in results] == [2, 2, 1]
+    assert results[0]["metrics"]["test"]["accuracy"] == results[2]["metrics"]["test"]["accuracy"]
+
+
+def test_a_bad_recipe_starts_no_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cr_hf.cli", "train", str(tmp_path / "none.yaml"), "--num-processes", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "is not a file" in done.stderr
