@@ -31,7 +31,9 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "prox
 
 def auto_class(config: PreTrainedConfig) -> Any:
     """`AutoModel` of an encoder-decoder is the pair of them: take the encoder alone."""
-    return AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
+    # Once T5's encoder is built, its configuration says that it is no encoder-decoder: the class still tells.
+    is_pair = config.is_encoder_decoder or getattr(type(config), "is_encoder_decoder", False)
+    return AutoModelForTextEncoding if is_pair else AutoModel
 
 
 def load_source(config: CRConfig, options: dict[str, Any], hub: dict[str, Any]) -> PreTrainedModel:
