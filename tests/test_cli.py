@@ -136,8 +136,14 @@ def test_predict_files(suffix: str, finished: Path, tmp_path: Path, monkeypatch:
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(
-    arguments: list, message: str, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    arguments: list,
+    message: str,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     arguments = [finished if argument == "RUN" else argument for argument in arguments]
     assert run(monkeypatch, *arguments) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
