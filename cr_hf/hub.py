@@ -190,7 +190,7 @@ def upload(
         token: see there.
         message: see there.
         before: called with the card that is on the Hub (`None` without one) before anything is compared.
-        after: called with the files as they were downloaded again; raises if they are not right.
+        after: called with the files of a new commit as they were downloaded again; raises if they are not right.
 
     Raises:
         PublishError: saying what was published, what was not, and the mend.
@@ -216,7 +216,7 @@ def upload(
             options: dict[str, Any] = {"revision": commit, "cache_dir": cache, "token": token}
             what = f"{repo_id}: downloading them again"
             found = Path(_call(what, f"{state}; not verified", lambda: snapshot_download(repo_id, **options)))
-            _compare(found, folder, f"{repo_id}: {state}", after)
+            _compare(found, folder, f"{repo_id}: {state}", after if published.changed else None)
     return published
 
 
