@@ -5,21 +5,31 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.utils import logging
 
 from .configuration_cr import CRConfig
-from .layers import fixed_activation, polynomial
+from .dreg import squared_norm
+from .layers import Standardize, feature_moments, fixed_activation, polynomial
 from .modeling_cr import CRHead
 from .objectives import OrderedThresholds, ordinal_log_probabilities
 
+logger = logging.get_logger(__name__)
+
+Rows: TypeAlias = np.ndarray | Tensor
 Stacked: TypeAlias = dict[str, Tensor]
+
+CHUNK_ROWS = 2048
+# glibc's malloc keeps blocks up to 32 MiB for reuse; larger ones go back to the kernel and are faulted in every step.
+REUSED_BYTES = 31 * 2**20
+COPIED_BYTES = 4 * 2**30
 
 
 class _LinearMap(torch.autograd.Function):
@@ -40,43 +50,6 @@ class _LinearMap(torch.autograd.Function):
             by_weight.addcmul_(weight, by_row_norms.unsqueeze(-1), value=2)
         by_features = torch.bmm(by_z, weight) if ctx.needs_input_grad[0] else None
         return by_features, by_weight, by_z.sum(1)
-
-
-class _Polynomial(torch.autograd.Function):
-    """`layers.polynomial` with its gradient written out, in half of autograd's passes over memory.
-
-    With c the clamped z: value = p(c) + p'(c) (z - c) and derivative = p'(c). Hence the gradient by p'(c) is
-    `by_slope`, and the only way through c that remains is p''(c), inside the range.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, coefficients: Tensor, reach: float) -> tuple[Tensor, Tensor]:
-        value, derivative = polynomial(z, coefficients, reach)
-        ctx.save_for_backward(z, coefficients, derivative)
-        ctx.reach = reach
-        return value, derivative
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, None]:
-        by_value, by_derivative = gradients
-        z, coefficients, derivative = ctx.saved_tensors
-        degree = coefficients.shape[-2] - 1
-        terms = coefficients.unsqueeze(-2).unbind(-3)
-        inside = z.clamp(-ctx.reach, ctx.reach)
-        by_slope = torch.addcmul(by_derivative, by_value, z - inside)
-        curvature = torch.zeros_like(z)
-        for power in range(degree, 1, -1):
-            curvature = torch.addcmul(power * (power - 1) * terms[power], curvature, inside)
-        # The clamp's own backward makes a boolean mask, which takes ten times as long on a CPU.
-        by_z = torch.ops.aten.hardtanh_backward(curvature.mul_(by_slope), z, -ctx.reach, ctx.reach)
-        by_z.addcmul_(by_value, derivative)
-        by_coefficients = [by_value.sum(-2)]
-        weighted = by_value * inside
-        powers = torch.ones((), dtype=z.dtype, device=z.device)
-        for power in range(1, degree + 1):
-            by_coefficients.append(torch.add(weighted, by_slope, alpha=power).mul_(powers).sum(-2))
-            powers = powers * inside
-        return by_z, torch.stack(by_coefficients, -2), None
 
 
 def initial_parameters(config: CRConfig, seeds: Sequence[int], dtype: torch.dtype, device: torch.device) -> Stacked:
@@ -120,17 +93,16 @@ def stacked_forward(
         weight, bias = parameters[f"{layer}.linear.weight"], parameters[f"{layer}.linear.bias"]
         z, row_norms = _LinearMap.apply(hidden, weight, bias)
         if config.activation == "polynomial":
-            reach = math.inf if config.polynomial_range is None else config.polynomial_range
-            hidden, derivative = _Polynomial.apply(z, parameters[f"{layer}.coefficients"], reach)
+            hidden, derivative = polynomial(z, parameters[f"{layer}.coefficients"], config.polynomial_range)
         else:
             hidden, derivative = fixed_activation(z, config.activation)
         # `dreg.layer_dreg`, with the row norms at hand.
-        dreg = dreg + (derivative.square().mean(-2) * row_norms).sum(-1)
+        dreg = dreg + (squared_norm(derivative, -2) * row_norms).sum(-1) / derivative.shape[-2]
         if masks:
             hidden = hidden * masks[index]
     logits, row_norms = _LinearMap.apply(hidden, parameters["readout.weight"], parameters["readout.bias"])
     if config.objective == "ordinal":
-        module = OrderedThresholds(config.num_labels).to(logits)
+        module = OrderedThresholds(int(config.num_labels or 0)).to(logits)
         named = {name: parameters[f"thresholds.{name}"] for name in ("first", "gaps")}
         thresholds = torch.vmap(lambda values: torch.func.functional_call(module, values))(named)
         logits = torch.vmap(ordinal_log_probabilities)(logits, thresholds)
@@ -248,3 +220,118 @@ class StackedAdamW:
             parameter.grad = gradients[name][members]
         self.optimizer.step()
         return norm
+
+
+class TrainingRows:
+    """The standardised training rows of K heads: those of each distinct subset, one below the other.
+
+    Args:
+        features: raw, shape (rows, in_features).
+        labels: class indices, shape (rows,).
+        subsets: the row numbers of each head, all of one length; `None` for every row.
+        like: a tensor of the type and device of the rows.
+
+    Attributes:
+        num_rows: of each head.
+        mean: of each head's rows, shape (1 or K, 1, in_features); 1 if all heads have the same.
+        scale: likewise.
+    """
+
+    def __init__(self, features: Rows, labels: Tensor, subsets: Sequence[Sequence[int] | None], like: Tensor) -> None:
+        distinct = list(dict.fromkeys(subsets))
+        everything = np.arange(len(features))
+        chosen = [everything if subset is None else np.asarray(subset) for subset in distinct]
+        self.num_rows = len(chosen[0])
+        norms = [_fitted_norm(features, indices).to(like) for indices in chosen]
+        which = [0] if len(distinct) == 1 else [distinct.index(subset) for subset in subsets]
+        self.offsets = torch.tensor(which).unsqueeze(1) * self.num_rows
+        self.mean = torch.stack([norms[subset].mean for subset in which]).unsqueeze(1)
+        self.scale = torch.stack([norms[subset].scale for subset in which]).unsqueeze(1)
+        self.labels = torch.cat([labels[torch.from_numpy(indices)] for indices in chosen]).to(like.device)
+        self.features = like.new_empty(len(self.labels), features.shape[1])
+        start = 0
+        for norm, indices in zip(norms, chosen, strict=True):
+            for rows in _chunks(features, indices):
+                self.features[start : start + len(rows)] = norm(rows.to(like))
+                start += len(rows)
+
+    def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows at positions (1 or K, batch) of each head's subset.
+
+        Returns:
+            Features, shape (1 or K, batch, in_features), and labels, shape (1 or K, batch).
+        """
+        index = (positions + self.offsets).to(self.features.device)
+        return self.features.index_select(0, index.flatten()).unflatten(0, index.shape), self.labels[index]
+
+
+def all_rows(features: Rows, device: torch.device) -> Tensor:
+    """A copy of all features on a device, shape (rows, in_features), in their own type."""
+    return torch.cat([rows.to(device) for rows in _chunks(features, np.arange(len(features)))])
+
+
+def _chunks(features: Rows, indices: np.ndarray, size: int = CHUNK_ROWS) -> Iterator[Tensor]:
+    for start in range(0, len(indices), size):
+        chosen = indices[start : start + size]
+        if isinstance(features, Tensor):
+            yield features[torch.from_numpy(chosen).to(features.device)]
+        else:
+            yield torch.from_numpy(features[chosen])
+
+
+def _fitted_norm(features: Rows, indices: np.ndarray) -> Standardize:
+    count, mean, squares = feature_moments(_chunks(features, indices))
+    norm = Standardize(features.shape[1]).double()
+    constant = norm.set_statistics(mean.cpu(), (squares / count).cpu())
+    if constant:
+        logger.warning_once(f"{constant} of {len(mean)} features are constant over the training rows and are left out")
+    return norm
+
+
+def stacked_logits(
+    parameters: Stacked, mean: Tensor, scale: Tensor, features: Rows, config: CRConfig, batch_size: int
+) -> Tensor:
+    """Logits of raw features, without a gradient.
+
+    Args:
+        parameters: as `initial_parameters` gives them.
+        mean: of each head's training rows, shape (1 or K, 1, in_features).
+        scale: likewise.
+        features: shape (rows, in_features).
+        config: of the heads.
+        batch_size: rows at a time.
+
+    Returns:
+        Shape (K, rows, num_labels).
+    """
+    count, parts = len(parameters["readout.bias"]), []
+    with torch.no_grad():
+        for rows in _chunks(features, np.arange(len(features)), batch_size):
+            normalised = (rows.to(mean) - mean) * scale
+            parts.append(stacked_forward(parameters, normalised.expand(count, -1, -1), config)[0])
+    return torch.cat(parts, 1)
+
+
+def default_group_size(
+    config: CRConfig, batch_size: int, dtype: torch.dtype, device: torch.device, copied_rows: int = 0
+) -> int:
+    """Heads to train in one program: as many as the memory has room for.
+
+    Args:
+        config: of the heads.
+        batch_size: rows of a step.
+        dtype: of the parameters.
+        device: on a CPU the largest tensor of a step stays a block that malloc reuses; on a GPU half of the free
+            memory is filled.
+        copied_rows: training rows that each head has a copy of; 0 if all heads share theirs.
+
+    Returns:
+        At least 1.
+    """
+    itemsize = dtype.itemsize
+    width = config.hidden_sizes[0] if config.hidden_sizes else 1
+    largest = itemsize * config.in_features * max(width, batch_size)
+    copied = itemsize * config.in_features * copied_rows
+    if device.type == "cuda":
+        return max(1, torch.cuda.mem_get_info(device)[0] // 2 // (8 * largest + copied))
+    return max(1, min(REUSED_BYTES // largest, COPIED_BYTES // max(1, copied)))

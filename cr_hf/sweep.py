@@ -10,42 +10,36 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import get_scheduler
-from transformers.utils import logging
 
 from .configuration_cr import CRConfig
 from .dreg import check_schedule, scheduled_lambda
 from .errors import DataError
-from .layers import Standardize, feature_moments
 from .modeling_cr import CRHead
 from .stacked_heads import (
+    REUSED_BYTES,
+    Rows,
     Stacked,
     StackedAdamW,
     StackedDropout,
+    TrainingRows,
+    all_rows,
+    default_group_size,
     initial_parameters,
     stacked_forward,
+    stacked_logits,
     stacked_task_loss,
 )
 
-logger = logging.get_logger(__name__)
-
-Rows: TypeAlias = np.ndarray | Tensor
-
 DATA_ORDERS = ("per_head", "shared")
 METRICS = ("accuracy", "loss")
-LAMBDA_GRID = tuple(10 ** (-3 + exponent / 3) for exponent in range(8))
-CHUNK_ROWS = 2048
-# glibc's malloc keeps blocks up to 32 MiB for reuse; larger ones go back to the kernel and are faulted in every step.
-REUSED_BYTES = 31 * 2**20
-COPIED_BYTES = 4 * 2**30
 
 
 @dataclass(frozen=True)
@@ -175,67 +169,6 @@ class HeadResult:
         return head.eval()
 
 
-class _TrainingRows:
-    """The standardised rows of each distinct subset that a group of heads trains on, one below the other."""
-
-    def __init__(self, features: Rows, labels: Tensor, specs: Sequence[HeadSpec], like: Tensor) -> None:
-        subsets = list(dict.fromkeys(spec.train_indices for spec in specs))
-        everything = np.arange(len(features))
-        chosen = [everything if subset is None else np.asarray(subset) for subset in subsets]
-        self.num_rows = len(chosen[0])
-        norms = [_fitted_norm(features, indices).to(like) for indices in chosen]
-        which = [0] if len(subsets) == 1 else [subsets.index(spec.train_indices) for spec in specs]
-        self.offsets = torch.tensor(which).unsqueeze(1) * self.num_rows
-        self.mean = torch.stack([norms[subset].mean for subset in which]).unsqueeze(1)
-        self.scale = torch.stack([norms[subset].scale for subset in which]).unsqueeze(1)
-        self.labels = torch.cat([labels[torch.from_numpy(indices)] for indices in chosen]).to(like.device)
-        self.features = like.new_empty(len(self.labels), features.shape[1])
-        start = 0
-        for norm, indices in zip(norms, chosen, strict=True):
-            for rows in _chunks(features, indices):
-                self.features[start : start + len(rows)] = norm(rows.to(like))
-                start += len(rows)
-
-    def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows at positions (1 or K, batch) of each head's subset.
-
-        Returns:
-            Features, shape (1 or K, batch, in_features), and labels, shape (1 or K, batch).
-        """
-        index = (positions + self.offsets).to(self.features.device)
-        return self.features.index_select(0, index.flatten()).unflatten(0, index.shape), self.labels[index]
-
-
-def _chunks(features: Rows, indices: np.ndarray, size: int = CHUNK_ROWS) -> Iterator[Tensor]:
-    for start in range(0, len(indices), size):
-        chosen = indices[start : start + size]
-        if isinstance(features, Tensor):
-            yield features[torch.from_numpy(chosen).to(features.device)]
-        else:
-            yield torch.from_numpy(features[chosen])
-
-
-def _fitted_norm(features: Rows, indices: np.ndarray) -> Standardize:
-    count, mean, squares = feature_moments(_chunks(features, indices))
-    norm = Standardize(features.shape[1]).double()
-    constant = norm.set_statistics(mean.cpu(), (squares / count).cpu())
-    if constant:
-        logger.warning_once(f"{constant} of {len(mean)} features are constant over the training rows and are left out")
-    return norm
-
-
-def _logits(
-    parameters: Stacked, mean: Tensor, scale: Tensor, features: Rows, config: CRConfig, batch_size: int
-) -> Tensor:
-    """Logits (K, rows, num_labels) of raw features; mean and scale have the shape (1 or K, 1, in_features)."""
-    count, parts = len(parameters["readout.bias"]), []
-    with torch.no_grad():
-        for rows in _chunks(features, np.arange(len(features)), batch_size):
-            normalised = (rows.to(mean) - mean) * scale
-            parts.append(stacked_forward(parameters, normalised.expand(count, -1, -1), config)[0])
-    return torch.cat(parts, 1)
-
-
 class _Group:
     """Heads with equally many training rows, in training."""
 
@@ -252,7 +185,7 @@ class _Group:
         seeds = [spec.seed for spec in specs]
         self.parameters = initial_parameters(config, seeds, arguments.dtype, device)
         like = self.parameters["readout.bias"].detach()
-        self.rows = _TrainingRows(features, labels, specs, like)
+        self.rows = TrainingRows(features, labels, [spec.train_indices for spec in specs], like)
         self.dropout = StackedDropout([spec.dropout for spec in specs], seeds, config.hidden_sizes, like)
         order_seeds = [arguments.data_seed] if arguments.data_order == "shared" else seeds
         self.orders = [torch.Generator().manual_seed(seed) for seed in order_seeds]
@@ -291,7 +224,7 @@ class _Group:
     def evaluate(self, features: Rows, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Accuracy (NaN where a logit is not finite) and task loss of every head on raw features, each (K,)."""
         batch_size = self.arguments.batch_size
-        logits = _logits(self.parameters, self.rows.mean, self.rows.scale, features, self.config, batch_size)
+        logits = stacked_logits(self.parameters, self.rows.mean, self.rows.scale, features, self.config, batch_size)
         accuracy = (logits.argmax(-1) == labels).to(logits.dtype).mean(1)
         finite = torch.isfinite(logits).flatten(1).all(1)
         return torch.where(finite, accuracy, torch.nan), stacked_task_loss(logits, labels.unsqueeze(0), self.config)
@@ -323,9 +256,7 @@ class _Group:
                 break
         return [self._result(index, kept, curves[index], int(kept_epoch[index])) for index in range(count)]
 
-    def _result(
-        self, index: int, kept: Stacked, curves: tuple[list[float], list[float]], epoch: int
-    ) -> HeadResult:
+    def _result(self, index: int, kept: Stacked, curves: tuple[list[float], list[float]], epoch: int) -> HeadResult:
         spec = self.specs[index]
         config = copy.deepcopy(self.config)
         config.dropout, config.dreg_lambda = spec.dropout, spec.dreg_lambda
@@ -389,7 +320,8 @@ def train_heads(
     _check_config(config)
     targets = _checked_labels("labels", features, labels, config)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    validation_targets = _checked_labels("validation_labels", validation_features, validation_labels, config).to(device)
+    validation_targets = _checked_labels("validation_labels", validation_features, validation_labels, config)
+    validation = (all_rows(validation_features, device), validation_targets.to(device))
     num_rows = [len(features) if spec.train_indices is None else len(spec.train_indices) for spec in specs]
     _check_indices(specs, len(features))
     if device.type == "cpu":
@@ -401,38 +333,13 @@ def train_heads(
     for rows, run in groupby(order, lambda i: num_rows[i]):
         members = list(run)
         copies = any(specs[i].train_indices is not None for i in members)
-        size = group_size or default_group_size(config, arguments, device, rows if copies else 0)
+        size = group_size or default_group_size(
+            config, arguments.batch_size, arguments.dtype, device, rows if copies else 0
+        )
         for part in np.array_split(members, math.ceil(len(members) / size)):
             group = _Group(features, targets, [specs[i] for i in part], config, arguments, device)
-            results.update(zip(part.tolist(), group.train(validation_features, validation_targets), strict=True))
+            results.update(zip(part.tolist(), group.train(*validation), strict=True))
     return [results[index] for index in range(len(specs))]
-
-
-def default_group_size(
-    config: CRConfig, arguments: SweepArguments, device: torch.device, copied_rows: int = 0
-) -> int:
-    """Heads in one program.
-
-    On a CPU the largest tensor of a step must stay a block that malloc reuses: beyond that size every step faults its
-    memory in anew and a head takes half as long again (measured, see `benchmarks`). On a GPU a half of the free
-    memory is filled.
-
-    Args:
-        config: of the heads.
-        arguments: of the sweep.
-        device: where they train.
-        copied_rows: training rows of each head's own copy; 0 if all heads share theirs.
-
-    Returns:
-        At least 1.
-    """
-    itemsize = arguments.dtype.itemsize
-    width = config.hidden_sizes[0] if config.hidden_sizes else config.num_labels
-    largest = itemsize * config.in_features * max(width, arguments.batch_size)
-    copied = itemsize * config.in_features * copied_rows
-    if device.type == "cuda":
-        return max(1, torch.cuda.mem_get_info(device)[0] // 2 // (8 * largest + copied))
-    return max(1, min(REUSED_BYTES // largest, COPIED_BYTES // max(1, copied)))
 
 
 def _check_config(config: CRConfig) -> None:
@@ -449,11 +356,12 @@ def _checked_labels(name: str, features: Rows, labels: Sequence[int] | Rows, con
     if features.ndim != 2 or features.shape[1] != config.in_features:
         shape = tuple(features.shape)
         raise DataError(f"features for {name} have the shape {shape}: give (rows, in_features={config.in_features})")
-    classes = torch.as_tensor(labels).cpu()
+    classes = labels.cpu() if isinstance(labels, Tensor) else torch.from_numpy(np.array(labels))
     if len(classes) != len(features) or not len(classes):
         raise DataError(f"{name} has {len(classes)} entries for {len(features)} rows of features: give one per row")
-    if classes.is_floating_point() or classes.min() < 0 or classes.max() >= config.num_labels:
-        raise DataError(f"{name} must be whole numbers from 0 to {config.num_labels - 1}")
+    num_labels = int(config.num_labels or 0)
+    if classes.is_floating_point() or classes.min() < 0 or classes.max() >= num_labels:
+        raise DataError(f"{name} must be whole numbers from 0 to {num_labels - 1}")
     return classes.long()
 
 
@@ -488,87 +396,4 @@ def predict_heads(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     stacked = {name: torch.stack([result.state[name] for result in results]).to(device) for name in results[0].state}
     mean, scale = (stacked[f"feature_norm.{name}"].unsqueeze(1) for name in ("mean", "scale"))
-    return _logits(stacked, mean, scale, features, results[0].config, batch_size).cpu()
-
-
-@dataclass
-class LambdaChoice:
-    """The lambda that validation rows choose, and the curve it was chosen from.
-
-    Args:
-        chosen: the largest lambda within one standard error of the best.
-        best: the lambda of the highest accuracy.
-        grid: every lambda, ascending.
-        accuracies: mean over seeds and validation rows, at each lambda.
-        standard_errors: of that mean, over validation rows.
-        seeds: of the heads behind each mean.
-    """
-
-    chosen: float
-    best: float
-    grid: list[float]
-    accuracies: list[float]
-    standard_errors: list[float]
-    seeds: list[int]
-
-    def to_dict(self) -> dict[str, Any]:
-        """For `results.json`."""
-        return asdict(self)
-
-
-def choose_lambda(
-    features: Rows,
-    labels: Sequence[int] | Rows,
-    spec: HeadSpec,
-    config: CRConfig,
-    arguments: SweepArguments | None = None,
-    *,
-    validation_features: Rows,
-    validation_labels: Sequence[int] | Rows,
-    grid: Sequence[float] = LAMBDA_GRID,
-    seeds: Sequence[int] = (0, 1, 2),
-    device: str | torch.device | None = None,
-    group_size: int | None = None,
-) -> LambdaChoice:
-    """Choose lambda by the one-standard-error rule: the largest that is not clearly worse than the best.
-
-    Args:
-        spec: of every head but for its lambda and seed.
-        grid: the lambdas; by default 8, from 0.001 to 0.215, three a decade.
-        seeds: a head is trained for each, at each lambda.
-
-    The other arguments are those of `train_heads`.
-
-    Returns:
-        The choice and its curve. A row on which a head's logits are not finite counts as wrong.
-
-    Raises:
-        ValueError: if the grid is empty or the number of seeds is 0.
-
-    Source: Breiman et al. (1984), Classification and regression trees, section 3.4.3.
-    """
-    if not grid or not seeds:
-        raise ValueError(f"grid={list(grid)} and seeds={list(seeds)} must not be empty")
-    ascending = sorted(grid)
-    specs = [replace(spec, dreg_lambda=value, seed=seed) for value in ascending for seed in seeds]
-    results = train_heads(
-        features,
-        labels,
-        specs,
-        config,
-        arguments,
-        validation_features=validation_features,
-        validation_labels=validation_labels,
-        device=device,
-        group_size=group_size,
-    )
-    logits = predict_heads(results, validation_features, device=device)
-    correct = (logits.argmax(-1) == torch.as_tensor(validation_labels)) & torch.isfinite(logits).all(-1)
-    per_row = correct.double().unflatten(0, (len(ascending), len(seeds))).mean(1)
-    accuracies = per_row.mean(1)
-    errors = per_row.std(1) / math.sqrt(per_row.shape[1])
-    best = int(accuracies.argmax())
-    chosen = int((accuracies >= accuracies[best] - errors[best]).nonzero().max())
-    return LambdaChoice(
-        ascending[chosen], ascending[best], ascending, accuracies.tolist(), errors.tolist(), list(seeds)
-    )
+    return stacked_logits(stacked, mean, scale, features, results[0].config, batch_size).cpu()
