@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -91,14 +91,14 @@ def predict(
     """Classify texts, a file of texts, or standard input (one text a line)."""
     if output is not None and output.suffix not in (".jsonl", ".csv"):
         raise DataError(f"--output {output}: the name must end in .jsonl or .csv")
-    from .run import label_names, load_run
+    from .results import label_names, label_of, label_scores
+    from .run import load_run
 
     stream = iter(_texts(texts or []))
     model, tokenizer, _ = load_run(run)
-    with _writer(output, label_names(model)) as write:
+    with _writer(output, label_names(model), lambda row: label_of(model, row)) as write:
         while chunk := list(islice(stream, CHUNK)):
-            probabilities = model.predict_texts(chunk, tokenizer).softmax(-1)
-            for text, row in zip(chunk, probabilities.tolist(), strict=True):
+            for text, row in zip(chunk, label_scores(model, model.predict_texts(chunk, tokenizer)), strict=True):
                 write(text, row)
 
 
@@ -192,18 +192,18 @@ def _texts(arguments: list[str]) -> Iterable[str]:
 class _writer:
     """Writes one row a text: to the terminal, or to a file that appears under its name once it is whole."""
 
-    def __init__(self, output: Path | None, names: list[str]) -> None:
-        self.output, self.names = output, names
+    def __init__(self, output: Path | None, names: list[str], label_of: Callable[[list[float]], str]) -> None:
+        self.output, self.names, self.label_of = output, names, label_of
 
     def __enter__(self) -> Any:
         if self.output is None:
-            return lambda text, row: typer.echo(f"{self._best(row)}\t{max(row):.3f}\t{text}")
+            return lambda text, row: typer.echo(f"{self.label_of(row)}\t{max(row):.3f}\t{text}")
         self.part = self.output.with_name(f".{self.output.name}.part")
         self.handle: IO[str] = self.part.open("w", encoding="utf-8", newline="")
         if self.output.suffix == ".csv":
             rows = csv.writer(self.handle)
             rows.writerow(["text", "label", *self.names])
-            return lambda text, row: rows.writerow([text, self._best(row), *row])
+            return lambda text, row: rows.writerow([text, self.label_of(row), *row])
         return lambda text, row: self.handle.write(json.dumps(self._record(text, row), ensure_ascii=False) + "\n")
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
@@ -215,11 +215,8 @@ class _writer:
         else:
             self.part.unlink()
 
-    def _best(self, row: list[float]) -> str:
-        return self.names[row.index(max(row))]
-
     def _record(self, text: str, row: list[float]) -> dict[str, Any]:
-        return {"text": text, "label": self._best(row), "probabilities": dict(zip(self.names, row, strict=True))}
+        return {"text": text, "label": self.label_of(row), "probabilities": dict(zip(self.names, row, strict=True))}
 
 
 def _print_metrics(metrics: dict[str, dict[str, Any]]) -> None:

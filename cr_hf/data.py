@@ -167,7 +167,7 @@ def _loaded_sources(name: str, loaded: datasets.DatasetDict, config: DataConfig)
     return sources
 
 
-def _sources(config: DataConfig) -> dict[str, list[_Source]]:
+def sources_of(config: DataConfig) -> dict[str, list[_Source]]:
     """Where the rows of each split come from; no row of a file is read yet."""
     if config.dir or config.train_file or config.validation_file or config.test_file:
         return _file_sources(config)
@@ -317,14 +317,12 @@ def _subset(split: str, rows: datasets.Dataset, config: DataConfig) -> datasets.
             raise DataError(f"{size} rows of train are left for {classes} classes: raise {keys}")
     else:
         size = config.max_eval_samples or len(rows)
-    return (
-        rows.select(np.sort(stratified_order(np.asarray(rows["label"][:]), config.seed)[:size]))
-        if size < len(rows)
-        else rows
-    )
+    if size >= len(rows):
+        return rows
+    return rows.select(np.sort(stratified_order(np.asarray(rows["label"][:]), config.seed)[:size]))
 
 
-def _wanted(splits: Sequence[str] | None, sources: dict[str, list[_Source]], config: DataConfig) -> list[str]:
+def wanted_splits(splits: Sequence[str] | None, sources: dict[str, list[_Source]], config: DataConfig) -> list[str]:
     """The splits to return, checked against what there is."""
     known = text_files.SPLIT_WORDS
     wanted = list(splits) if splits else [split for split in known if split != "test" or "test" in sources]
@@ -351,8 +349,8 @@ def load_data(config: DataConfig, splits: Sequence[str] | None = None) -> datase
     Raises:
         DataError: naming the file or data set, the line or row, and the mend.
     """
-    sources = _sources(config)
-    wanted = _wanted(splits, sources, config)
+    sources = sources_of(config)
+    wanted = wanted_splits(splits, sources, config)
     features = next(iter(sources.values()))[0].features
     names, is_index = config.label_names, False
     if features is not None:

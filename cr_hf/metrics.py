@@ -195,11 +195,56 @@ def compute_classification_metrics(logits: ArrayLike, labels: ArrayLike, ordinal
     return results
 
 
-def compute_metrics_fn(objective: str) -> Callable[[EvalPrediction], dict[str, float]]:
+def compute_regression_metrics(predictions: ArrayLike, targets: ArrayLike) -> dict[str, float]:
+    """Metrics of a regression.
+
+    Args:
+        predictions: shape (rows, num_labels) or (rows,).
+        targets: the same number of values.
+
+    Returns:
+        `mean_squared_error, mean_absolute_error` and `r_squared`, 1 minus the squared error over that of the mean of
+        each target; NaN where the targets do not vary.
+    """
+    found = np.asarray(predictions, dtype=np.float64)
+    wanted = np.asarray(targets, dtype=np.float64).reshape(found.shape)
+    squares = np.square(found - wanted)
+    spread = np.square(wanted - wanted.mean(0)).sum()
+    return {
+        "mean_squared_error": float(squares.mean()),
+        "mean_absolute_error": float(np.abs(found - wanted).mean()),
+        "r_squared": float(1 - squares.sum() / spread) if spread > 0 else float("nan"),
+    }
+
+
+def compute_multi_label_metrics(logits: ArrayLike, targets: ArrayLike) -> dict[str, float]:
+    """Metrics of a multi-label classification; a class is predicted where its logit is above 0.
+
+    Args:
+        logits: shape (rows, num_labels).
+        targets: zeros and ones of the same shape.
+
+    Returns:
+        `accuracy` (rows with every class right), `micro_f1` over all cells, and `macro_f1`, the mean over classes; a
+        class that is neither predicted nor there counts 0.
+    """
+    predicted, wanted = np.asarray(logits) > 0, np.asarray(targets) > 0.5
+    hits, total = (predicted & wanted).sum(0), predicted.sum(0) + wanted.sum(0)
+    return {
+        "accuracy": float((predicted == wanted).all(-1).mean()),
+        "micro_f1": float(2 * hits.sum() / max(1, total.sum())),
+        "macro_f1": float((2 * hits / np.maximum(1, total)).mean()),
+    }
+
+
+def compute_metrics_fn(
+    objective: str, problem_type: str = "single_label_classification"
+) -> Callable[[EvalPrediction], dict[str, float]]:
     """What `Trainer(compute_metrics=...)` takes.
 
     Args:
         objective: "cross_entropy" or "ordinal"; the latter adds the metrics of ordered classes.
+        problem_type: of the model; the two others have metrics of their own.
 
     Returns:
         A function of an `EvalPrediction`; where predictions are a tuple, its first item is the logits.
@@ -213,6 +258,10 @@ def compute_metrics_fn(objective: str) -> Callable[[EvalPrediction], dict[str, f
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         logits = prediction.predictions
         logits = logits[0] if isinstance(logits, tuple) else logits
+        if problem_type == "regression":
+            return compute_regression_metrics(logits, prediction.label_ids)
+        if problem_type == "multi_label_classification":
+            return compute_multi_label_metrics(logits, prediction.label_ids)
         return compute_classification_metrics(logits, prediction.label_ids, ordinal=objective == "ordinal")
 
     return compute

@@ -85,6 +85,11 @@ class Recipe:
         """Seed of initialisation, dropout and data order."""
         return int(self.training.get("seed", 42))
 
+    @property
+    def problem_type(self) -> str:
+        """Problem type of the model."""
+        return str(self.model.get("problem_type") or "single_label_classification")
+
     def to_dict(self) -> dict[str, Any]:
         """The recipe as its YAML file would say it, defaults of `data` left out."""
         own = {item.name: (getattr(self, item.name), item.default) for item in dataclasses.fields(self)}

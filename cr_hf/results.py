@@ -16,8 +16,14 @@ from numpy.typing import NDArray
 
 from . import __version__
 from .data import DataConfig, data_fingerprint
-from .metrics import bootstrap_interval, compute_classification_metrics
+from .metrics import (
+    bootstrap_interval,
+    compute_classification_metrics,
+    compute_multi_label_metrics,
+    compute_regression_metrics,
+)
 from .modeling_cr import CRForSequenceClassification
+from .targets import SEPARATOR, label_names_of
 from .training_args import CRTrainingArguments
 
 MODEL_FIELDS = (
@@ -26,26 +32,60 @@ MODEL_FIELDS = (
 )
 
 
-def measure(logits: NDArray[Any], labels: NDArray[Any], ordinal: bool) -> dict[str, Any]:
-    """Metrics of one split, with a 95 % bootstrap interval over rows for the accuracy.
+def measure(
+    logits: NDArray[Any], labels: NDArray[Any], ordinal: bool, problem_type: str = "single_label_classification"
+) -> dict[str, Any]:
+    """Metrics of one split, with a 95 % bootstrap interval over rows for the accuracy, where there is one.
 
     Args:
         logits: shape (rows, num_labels).
-        labels: class indices, shape (rows,).
+        labels: class indices, shape (rows,), or targets, shape (rows, num_labels), as the problem type has them.
         ordinal: add the metrics of ordered classes.
+        problem_type: of the model.
 
     Returns:
         One number per metric, `accuracy_interval` ([low, high]) and `rows`.
     """
-    metrics: dict[str, Any] = compute_classification_metrics(logits, labels, ordinal=ordinal)
-    correct = (logits.argmax(-1) == labels).astype(float)
+    if problem_type == "regression":
+        return {**compute_regression_metrics(logits, labels), "rows": len(labels)}
+    metrics: dict[str, Any]
+    if problem_type == "multi_label_classification":
+        metrics = compute_multi_label_metrics(logits, labels)
+        correct = ((logits > 0) == (labels > 0.5)).all(-1).astype(float)
+    else:
+        metrics = compute_classification_metrics(logits, labels, ordinal=ordinal)
+        correct = (logits.argmax(-1) == labels).astype(float)
     interval = list(bootstrap_interval(correct)) if len(labels) > 1 else [0.0, 1.0]
     return {**metrics, "accuracy_interval": interval, "rows": len(labels)}
 
 
+def label_names(model: CRForSequenceClassification) -> list[str]:
+    """Names of the classes in order."""
+    named: dict[Any, str] = model.config.id2label or {}
+    return [named[index] for index in sorted(named)]
+
+
+def label_scores(model: CRForSequenceClassification, logits: torch.Tensor) -> list[list[float]]:
+    """What a user is shown of each row: probabilities, one a class, or for regression the predicted numbers."""
+    if model.config.problem_type == "regression":
+        return logits.tolist()
+    multi_label = model.config.problem_type == "multi_label_classification"
+    return (logits.sigmoid() if multi_label else logits.softmax(-1)).tolist()
+
+
+def label_of(model: CRForSequenceClassification, scores: list[float]) -> str:
+    """The predicted label of a row of `label_scores`: the top class, every class above one half, or the number."""
+    names = label_names(model)
+    if model.config.problem_type == "regression":
+        return " ".join(f"{score:.4g}" for score in scores)
+    if model.config.problem_type == "multi_label_classification":
+        return SEPARATOR.join(name for name, score in zip(names, scores, strict=True) if score > 0.5)
+    return names[scores.index(max(scores))]
+
+
 def describe_data(config: DataConfig, dataset: datasets.DatasetDict) -> dict[str, Any]:
     """Source, labels, rows and SHA-256 of the splits. A local folder is not named: paths do not travel."""
-    names = dataset["train"].features["label"].names
+    names = label_names_of(dataset["train"])
     return {
         "source": config.name or "local files",
         "revision": config.revision,

@@ -28,16 +28,16 @@ from transformers import (
 from . import __version__, register_auto_classes
 from .checkpoints import last_complete_checkpoint
 from .configuration_cr import CRConfig, refuse_unknown_fields
-from .data import load_data
 from .dreg import check_schedule
 from .errors import CheckpointError, RecipeError
 from .features import FeatureDataset, collate_features, encode_texts
 from .metrics import compute_metrics_fn
 from .modeling_cr import CRForFeatureClassification, CRForSequenceClassification
 from .recipe import OFFLINE_BACKBONE, STATIC_BACKBONE, Recipe, load_recipe
-from .results import describe_data, describe_environment, describe_model, measure, write_json
+from .results import describe_data, describe_environment, describe_model, label_names, measure, write_json
 from .run_directory import CHECKPOINTS, PROBE, RECIPE, RESULTS, check_directory, open_directory
 from .static_embeddings import build_backbone, build_tokenizer
+from .targets import label_names_of, load_rows, refuse_unordered
 from .trainer import CRTrainer
 from .training_args import CRTrainingArguments
 
@@ -48,7 +48,6 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "logging_strategy": "epoch",
     "save_total_limit": 2,
     "load_best_model_at_end": True,
-    "metric_for_best_model": "accuracy",
     "report_to": "none",
 }
 PROBE_TEXTS = (
@@ -79,7 +78,7 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
     check_directory(recipe, overwrite, resume)
     arguments = training_arguments(recipe, run_dir)
     with arguments.main_process_first(local=False, desc="reading the data"):
-        dataset = load_data(recipe.data)
+        dataset = load_rows(recipe.data, recipe.problem_type)
     set_seed(recipe.seed)
     model, tokenizer = build_model(recipe, dataset)
     _check_together(recipe, arguments, model)
@@ -111,10 +110,7 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
                 "seconds_preparing": round(prepared - started, 2),
                 "seconds_training": round(trained - prepared, 2),
             },
-            "metrics": {
-                name: measure(logits, np.asarray(dataset[name]["label"]), model.config.objective == "ordinal")
-                for name, logits in predictions.items()
-            },
+            "metrics": {name: _measured(model, logits, dataset[name]) for name, logits in predictions.items()},
             "environment": describe_environment(arguments),
         }
         _save(run_dir, recipe, trainer, model.eval(), tokenizer, results)
@@ -142,12 +138,17 @@ def evaluate_run(
     model, tokenizer, recipe = load_run(run_dir)
     data = dataclasses.replace(recipe.data, **(data_overrides or {}))
     names = label_names(model)
-    if data.label_names is None:
+    if data.label_names is None and model.config.problem_type != "regression":
         data = dataclasses.replace(data, label_names=names)
-    rows = load_data(data, splits=[split])[split]
+    rows = load_rows(data, str(model.config.problem_type), splits=[split])[split]
     pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
     logits = model.predict_texts(rows["text"], tokenizer, pairs).numpy()
-    return measure(logits, np.asarray(rows["label"]), model.config.objective == "ordinal")
+    return _measured(model, logits, rows)
+
+
+def _measured(model: CRForSequenceClassification, logits: Any, rows: datasets.Dataset) -> dict[str, Any]:
+    config = model.config
+    return measure(logits, np.asarray(rows["label"][:]), config.objective == "ordinal", str(config.problem_type))
 
 
 def load_run(run_dir: str | Path) -> tuple[CRForSequenceClassification, PreTrainedTokenizerBase, Recipe]:
@@ -163,12 +164,6 @@ def load_run(run_dir: str | Path) -> tuple[CRForSequenceClassification, PreTrain
     register_auto_classes()  # the tokenizer looks the configuration up
     model = CRForSequenceClassification.from_pretrained(run_dir)
     return model, AutoTokenizer.from_pretrained(run_dir), load_recipe(run_dir / RECIPE)
-
-
-def label_names(model: CRForSequenceClassification) -> list[str]:
-    """Names of the classes in order."""
-    named: dict[Any, str] = model.config.id2label or {}
-    return [named[index] for index in sorted(named)]
 
 
 def backbone_path(backbone: str) -> str:
@@ -195,8 +190,14 @@ def build_model(
         RecipeError: if a field of the model is not allowed, or the backbone cannot be loaded.
     """
     path = "" if recipe.backbone == STATIC_BACKBONE else backbone_path(recipe.backbone)
-    names = dataset["train"].features["label"].names
-    fields: dict[str, Any] = {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
+    names = label_names_of(dataset["train"])
+    fields: dict[str, Any] = (
+        {"num_labels": len(dataset["train"][0]["label"])}
+        if names is None
+        else {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
+    )
+    if recipe.model.get("objective") == "ordinal" and names is not None:
+        refuse_unordered(recipe.data, names)
     fields.update(recipe.model)
     try:
         if recipe.backbone == STATIC_BACKBONE:
@@ -231,8 +232,10 @@ def training_arguments(recipe: Recipe, run_dir: Path) -> CRTrainingArguments:
     Raises:
         RecipeError: naming the field that is not allowed.
     """
+    has_accuracy = recipe.problem_type == "single_label_classification"
     values: dict[str, Any] = {
         **TRAINING_DEFAULTS,
+        "metric_for_best_model": "accuracy" if has_accuracy else "loss",
         "dataloader_pin_memory": torch.cuda.is_available(),
         **recipe.training,
     }
@@ -357,7 +360,7 @@ def _trainer(
         train_dataset=splits["train"],
         eval_dataset=splits["validation"],
         data_collator=collator,
-        compute_metrics=compute_metrics_fn(model.config.objective),
+        compute_metrics=compute_metrics_fn(model.config.objective, model.config.problem_type),
         callbacks=[] if patience is None else [EarlyStoppingCallback(patience)],
     )
 

@@ -1,4 +1,4 @@
-"""The ordinal objective against the ordered logit of statsmodels, and beside CORAL and CORN as coral-pytorch has them."""
+"""The ordinal objective against the ordered logit of statsmodels, and beside CORAL and CORN of coral-pytorch."""
 
 import numpy as np
 import pytest

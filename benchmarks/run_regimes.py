@@ -1,0 +1,108 @@
+"""Train the arms of a regime with the same seeds, through the same code as `cr-hf train`, and compare them in pairs.
+
+Usage: python benchmarks/run_regimes.py REGIME [SEEDS] [DATA_DIR]
+Regimes: sst5_finetune, sst5_lora, yelp_static, yelp_static_pool, yelp_minilm. A run that is done is not done again:
+its numbers stand in benchmarks/results/REGIME.json, its hits on test beside the run in runs/benchmarks/REGIME.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers.utils import logging
+
+from cr_hf.data import load_data
+from cr_hf.recipe import load_recipe
+from cr_hf.results import write_json
+from cr_hf.run import load_run, train_recipe
+from cr_hf.study import compare
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = ROOT / "runs" / "benchmarks"
+LINEAR = ["hidden_sizes=[]", "dreg_lambda=0"]
+GELU = ["activation=gelu", "dreg_lambda=0"]
+# What every arm of a regime shares, and what makes the arm.
+FINETUNE = ["num_train_epochs=3", "learning_rate=1e-4", "backbone=offline"]
+POOL = ["data.train_file=[train.jsonl.gz, pool.jsonl.gz]", "data.test_file=test.jsonl.gz"]
+HEADS = {"cr+dreg": [], "gelu": GELU}
+OBJECTIVES = {f"{head}, {kind}": [*more, f"objective={kind}"] for head, more in HEADS.items() for kind in
+              ("ordinal", "cross_entropy")}  # fmt: skip
+REGIMES: dict[str, tuple[str, str, list[str], dict[str, list[str]]]] = {
+    "sst5_finetune": ("sst5_finetune", "sst5", FINETUNE, {"cr+dreg": [], "linear": LINEAR}),
+    "sst5_lora": ("sst5_lora", "sst5", ["backbone=offline"], {"cr+dreg": [], "linear": LINEAR}),
+    "yelp_static": ("yelp_full", "yelp5", [], OBJECTIVES),
+    "yelp_static_pool": ("yelp_full", "yelp5", POOL, OBJECTIVES),
+    "yelp_minilm": ("yelp_minilm", "yelp5", ["backbone=offline"], OBJECTIVES),
+}
+
+
+def run_arm(regime: str, arm: str, seed: int, data_dir: str) -> dict[str, Any]:
+    """Numbers of one run, and its hits on test saved beside it."""
+    recipe_name, _, shared, arms = REGIMES[regime]
+    folder = RUNS / regime / f"{arm.replace(', ', '-')}-{seed}"
+    own = [f"data.dir={data_dir}", f"seed={seed}", f"output_dir={folder}", "disable_tqdm=true"]
+    recipe = load_recipe(ROOT / "recipes" / f"{recipe_name}.yaml", [*shared, *arms[arm], *own])
+    if not (folder / "results.json").is_file():
+        train_recipe(recipe, resume=True)
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    if not (folder / "hits.npy").is_file():
+        model, tokenizer, _ = load_run(folder)
+        rows = load_data(recipe.data, splits=["test"])["test"]
+        logits = model.predict_texts(rows["text"], tokenizer).numpy()
+        np.save(folder / "hits.npy", logits.argmax(-1) == np.asarray(rows["label"]))
+    return {"arm": arm, "seed": seed, "folder": str(folder.relative_to(ROOT)), **results}
+
+
+def hits(runs: list[dict[str, Any]], arm: str) -> NDArray[np.float64]:
+    """Shape (seeds, rows)."""
+    return np.stack([np.load(ROOT / run["folder"] / "hits.npy") for run in runs if run["arm"] == arm]).astype(float)
+
+
+def main() -> None:
+    """Write benchmarks/results/REGIME.json after every run."""
+    logging.set_verbosity_error()
+    regime = sys.argv[1]
+    seeds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    _, data, _, arms = REGIMES[regime]
+    data_dir = sys.argv[3] if len(sys.argv) > 3 else f"../shared/data/{data}"
+    runs: list[dict[str, Any]] = []
+    for seed in range(seeds):
+        for arm in arms:
+            runs.append(run_arm(regime, arm, seed, data_dir))
+            metrics = runs[-1]["metrics"]
+            print(seed, arm, {split: round(values["accuracy"], 4) for split, values in metrics.items()}, flush=True)
+        first, *others = arms
+        pairs = {f"{first} - {other}": compare(hits(runs, first), hits(runs, other)) for other in others if seed}
+        keep = ("arm", "seed", "metrics", "training", "model", "environment")
+        write_json(
+            ROOT / "benchmarks" / "results" / f"{regime}.json",
+            {
+                "regime": regime,
+                "sample": "5,000 rows of the official test split" if data == "yelp5" else None,
+                "data": runs[0]["data"],
+                "seeds": seed + 1,
+                "arms": {arm: {"overrides": arms[arm], **summary(runs, arm)} for arm in arms},
+                "test_accuracy_differences": pairs,
+                "runs": [{name: run[name] for name in keep} for run in runs],
+            },
+        )
+
+
+def summary(runs: list[dict[str, Any]], arm: str) -> dict[str, Any]:
+    """Mean and standard deviation over seeds of each metric on validation and test."""
+    own = [run for run in runs if run["arm"] == arm]
+    found: dict[str, Any] = {"parameters_head": own[0]["model"]["parameters_head"]}
+    for split in own[0]["metrics"]:
+        names = [name for name, value in own[0]["metrics"][split].items() if isinstance(value, float)]
+        values = {name: [run["metrics"][split][name] for run in own] for name in names}
+        found[split] = {name: {"mean": np.mean(v), "std": np.std(v, ddof=len(v) > 1)} for name, v in values.items()}
+    return found
+
+
+if __name__ == "__main__":
+    main()
