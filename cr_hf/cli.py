@@ -102,6 +102,30 @@ def predict(
                 write(text, row)
 
 
+cache = typer.Typer(help="Features kept on disk, so that every text is encoded once.", no_args_is_help=True)
+app.add_typer(cache, name="cache")
+
+
+@cache.command("list")
+def cache_list() -> None:
+    """Show what is kept: size, rows, age in days and what it is."""
+    from .feature_cache import list_caches
+
+    for entry in list_caches():
+        state = "" if entry.complete else "  (incomplete)"
+        days = entry.age / 86400
+        typer.echo(f"{entry.size / 2**20:9.1f} MiB {entry.texts:9,} rows {days:6.1f} d  {entry.description}{state}")
+
+
+@cache.command("clear")
+def cache_clear() -> None:
+    """Remove it all; it is made again when it is needed."""
+    from .feature_cache import clear_caches
+
+    removed = clear_caches()
+    typer.echo(f"removed {len(removed)} entries, {sum(entry.size for entry in removed) / 2**20:.1f} MiB")
+
+
 @app.command()
 def study(
     recipe: Annotated[Path, typer.Argument(help="A YAML file of a frozen regime.")],

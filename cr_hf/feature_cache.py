@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import huggingface_hub
+from huggingface_hub import constants
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,7 +52,7 @@ Features: TypeAlias = NDArray[np.float32]
 
 def default_cache_dir() -> Path:
     """Where features are kept unless told otherwise: `cr_hf/features` under `HF_HOME`."""
-    return Path(huggingface_hub.constants.HF_HOME) / "cr_hf" / "features"
+    return Path(constants.HF_HOME) / "cr_hf" / "features"
 
 
 class FeatureFile:

@@ -156,3 +156,15 @@ def test_no_half_written_output(finished: Path, tmp_path: Path, monkeypatch: pyt
     source.write_text('{"text": "a film"}\n{"text": 3}\n', encoding="utf-8")
     assert run(monkeypatch, "predict", finished, source, "--output", tmp_path / "out.jsonl") == 2
     assert {path.name for path in tmp_path.iterdir()} == {"texts.jsonl"}
+
+
+def test_cache_is_listed_and_cleared(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert finished.is_dir()
+    assert run(monkeypatch, "cache", "list") == 0
+    assert "rows" in capsys.readouterr().out
+    assert run(monkeypatch, "cache", "clear") == 0
+    assert "removed" in capsys.readouterr().out
+    assert run(monkeypatch, "cache", "list") == 0
+    assert capsys.readouterr().out == ""
