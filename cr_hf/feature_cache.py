@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from huggingface_hub import constants
 import numpy as np
+from huggingface_hub import constants
 from numpy.typing import NDArray
 
 from .errors import FeatureCacheError
