@@ -53,6 +53,7 @@ class DataConfig:
         max_eval_samples: the same for validation and for test.
         unescape_ptb: turn Penn Treebank escapes (-LRB-, \\/, ``) back; None means only for SST-5.
         encoding: of text files; a UTF-8 byte order mark is accepted.
+        streaming: read the rows of train as training needs them, see `streaming.py`; for fine-tuning alone.
         seed: of the validation split and of the subsets.
 
     Raises:
@@ -76,6 +77,7 @@ class DataConfig:
     max_eval_samples: int | None = None
     unescape_ptb: bool | None = None
     encoding: str = "utf-8"
+    streaming: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -313,13 +315,11 @@ def _subset(split: str, rows: datasets.Dataset, config: DataConfig) -> datasets.
         size = min(round(config.train_fraction * len(rows)), config.max_train_samples or len(rows))
         classes = len(set(rows["label"][:]))
         if size < classes:
-            keys = "data.train_fraction or data.max_train_samples"
-            raise DataError(f"{size} rows of train are left for {classes} classes: raise {keys}")
+            raise DataError(f"{size} rows of train are left for {classes} classes: raise data.train_fraction")
     else:
         size = config.max_eval_samples or len(rows)
-    if size >= len(rows):
-        return rows
-    return rows.select(np.sort(stratified_order(np.asarray(rows["label"][:]), config.seed)[:size]))
+    order = [] if size >= len(rows) else stratified_order(np.asarray(rows["label"][:]), config.seed)[:size]
+    return rows.select(np.sort(order)) if len(order) else rows
 
 
 def wanted_splits(splits: Sequence[str] | None, sources: dict[str, list[_Source]], config: DataConfig) -> list[str]:

@@ -30,6 +30,13 @@ MODEL_FIELDS = (
     *("activation", "degree", "polynomial_range", "coefficient_init", "hidden_sizes", "in_features", "dropout"),
     *("pooling", "feature_layers", "feature_norm", "objective", "dreg_lambda", "dreg_mode", "freeze_backbone"),
 )
+# Made up, to see that a saved or published model still answers as it did.
+PROBE_TEXTS = (
+    "A warm, funny film that earns every laugh.",
+    "The room was clean, but the breakfast was cold and the staff were rude.",
+    "Two hours of my life that I will never get back.",
+    "It is fine: nothing wrong with it, nothing to remember either.",
+)
 
 
 def measure(
@@ -86,13 +93,15 @@ def label_of(model: CRForSequenceClassification, scores: list[float]) -> str:
 def describe_data(config: DataConfig, dataset: datasets.DatasetDict) -> dict[str, Any]:
     """Source, labels, rows and SHA-256 of the splits. A local folder is not named: paths do not travel."""
     names = label_names_of(dataset["train"])
+    # The rows of a streamed split are never all seen.
+    known = datasets.DatasetDict({name: rows for name, rows in dataset.items() if isinstance(rows, datasets.Dataset)})
     return {
         "source": config.name or "local files",
         "revision": config.revision,
         "synthetic": config.name == "embedded",
         "labels": names,
-        "rows": {name: len(rows) for name, rows in dataset.items()},
-        "sha256": data_fingerprint(dataset),
+        "rows": {name: len(rows) for name, rows in known.items()},
+        "sha256": data_fingerprint(known),
     }
 
 

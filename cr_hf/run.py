@@ -34,9 +34,10 @@ from .features import FeatureDataset, collate_features, encode_texts
 from .metrics import compute_metrics_fn
 from .modeling_cr import CRForFeatureClassification, CRForSequenceClassification
 from .recipe import OFFLINE_BACKBONE, STATIC_BACKBONE, Recipe, load_recipe
-from .results import describe_data, describe_environment, describe_model, label_names, measure, write_json
+from .results import PROBE_TEXTS, describe_data, describe_environment, describe_model, label_names, measure, write_json
 from .run_directory import CHECKPOINTS, PROBE, RECIPE, RESULTS, check_directory, open_directory
 from .static_embeddings import build_backbone, build_tokenizer
+from .streaming import load_streamed
 from .targets import label_names_of, load_rows, refuse_unordered
 from .trainer import CRTrainer
 from .training_args import CRTrainingArguments
@@ -50,12 +51,6 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "load_best_model_at_end": True,
     "report_to": "none",
 }
-PROBE_TEXTS = (
-    "A warm, funny film that earns every laugh.",
-    "The room was clean, but the breakfast was cold and the staff were rude.",
-    "Two hours of my life that I will never get back.",
-    "It is fine: nothing wrong with it, nothing to remember either.",
-)
 
 
 def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) -> Path:
@@ -78,7 +73,9 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
     check_directory(recipe, overwrite, resume)
     arguments = training_arguments(recipe, run_dir)
     with arguments.main_process_first(local=False, desc="reading the data"):
-        dataset = load_rows(recipe.data, recipe.problem_type)
+        dataset: Any = (
+            load_streamed(recipe.data) if recipe.data.streaming else load_rows(recipe.data, recipe.problem_type)
+        )
     set_seed(recipe.seed)
     model, tokenizer = build_model(recipe, dataset)
     _check_together(recipe, arguments, model)
@@ -254,6 +251,12 @@ def _check_together(recipe: Recipe, arguments: CRTrainingArguments, model: CRFor
             arguments.dreg_lambda_end,
             arguments.dreg_warmup_steps,
         )
+        if recipe.data.streaming and (
+            _trains_on_features(recipe, model) or model.config.feature_norm == "standardize"
+        ):
+            raise ValueError("data.streaming needs a backbone that trains, or LoRA, and feature_norm=layer_norm")
+        if recipe.data.streaming and arguments.max_steps <= 0:
+            raise ValueError("data.streaming does not know how many rows there are: set max_steps")
         if recipe.lora_r is not None:
             if arguments.distributed_state.distributed_type == DistributedType.FSDP:
                 raise ValueError("LoRA is not for FSDP: its few weights train under DDP (configs/accelerate/ddp.yaml)")
@@ -306,11 +309,10 @@ def _frozen_trainer(
 ) -> tuple[CRTrainer, dict[str, Any]]:
     """Encode every split once and train the head on the features."""
     splits = {}
-    with arguments.main_process_first(local=False, desc="encoding the texts"):
-        for name, rows in dataset.items():
-            pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
-            features = encode_texts(model, tokenizer, rows["text"], text_pairs=pairs, description=name)
-            splits[name] = FeatureDataset(features, np.asarray(rows["label"]))
+    for name, rows in dataset.items():
+        pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
+        features = encode_texts(model, tokenizer, rows["text"], text_pairs=pairs, description=name)
+        splits[name] = FeatureDataset(features, np.asarray(rows["label"]))
     values = {**model.config.to_dict(), "backbone_config": None}
     set_seed(recipe.seed)
     head = CRForFeatureClassification(CRConfig(**values))
@@ -336,8 +338,11 @@ def _fine_tuning_trainer(
         return encoded
 
     texts = [name for name in ("text", "text_pair") if name in dataset["train"].column_names]
+    splits: dict[str, Any] = {}
     with arguments.main_process_first(local=False, desc="tokenising the texts"):
-        splits = dict(dataset.map(tokenize, batched=True, remove_columns=texts, desc="tokenize"))
+        for name, rows in dataset.items():
+            described = {} if recipe.data.streaming and name == "train" else {"desc": f"tokenize {name}"}
+            splits[name] = rows.map(tokenize, batched=True, remove_columns=texts, **described)
     trained: Any = model
     if recipe.lora_r is not None:
         from .lora import BASE, add_lora

@@ -86,7 +86,7 @@ def _records(sources: Sequence[Any], config: DataConfig) -> Iterator[tuple[str, 
                 }
             place = source.place(number)
             texts = {
-                role: text_files.text_value(record.get(columns[role]), source.unescape, lambda place=place: place)
+                role: text_files.text_value(record.get(columns[role]), source.unescape, str(place).__str__)
                 for role in columns
                 if role != "label"
             }
