@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quality bench
+.PHONY: help setup demo test quality bench model-cards hub-faults
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -28,6 +28,22 @@ quality: setup ## Check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Where the data sets are; without it, take `data.dir=...` away and they come from the Hub.
+DATA ?= ../shared/data
+runs/sst5_frozen/results.json: | setup
+	$(BIN)/cr-hf train recipes/sst5_frozen.yaml data.dir=$(DATA)/sst5 backbone=offline output_dir=$(@D) --overwrite
+runs/yelp_minilm/results.json: | setup
+	$(BIN)/cr-hf train recipes/yelp_minilm.yaml data.dir=$(DATA)/yelp5 backbone=offline output_dir=$(@D) --overwrite
+
+published/%: runs/%/results.json
+	$(BIN)/cr-hf publish runs/$* chainzrule/$* --dry-run --head-only --license apache-2.0 --folder runs/published/$*
+	$(BIN)/python model_cards/collect.py runs/published/$*
+
+model-cards: published/sst5_frozen published/yelp_minilm ## Train, write publishable folders to runs/published, render the cards
+
+hub-faults: setup ## Try every fault of publishing, and write benchmarks/results/hub_faults.json
+	$(BIN)/python tests/hub_faults.py benchmarks/results/hub_faults.json
 
 bench: setup ## Measure, and write benchmarks/results
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

@@ -123,8 +123,7 @@ def publish_trainer(trainer: Any, repo_id: str, **options: Any) -> Published:
         PublishError: if the model is no text classifier or has no tokenizer, and as `publish_run` does.
     """
     from .modeling_cr import CRForSequenceClassification
-    from .results import describe_trainer, write_json
-    from .run import PROBE_TEXTS
+    from .results import PROBE_TEXTS, describe_trainer, write_json
 
     model, tokenizer = trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class
     if not isinstance(model, CRForSequenceClassification):

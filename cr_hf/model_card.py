@@ -96,12 +96,9 @@ def render_card(
     model, labels = results["model"], results["data"]["labels"]
     kind = "ChainzRule (CR) head" if model["activation"] == "polynomial" else f"MLP head ({model['activation']})"
     frozen = "frozen" if model["freeze_backbone"] else "fine-tuned"
-    template = Path(__file__).parent / "model_cards" / "template.md"
-    if not template.is_file():  # a checkout, not an installed package
-        template = Path(__file__).parents[1] / "model_cards" / "template.md"
     return ModelCard.from_template(
         data,
-        template_path=str(template),
+        template_path=str(_template()),
         title=escape(name.rstrip("/").split("/")[-1]),
         name=name.replace('"', ""),
         what=f"A text classifier with {len(labels)} classes ({', '.join(map(escape, labels))}): a {kind} with widths "
@@ -124,6 +121,12 @@ def render_card(
         user_before=before,
         user_after=after,
     )
+
+
+def _template() -> Path:
+    """Inside an installed package, beside it in a checkout."""
+    places = [folder / "model_cards" / "template.md" for folder in (Path(__file__).parent, Path(__file__).parents[1])]
+    return next(place for place in places if place.is_file())
 
 
 def escape(text: str) -> str:

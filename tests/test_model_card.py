@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from cr_hf.errors import CheckpointError
 from cr_hf.model_card import EVAL_RESULTS, escape, render_card, write_card
 
+CARDS = Path(__file__).parents[1] / "model_cards"
 RESULTS: dict[str, Any] = {
     "cr_hf_version": "0.1.0",
     "data": {
@@ -193,6 +194,18 @@ def test_eval_results_are_in_the_form_of_the_hub(run_dir: Path) -> None:
 def test_no_path_of_this_machine_travels(run_dir: Path) -> None:
     write_card(run_dir)
     assert str(run_dir.parent) not in (run_dir / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("card", sorted(CARDS.glob("*/results.json")), ids=lambda path: path.parent.name)
+def test_committed_cards_are_those_of_their_results(card: Path, tmp_path: Path) -> None:
+    folder = card.parent
+    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    for name in ("results.json", "config.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    write_card(tmp_path, name=about["repo_id"], license="apache-2.0")
+    for name in ("README.md", EVAL_RESULTS):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+    assert len(ModelCard((folder / "README.md").read_text(encoding="utf-8")).text.strip().splitlines()) < 80
 
 
 @pytest.mark.parametrize(("content", "message"), [(None, "is missing"), ("{", "is not JSON")])

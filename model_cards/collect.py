@@ -1,0 +1,47 @@
+"""From a folder that `cr-hf publish --dry-run` wrote to its committed card: `python model_cards/collect.py FOLDER`.
+
+Copies the run's figures, notes size and SHA-256 of every file that would be published, and renders the card from the
+copies, so that the card in git can be made again from what is in git.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from cr_hf.export import folder_digests
+from cr_hf.model_card import write_card
+from cr_hf.results import write_json
+
+HERE = Path(__file__).parent
+LICENSE = "apache-2.0"
+
+
+def render(card: Path) -> None:
+    """Write the card of a folder that holds `results.json`, `config.json` and `about.json`."""
+    about = json.loads((card / "about.json").read_text(encoding="utf-8"))
+    write_card(card, name=about["repo_id"], license=LICENSE)
+
+
+def collect(exported: Path, repo_id: str) -> Path:
+    """Take over what an exported repository says of itself.
+
+    Returns:
+        The folder of its card.
+    """
+    card = HERE / exported.name
+    card.mkdir(exist_ok=True)
+    for name in ("results.json", "config.json"):
+        shutil.copyfile(exported / name, card / name)
+    files = {
+        name: {"bytes": (exported / name).stat().st_size, "sha256": digest}
+        for name, digest in folder_digests(exported).items()
+    }
+    write_json(card / "about.json", {"repo_id": repo_id, "files": files})
+    render(card)
+    return card
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        print(collect(Path(argument), f"chainzrule/{Path(argument).name}"))
