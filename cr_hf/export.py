@@ -202,15 +202,15 @@ def check_loads(folder: Path) -> None:
 
 def training_texts(run_dir: str | Path) -> list[str]:
     """The texts a run was trained on, where its data can still be read; empty where they cannot."""
-    from .data import load_data
     from .errors import DataError
     from .recipe import load_recipe
+    from .targets import load_rows
 
     if not (Path(run_dir) / "recipe.yaml").is_file():
         return []
     recipe = load_recipe(Path(run_dir) / "recipe.yaml")
     try:
-        rows = load_data(recipe.data, splits=["train"])["train"]
+        rows = load_rows(recipe.data, recipe.problem_type, splits=["train"])["train"]
     except (DataError, OSError) as error:
         from transformers.utils import logging
 

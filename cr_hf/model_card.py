@@ -25,6 +25,8 @@ DATA_LICENCES = {
 }
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SECONDS = (("seconds_preparing", "of preparation"), ("seconds_training", "of training"))
+# Those that the Hub knows: its name and ours.
+METRICS = (("accuracy", "accuracy"), ("f1", "macro_f1"), ("mse", "mean_squared_error"))
 NOT_METRICS = ("rows", "accuracy_interval")
 
 
@@ -93,17 +95,18 @@ def render_card(
                 setattr(data, key, value)
         head, tail = _by_hand(old.text)
         before, after = _join(before, head), _join(after, tail)
-    model, labels = results["model"], results["data"]["labels"]
+    model, labels = results["model"], results["data"]["labels"] or []
     kind = "ChainzRule (CR) head" if model["activation"] == "polynomial" else f"MLP head ({model['activation']})"
+    classes = f"A text classifier with {len(labels)} classes ({', '.join(map(escape, labels))})"
+    task = classes if labels else "A regression model for texts"
     frozen = "frozen" if model["freeze_backbone"] else "fine-tuned"
     return ModelCard.from_template(
         data,
         template_path=str(_template()),
         title=escape(name.rstrip("/").split("/")[-1]),
         name=name.replace('"', ""),
-        what=f"A text classifier with {len(labels)} classes ({', '.join(map(escape, labels))}): a {kind} with widths "
-        f"{model['hidden_sizes']} on a {frozen} `{model['backbone_type']}` encoder, trained with Differential "
-        f"Regularization (DREG), a penalty on the Jacobian of every layer.",
+        what=f"{task}: a {kind} with widths {model['hidden_sizes']} on a {frozen} `{model['backbone_type']}` encoder, "
+        f"trained with Differential Regularization (DREG), a penalty on the Jacobian of every layer.",
         backbone=_backbone(config),
         training=_training(results),
         synthetic=results["data"]["synthetic"],
@@ -143,7 +146,7 @@ def _metadata(results: dict[str, Any], config: dict[str, Any], name: str, licens
         "library_name": "transformers",
         "pipeline_tag": "text-classification",
         "tags": ["chainzrule", "dreg", "cr"],
-        "metrics": ["accuracy", "f1"],
+        "metrics": [kind for kind, key in METRICS if any(key in found for found in results["metrics"].values())],
         "license": license,
         "base_model": base.get("repo_id"),
         "base_model_revision": base.get("revision"),
@@ -162,16 +165,16 @@ def _metadata(results: dict[str, Any], config: dict[str, Any], name: str, licens
                 metric_value=measured[key],
             )
             for split, measured in results["metrics"].items()
-            for kind, key in (("accuracy", "accuracy"), ("f1", "macro_f1"))
+            for kind, key in METRICS
             if key in measured
         ]
-    return ModelCardData(**{key: value for key, value in values.items() if value is not None})
+    return ModelCardData(**{key: value for key, value in values.items() if value})
 
 
 def _entries(results: dict[str, Any]) -> list[EvalResultEntry]:
     """Accuracy on the test split, where the data are a data set of the Hub."""
     data, measured = results["data"], results["metrics"].get("test")
-    if not HUB_ID.fullmatch(data["source"]) or measured is None:
+    if not HUB_ID.fullmatch(data["source"]) or measured is None or "accuracy" not in measured:
         return []
     low, high = measured["accuracy_interval"]
     notes = f"accuracy on the test split, 95 % interval {low:.4f} to {high:.4f}, seed {results['training']['seed']}"
@@ -253,9 +256,10 @@ def _comparison(study: dict[str, Any]) -> str:
 
 
 def _limits(results: dict[str, Any]) -> list[str]:
-    labels = ", ".join(map(escape, results["data"]["labels"]))
+    labels = ", ".join(map(escape, results["data"]["labels"] or []))
+    classes = f"It knows these classes only: {labels}. Any text gets one of them, whatever it is about."
     return [
-        f"It knows these classes only: {labels}. Any text gets one of them, whatever it is about.",
+        classes if labels else "Any text gets a number, whatever it is about.",
         "It was measured on the data above; other domains, languages and lengths were not measured here.",
         "It repeats the biases of its training data and of its encoder. Do not decide about people with it.",
     ]

@@ -126,6 +126,15 @@ def test_sections_without_content_are_left_out() -> None:
     assert ModelCard(text).data.datasets is None
 
 
+def test_a_regression_model_has_no_classes() -> None:
+    measured = {"mean_squared_error": 0.25, "r_squared": None, "rows": 10}
+    results = {**RESULTS, "data": {**RESULTS["data"], "labels": None}, "metrics": {"test": measured}}
+    card = ModelCard(str(render_card(results, {}, "me/x")))
+    assert card.data.metrics == ["mse"]
+    assert "A regression model" in card.text
+    assert "| mean squared error | 0.2500 |" in card.text
+
+
 def test_the_demo_says_that_it_is_synthetic() -> None:
     demo = {**RESULTS, "data": {**RESULTS["data"], "source": "embedded", "synthetic": True}}
     assert "synthetic" in str(render_card(demo, {}, "demo"))
