@@ -318,7 +318,7 @@ def _subset(split: str, rows: datasets.Dataset, config: DataConfig) -> datasets.
             raise DataError(f"{size} rows of train are left for {classes} classes: raise data.train_fraction")
     else:
         size = config.max_eval_samples or len(rows)
-    order = [] if size >= len(rows) else stratified_order(np.asarray(rows["label"][:]), config.seed)[:size]
+    order: Any = [] if size >= len(rows) else stratified_order(np.asarray(rows["label"][:]), config.seed)[:size]
     return rows.select(np.sort(order)) if len(order) else rows
 
 
