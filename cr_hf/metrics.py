@@ -237,6 +237,22 @@ def compute_multi_label_metrics(logits: ArrayLike, targets: ArrayLike) -> dict[s
     }
 
 
+def best_model_metrics(objective: str, problem_type: str) -> dict[str, bool]:
+    """Metrics by which the best checkpoint can be chosen, and whether more of each is better.
+
+    Args:
+        objective: of the model.
+        problem_type: of the model.
+    """
+    if problem_type == "regression":
+        return {"loss": False, "mean_squared_error": False, "mean_absolute_error": False, "r_squared": True}
+    if problem_type == "multi_label_classification":
+        return {"loss": False, "accuracy": True, "micro_f1": True, "macro_f1": True}
+    names = {"loss": False, "accuracy": True, "macro_f1": True}
+    names |= {"expected_calibration_error": False, "negative_log_likelihood": False}
+    return names | ({"mean_absolute_error": False, "quadratic_weighted_kappa": True} if objective == "ordinal" else {})
+
+
 def compute_metrics_fn(
     objective: str, problem_type: str = "single_label_classification"
 ) -> Callable[[EvalPrediction], dict[str, float]]:

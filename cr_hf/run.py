@@ -29,9 +29,9 @@ from . import __version__, register_auto_classes
 from .checkpoints import last_complete_checkpoint
 from .configuration_cr import CRConfig, refuse_unknown_fields
 from .dreg import check_schedule
-from .errors import CheckpointError, RecipeError
+from .errors import CheckpointError, RecipeError, nearest
 from .features import FeatureDataset, collate_features, encode_texts
-from .metrics import compute_metrics_fn
+from .metrics import best_model_metrics, compute_metrics_fn
 from .modeling_cr import CRForFeatureClassification, CRForSequenceClassification
 from .recipe import OFFLINE_BACKBONE, STATIC_BACKBONE, Recipe, load_recipe
 from .results import PROBE_TEXTS, describe_data, describe_environment, describe_model, label_names, measure, write_json
@@ -229,13 +229,22 @@ def training_arguments(recipe: Recipe, run_dir: Path) -> CRTrainingArguments:
     Raises:
         RecipeError: naming the field that is not allowed.
     """
-    has_accuracy = recipe.problem_type == "single_label_classification"
+    is_single = recipe.problem_type == "single_label_classification"
     values: dict[str, Any] = {
         **TRAINING_DEFAULTS,
-        "metric_for_best_model": "accuracy" if has_accuracy else "loss",
+        "metric_for_best_model": "accuracy" if is_single else "loss",
         "dataloader_pin_memory": torch.cuda.is_available(),
         **recipe.training,
     }
+    if values["metric_for_best_model"] is not None:
+        metric = str(values["metric_for_best_model"]).removeprefix("eval_")
+        known = best_model_metrics(str(recipe.model.get("objective")), recipe.problem_type)
+        if metric not in known:
+            raise RecipeError(
+                f"metric_for_best_model={metric!r}{nearest(metric, known)}: use one of {', '.join(known)}"
+            )
+        # `Trainer` would take every name that does not end in "loss" for one to raise.
+        values.setdefault("greater_is_better", known[metric])
     try:
         return CRTrainingArguments(output_dir=str(run_dir / CHECKPOINTS), **values)
     except (ValueError, TypeError) as error:

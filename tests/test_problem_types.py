@@ -12,16 +12,21 @@ import torch
 from process_jobs import arguments
 from sklearn.metrics import f1_score, mean_absolute_error, mean_squared_error, r2_score
 from torch.nn import functional as F
-from transformers import AutoTokenizer, DataCollatorWithPadding, pipeline
+from transformers import AutoTokenizer, DataCollatorWithPadding, EvalPrediction, pipeline
 from typer.testing import CliRunner
 
 from cr_hf import CRForSequenceClassification, CRTrainer
 from cr_hf.cli import app
 from cr_hf.data import DataConfig
-from cr_hf.errors import CRError
-from cr_hf.metrics import compute_multi_label_metrics, compute_regression_metrics
+from cr_hf.errors import CRError, RecipeError
+from cr_hf.metrics import (
+    best_model_metrics,
+    compute_metrics_fn,
+    compute_multi_label_metrics,
+    compute_regression_metrics,
+)
 from cr_hf.recipe import load_recipe
-from cr_hf.run import evaluate_run, load_run, train_recipe
+from cr_hf.run import evaluate_run, load_run, train_recipe, training_arguments
 from cr_hf.targets import load_rows
 
 TinyBackbone = Callable[..., Path]
@@ -204,3 +209,34 @@ def test_words_in_a_stated_order_are_fine(tiny_backbone: TinyBackbone, tmp_path:
     common = [f"backbone={tiny_backbone('bert')}", f"output_dir={tmp_path / 'run'}", f"data.dir={tmp_path}"]
     order = ["objective=ordinal", "data.label_names=[low, middle, high]", "use_cpu=true", "num_train_epochs=1"]
     assert (train_recipe(load_recipe(RECIPE, [*common, *order])) / "results.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "greater"),
+    [
+        (["metric_for_best_model=negative_log_likelihood"], False),
+        (["metric_for_best_model=macro_f1"], True),
+        (["objective=ordinal", "metric_for_best_model=mean_absolute_error"], False),
+        (["objective=ordinal", "metric_for_best_model=quadratic_weighted_kappa"], True),
+        (["problem_type=regression", "metric_for_best_model=r_squared"], True),
+        (["problem_type=multi_label_classification"], False),
+    ],
+)
+def test_the_best_checkpoint_is_the_best(overrides: list[str], greater: bool, tmp_path: Path) -> None:
+    found = training_arguments(load_recipe(RECIPE, ["backbone=offline", *overrides]), tmp_path)
+    assert found.greater_is_better == greater
+
+
+@pytest.mark.parametrize("problem", ["regression", "multi_label_classification", "single_label_classification"])
+@pytest.mark.parametrize("objective", ["cross_entropy", "ordinal"])
+def test_every_metric_to_choose_by_is_computed(problem: str, objective: str) -> None:
+    logits, labels = np.random.default_rng(0).normal(size=(6, 3)), np.array([0, 1, 2, 0, 1, 2])
+    targets = labels if problem.startswith("single") else np.eye(3)[labels]
+    found = compute_metrics_fn(objective, problem)(EvalPrediction(predictions=logits, label_ids=targets))
+    assert set(best_model_metrics(objective, problem)) == {"loss", *found}
+
+
+def test_an_unknown_metric_is_one_line(tmp_path: Path) -> None:
+    recipe = load_recipe(RECIPE, ["backbone=offline", "metric_for_best_model=macro_f"])
+    with pytest.raises(RecipeError, match=r"metric_for_best_model='macro_f' .did you mean 'macro_f1'"):
+        training_arguments(recipe, tmp_path)

@@ -30,7 +30,7 @@ def launch(*command: str, processes: int = 2) -> None:
         capture_output=True,
         text=True,
         env=environment,
-        timeout=120,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
@@ -138,7 +138,7 @@ def test_the_command_line_and_accelerate_launch_are_the_same_run(
         ("launch", [*launcher, "-m", "cr_hf.cli", *train]),
     ):
         command = [sys.executable, *command, f"output_dir={tmp_path / folder}"]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.count("Saved in") == 1
     train_recipe(load_recipe(recipe, [*values, "per_device_train_batch_size=16", f"output_dir={tmp_path / 'single'}"]))
