@@ -31,13 +31,16 @@ quality: setup ## Check style, format and types
 
 # Where the data sets are; without it, take `data.dir=...` away and they come from the Hub.
 DATA ?= ../shared/data
+# Where the cards of the publishable folders say that the model is.
+NAMESPACE ?= your-name
 runs/sst5_frozen/results.json: | setup
 	$(BIN)/cr-hf train recipes/sst5_frozen.yaml data.dir=$(DATA)/sst5 backbone=offline output_dir=$(@D) --overwrite
+	cp benchmarks/results/sst5_study.json $(@D)/study.json
 runs/yelp_minilm/results.json: | setup
 	$(BIN)/cr-hf train recipes/yelp_minilm.yaml data.dir=$(DATA)/yelp5 backbone=offline output_dir=$(@D) --overwrite
 
 published/%: runs/%/results.json
-	$(BIN)/cr-hf publish runs/$* chainzrule/$* --dry-run --head-only --license apache-2.0 --folder runs/published/$*
+	$(BIN)/cr-hf publish runs/$* $(NAMESPACE)/$* --dry-run --head-only --license apache-2.0 --folder runs/published/$*
 	$(BIN)/python model_cards/collect.py runs/published/$*
 
 model-cards: published/sst5_frozen published/yelp_minilm ## Train, write publishable folders to runs/published, render the cards

@@ -24,14 +24,15 @@ AUTO_MAP = {
     "AutoConfig": "configuration_cr.CRConfig",
     "AutoModelForSequenceClassification": "modeling_cr.CRForSequenceClassification",
 }
-COPIED = ("results.json", "probe.json")
+COPIED = ("results.json", "probe.json", "study.json")
 TOKENIZER_FILES = re.compile(
     r"(tokenizer(_config)?|special_tokens_map|added_tokens|vocab)\.json|vocab\.txt|merges\.txt|.*\.model"
     r"|chat_template\.jinja"
 )
 ALLOWED = re.compile(
     r"config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|README\.md|recipe\.yaml|LICENSE"
-    r"|results\.json|probe\.json|\w+\.py|\.eval_results/[\w.-]+\.yaml|\.gitattributes|" + TOKENIZER_FILES.pattern
+    r"|results\.json|probe\.json|study\.json|\w+\.py|\.eval_results/[\w.-]+\.yaml|\.gitattributes|"
+    + TOKENIZER_FILES.pattern
 )
 FORBIDDEN = (
     (re.compile(r"training_args\.bin"), "holds training arguments as a pickle"),
@@ -106,7 +107,7 @@ def export_run(
     except (ValueError, OSError) as error:
         raise PublishError(f"{run_dir}: {str(error).splitlines()[0]}") from error
     AutoTokenizer.from_pretrained(run_dir).save_pretrained(folder)
-    for file in COPIED:
+    for file in (file for file in COPIED if (run_dir / file).is_file()):
         shutil.copyfile(run_dir / file, folder / file)
     if (run_dir / "recipe.yaml").is_file():
         values = _without_folders(yaml.safe_load((run_dir / "recipe.yaml").read_text(encoding="utf-8")))

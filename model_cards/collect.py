@@ -18,12 +18,12 @@ LICENSE = "apache-2.0"
 
 
 def render(card: Path) -> None:
-    """Write the card of a folder that holds `results.json`, `config.json` and `about.json`."""
+    """Write the card of a folder that holds what `collect` put there."""
     about = json.loads((card / "about.json").read_text(encoding="utf-8"))
-    write_card(card, name=about["repo_id"], license=LICENSE)
+    write_card(card, name=about["folder"], license=LICENSE)
 
 
-def collect(exported: Path, repo_id: str) -> Path:
+def collect(exported: Path) -> Path:
     """Take over what an exported repository says of itself.
 
     Returns:
@@ -31,17 +31,18 @@ def collect(exported: Path, repo_id: str) -> Path:
     """
     card = HERE / exported.name
     card.mkdir(exist_ok=True)
-    for name in ("results.json", "config.json"):
-        shutil.copyfile(exported / name, card / name)
+    for name in ("results.json", "config.json", "study.json"):
+        if (exported / name).is_file():
+            shutil.copyfile(exported / name, card / name)
     files = {
         name: {"bytes": (exported / name).stat().st_size, "sha256": digest}
         for name, digest in folder_digests(exported).items()
     }
-    write_json(card / "about.json", {"repo_id": repo_id, "files": files})
+    write_json(card / "about.json", {"folder": exported.as_posix(), "files": files})
     render(card)
     return card
 
 
 if __name__ == "__main__":
     for argument in sys.argv[1:]:
-        print(collect(Path(argument), f"chainzrule/{Path(argument).name}"))
+        print(collect(Path(argument)))

@@ -209,9 +209,9 @@ def test_no_path_of_this_machine_travels(run_dir: Path) -> None:
 def test_committed_cards_are_those_of_their_results(card: Path, tmp_path: Path) -> None:
     folder = card.parent
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    for name in ("results.json", "config.json"):
-        (tmp_path / name).write_bytes((folder / name).read_bytes())
-    write_card(tmp_path, name=about["repo_id"], license="apache-2.0")
+    for path in folder.glob("*.json"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    write_card(tmp_path, name=about["folder"], license="apache-2.0")
     for name in ("README.md", EVAL_RESULTS):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
     assert len(ModelCard((folder / "README.md").read_text(encoding="utf-8")).text.strip().splitlines()) < 80
