@@ -18,6 +18,9 @@ _EXPORTS = {
     "CRClassifierOutput": "modeling_cr",
     "CRForFeatureClassification": "modeling_cr",
     "CRForSequenceClassification": "modeling_cr",
+    "add_lora": "lora",
+    "lora_config": "lora",
+    "merge_lora": "lora",
     "StaticEmbeddingConfig": "static_embeddings",
     "StaticEmbeddingModel": "static_embeddings",
     "CRTrainer": "trainer",
@@ -28,6 +31,9 @@ __all__ = ["__version__", "register_auto_classes", *_EXPORTS]
 if TYPE_CHECKING:
     from .configuration_cr import CRConfig as CRConfig
     from .layers import CRLayer as CRLayer
+    from .lora import add_lora as add_lora
+    from .lora import lora_config as lora_config
+    from .lora import merge_lora as merge_lora
     from .modeling_cr import CRClassifierOutput as CRClassifierOutput
     from .modeling_cr import CRForFeatureClassification as CRForFeatureClassification
     from .modeling_cr import CRForSequenceClassification as CRForSequenceClassification

@@ -37,6 +37,13 @@ def test_the_tokenizer_knows_the_frequent_words_of_the_training_texts(tmp_path: 
     assert len(build_tokenizer(TEXTS, vocabulary_size=4, min_count=1)) == 4
 
 
+def test_the_vocabulary_is_the_same_every_time() -> None:
+    """Every process of a run, and a resumed one, builds its own."""
+    texts = [f"word{row % 97} word{row % 89}" for row in range(300)]
+    found = [build_tokenizer(texts, vocabulary_size=120, min_count=1).get_vocab() for _ in range(3)]
+    assert found[0] == found[1] == found[2]
+
+
 def test_no_frequent_word_is_an_error() -> None:
     with pytest.raises(ValueError, match="no word stands 9 times"):
         build_tokenizer(TEXTS, min_count=9)
