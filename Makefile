@@ -41,7 +41,7 @@ runs/yelp_minilm/results.json: | setup
 
 published/%: runs/%/results.json
 	$(BIN)/cr-hf publish runs/$* $(NAMESPACE)/$* --dry-run --head-only --license apache-2.0 --folder runs/published/$*
-	$(BIN)/python model_cards/collect.py runs/published/$*
+	$(BIN)/python benchmarks/model_cards.py runs/published/$*
 
 model-cards: published/sst5_frozen published/yelp_minilm ## Train, write publishable folders to runs/published, render the cards
 

@@ -1,4 +1,4 @@
-"""From a folder that `cr-hf publish --dry-run` wrote to its committed card: `python model_cards/collect.py FOLDER`.
+"""From a folder that `cr-hf publish --dry-run` wrote to its committed card: `python benchmarks/model_cards.py FOLDER`.
 
 Copies the run's figures, notes size and SHA-256 of every file that would be published, and renders the card from the
 copies, so that the card in git can be made again from what is in git.
@@ -13,7 +13,7 @@ from cr_hf.export import folder_digests
 from cr_hf.model_card import write_card
 from cr_hf.results import write_json
 
-HERE = Path(__file__).parent
+CARDS = Path(__file__).resolve().parents[1] / "model_cards"
 LICENSE = "apache-2.0"
 
 
@@ -29,7 +29,7 @@ def collect(exported: Path) -> Path:
     Returns:
         The folder of its card.
     """
-    card = HERE / exported.name
+    card = CARDS / exported.name
     card.mkdir(exist_ok=True)
     for name in ("results.json", "config.json", "study.json"):
         if (exported / name).is_file():
