@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -232,6 +232,22 @@ def _progress(description: str, texts: int, done: int = 0) -> Any:
 
 
 # ---- for the trainer ----
+
+
+def encode_splits(
+    model: CRForSequenceClassification, tokenizer: PreTrainedTokenizerBase, dataset: Mapping[str, Any]
+) -> dict[str, tuple[Features, NDArray[Any]]]:
+    """Features and labels of every split of a data set with columns `text`, perhaps `text_pair`, and `label`.
+
+    Returns:
+        By split: features, shape (rows, in_features), as `encode_texts` returns them, and labels, shape (rows, ...).
+    """
+    splits = {}
+    for name, rows in dataset.items():
+        pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
+        features = encode_texts(model, tokenizer, rows["text"], text_pairs=pairs, description=name)
+        splits[name] = (features, np.asarray(rows["label"]))
+    return splits
 
 
 class FeatureDataset(Dataset[dict[str, Tensor]]):

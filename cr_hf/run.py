@@ -30,7 +30,7 @@ from .checkpoints import last_complete_checkpoint
 from .configuration_cr import CRConfig, refuse_unknown_fields
 from .dreg import check_schedule
 from .errors import CheckpointError, RecipeError, nearest
-from .features import FeatureDataset, collate_features, encode_texts
+from .features import FeatureDataset, collate_features, encode_splits
 from .metrics import best_model_metrics, compute_metrics_fn
 from .modeling_cr import CRForFeatureClassification, CRForSequenceClassification
 from .recipe import OFFLINE_BACKBONE, STATIC_BACKBONE, Recipe, load_recipe
@@ -317,11 +317,8 @@ def _frozen_trainer(
     dataset: datasets.DatasetDict,
 ) -> tuple[CRTrainer, dict[str, Any]]:
     """Encode every split once and train the head on the features."""
-    splits = {}
-    for name, rows in dataset.items():
-        pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
-        features = encode_texts(model, tokenizer, rows["text"], text_pairs=pairs, description=name)
-        splits[name] = FeatureDataset(features, np.asarray(rows["label"]))
+    encoded = encode_splits(model, tokenizer, dataset)
+    splits = {name: FeatureDataset(features, labels) for name, (features, labels) in encoded.items()}
     values = {**model.config.to_dict(), "backbone_config": None}
     set_seed(recipe.seed)
     head = CRForFeatureClassification(CRConfig(**values))

@@ -21,7 +21,7 @@ from transformers.utils import logging
 from .configuration_cr import CRConfig
 from .data import load_data, stratified_order
 from .errors import RecipeError, nearest
-from .features import encode_texts
+from .features import encode_splits
 from .recipe import Recipe
 from .results import describe_data, describe_machine, write_json
 from .run import build_model
@@ -96,10 +96,7 @@ def run_study(
         raise RecipeError("a study needs a test split: give data.test_file")
     recipe = dataclasses.replace(recipe, model={**recipe.model, "freeze_backbone": True})
     model, tokenizer = build_model(recipe, dataset)
-    data = StudyData(**{
-        name: (encode_texts(model, tokenizer, rows["text"], description=name), np.asarray(rows["label"]))
-        for name, rows in dataset.items()
-    })  # fmt: skip
+    data = StudyData(**encode_splits(model, tokenizer, dataset))
     base = {**model.config.to_dict(), "backbone_config": None}
     study: dict[str, Any] = {
         "data": describe_data(recipe.data, dataset),
@@ -133,11 +130,13 @@ def _run_cell(
     size = round(fraction * len(labels))
     arguments = schedule_of(recipe, size, fraction)
     subsets = [np.sort(stratified_order(labels, seed)[:size]) for seed in range(seeds)]
-    rate = recipe.training.get("learning_rate", 3e-4)
+    shared = {
+        "dreg_lambda": 0.0,
+        "learning_rate": recipe.training.get("learning_rate", 3e-4),
+        "weight_decay": recipe.training.get("weight_decay", 0.0),
+    }
     specs = [
-        HeadSpec(
-            **{"seed": seed, "learning_rate": rate, "dreg_lambda": 0.0, "train_indices": subsets[seed], **setting}
-        )
+        HeadSpec(**{**shared, "seed": seed, "train_indices": subsets[seed], **setting})
         for setting, seed in product(head.settings, range(seeds))
     ]
     config = CRConfig(**{**base, **head.fields})

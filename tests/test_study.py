@@ -1,0 +1,93 @@
+"""Studies: the same numbers twice, honest intervals, and refusals."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from cr_hf.errors import RecipeError
+from cr_hf.recipe import load_recipe
+from cr_hf.study import COMPARISONS, HEADS, compare, run_study, schedule_of, study_tables, write_study
+
+DEMO = Path(__file__).resolve().parents[1] / "recipes" / "demo.yaml"
+TINY = ["data.max_train_samples=80", "data.max_eval_samples=40", "num_train_epochs=1", "hidden_sizes=[8]"]
+
+
+@pytest.fixture(scope="module")
+def study(tiny_backbone: Callable[..., Path]) -> Callable[[], dict[str, Any]]:
+    recipe = load_recipe(DEMO, [f"backbone={tiny_backbone('bert')}", *TINY])
+    return lambda: run_study(recipe, ["linear", "cr", "cr+dreg"], [0.25, 1.0], seeds=2)
+
+
+def test_a_study_twice_gives_the_same_numbers(study: Callable[[], dict[str, Any]], tmp_path: Path) -> None:
+    first, second = study(), study()
+    assert first == second
+    write_study(first, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "study.json").read_text(encoding="utf-8")) == first
+    cells = first["fractions"]["0.25"]["heads"]
+    assert {cell["rows"] for cell in cells.values()} == {20}
+    assert all(len(cell["test_accuracies"]) == 2 for cell in cells.values())
+    for cell in cells.values():
+        dev = [tried["dev_accuracy"] for tried in cell["tried"]]
+        assert dev[cell["chosen"]] == max(dev)
+        assert np.mean(cell["dev_accuracies"]) == pytest.approx(max(dev))
+    table = study_tables(first)
+    assert "| cr+dreg minus cr |" in table
+    assert "differences are positive" in table
+
+
+def test_every_head_tries_as_many_settings() -> None:
+    assert {len(head.settings) for head in HEADS.values()} == {4}
+    assert len(COMPARISONS) <= 5
+    assert all(name in HEADS for pair in COMPARISONS for name in pair)
+
+
+class TestCompare:
+    def test_difference_is_exact_and_the_interval_is_that_of_scipy_with_one_factor(self) -> None:
+        """With identical seeds only the rows vary: scipy's percentile bootstrap knows that case."""
+        generator = np.random.default_rng(3)
+        row_a, row_b = (generator.random(400) < share for share in (0.6, 0.5))
+        first, second = (np.tile(row.astype(float), (5, 1)) for row in (row_a, row_b))
+        found = compare(first, second)
+        assert found["difference"] == pytest.approx(row_a.mean() - row_b.mean())
+        assert found["seeds_won"] == 5
+        expected = scipy.stats.bootstrap(
+            (row_a.astype(float) - row_b,), np.mean, n_resamples=10_000, method="percentile", rng=generator
+        ).confidence_interval
+        assert found["interval"] == pytest.approx([expected.low, expected.high], abs=0.006)
+
+    def test_seeds_widen_the_interval(self) -> None:
+        generator = np.random.default_rng(4)
+        rows = (generator.random((6, 300)) < 0.5).astype(float)
+        shifted = np.clip(rows + np.repeat([[0.0], [1.0]], 3, axis=0), 0, 1)
+        low, high = compare(shifted, rows)["interval"]
+        one_low, one_high = compare(np.tile(shifted.mean(0), (6, 1)), np.tile(rows.mean(0), (6, 1)))["interval"]
+        assert high - low > 2 * (one_high - one_low)
+
+    def test_no_difference(self) -> None:
+        same = np.ones((3, 10))
+        assert compare(same, same) == {"difference": 0.0, "interval": [0.0, 0.0], "seeds_won": 0}
+
+
+def test_schedule_of_a_fraction() -> None:
+    recipe = load_recipe(DEMO, ["num_train_epochs=6", "per_device_train_batch_size=128"])
+    whole, part = schedule_of(recipe, 8544, 1.0), schedule_of(recipe, 427, 0.05)
+    assert (whole.num_train_epochs, whole.batch_size) == (6, 128)
+    assert (part.num_train_epochs, part.batch_size) == (20, 32)
+
+
+@pytest.mark.parametrize(
+    ("heads", "fractions", "seeds", "message"),
+    [
+        (["cr+dregg"], [1.0], 2, r"'cr\+dregg' is unknown \(did you mean 'cr\+dreg'\?\)"),
+        (["cr"], [0.0], 2, "--fractions above 0"),
+        (["cr"], [1.0], 1, "two or more --seeds"),
+    ],
+)
+def test_refusals(heads: list[str], fractions: list[float], seeds: int, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        run_study(load_recipe(DEMO), heads, fractions, seeds)
