@@ -43,7 +43,24 @@ def sst5_seeds() -> str:
     )
 
 
-TABLES: dict[str, Callable[[], str]] = {"sst5_study": sst5_study, "sst5_seeds": sst5_seeds}
+def speed() -> str:
+    """Every row of the benchmarks, ours over the peer."""
+    lines = ["| work | ratio | quartiles | aim |", "|---|---|---|---|"]
+    machines = set()
+    for name in ("head_step", "model_step", "sweep", "encoding", "ten_seeds"):
+        if not (RESULTS / f"{name}.json").exists():
+            continue
+        found = read(name)
+        machines.add(f"{found['environment']['device']}, {found['environment']['threads']} thread(s)")
+        for row in found["rows"]:
+            low, high = row["quartiles"]
+            met = "" if row["target"] is None else ("met" if row["ratio"] <= row["target"] else "missed")
+            goal = "shown" if row["target"] is None else f"<= {row['target']:g}, {met}"
+            lines.append(f"| {row['name']} | {row['ratio']:.3g} | {low:.3g} to {high:.3g} | {goal} |")
+    return "\n".join([*lines, "", f"Measured on: {'; '.join(sorted(machines))}."])
+
+
+TABLES: dict[str, Callable[[], str]] = {"sst5_study": sst5_study, "sst5_seeds": sst5_seeds, "speed": speed}
 
 
 def render(text: str) -> str:
