@@ -10,7 +10,11 @@ from torch import nn
 
 
 def split_by_rate(
-    groups: list[dict[str, Any]], model: nn.Module, head_learning_rate: float | None, layer_decay: float | None
+    groups: list[dict[str, Any]],
+    model: nn.Module,
+    head_learning_rate: float | None,
+    threshold_learning_rate: float | None,
+    layer_decay: float | None,
 ) -> list[dict[str, Any]]:
     """The groups of an optimizer, divided so that each has one learning rate.
 
@@ -18,6 +22,7 @@ def split_by_rate(
         groups: `param_groups` of the optimizer, before its first step.
         model: whose parameters they are; the head is called `classifier`, the backbone `backbone`.
         head_learning_rate: of the head; `None` leaves it the groups' own.
+        threshold_learning_rate: of the thresholds of an ordinal head; `None` leaves it the head's.
         layer_decay: as `layer_factors` takes it.
     """
     names = [name for name, _ in model.named_parameters()]
@@ -31,6 +36,8 @@ def split_by_rate(
             rate = group["lr"] * factors[name]
             if head_learning_rate is not None and "classifier" in name.split("."):
                 rate = head_learning_rate
+            if threshold_learning_rate is not None and "thresholds" in name.split("."):
+                rate = threshold_learning_rate
             by_rate.setdefault(rate, []).append(parameter)
         divided += [{**group, "params": parameters, "lr": rate} for rate, parameters in by_rate.items()]
     return divided
@@ -51,7 +58,7 @@ def layer_factors(names: Sequence[str], layer_decay: float | None) -> list[float
     layers = 1 + max((int(match[1]) for match in found if match), default=-1)
     factors = []
     for name, match in zip(names, found, strict=True):
-        is_embedding = match is None and "backbone." in name and "embed" in name.lower()
+        is_embedding = match is None and re.search(r"backbone\..*(embed|shared)", name) is not None
         depth = int(match[1]) + 1 if match else 0 if is_embedding else layers
         factors.append(1.0 if layer_decay is None else layer_decay ** (layers - depth))
     return factors

@@ -194,10 +194,10 @@ class CRTrainer(HubTrainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer of `Trainer`, with `head_learning_rate` for the head and `layer_decay` over the backbone."""
         optimizer = super().create_optimizer(model)
-        if self.args.head_learning_rate is None and self.args.layer_decay is None:
+        args, chosen = self.args, self.model if model is None else model
+        rates = (args.head_learning_rate, args.threshold_learning_rate, args.layer_decay)
+        if chosen is None or rates == (None, None, None):
             return optimizer
-        chosen: Any = self.model if model is None else model
-        rates = (self.args.head_learning_rate, self.args.layer_decay)
         optimizer.param_groups = split_by_rate(optimizer.param_groups, chosen, *rates)
         return optimizer
 

@@ -25,6 +25,8 @@ class CRTrainingArguments(TrainingArguments):
         dreg_schedule: `"constant"` (default), `"linear"`, `"cosine"` or `"exponential"`.
         dreg_warmup_steps: linear rise from 0; below 1 a fraction of all steps. 0.0 by default.
         head_learning_rate: learning rate of the head; `None` (default) means `learning_rate`.
+        threshold_learning_rate: learning rate of the thresholds of an ordinal objective, which have further to go than
+            weights; `None` (default) means that of the head.
         layer_decay: factor of the learning rate from one layer of the backbone to the one below it, above 0 and at
             most 1; `None` (default) means 1.
         class_weights: `"balanced"`, or one factor per class; scaled by the trainer to mean 1 over the training rows.
@@ -39,6 +41,7 @@ class CRTrainingArguments(TrainingArguments):
     dreg_schedule: str = field(default="constant", metadata={"help": f"One of {', '.join(DREG_SCHEDULES)}."})
     dreg_warmup_steps: float = field(default=0.0, metadata={"help": "Linear rise from 0; below 1: a fraction."})
     head_learning_rate: float | None = field(default=None, metadata={"help": "None: learning_rate."})
+    threshold_learning_rate: float | None = field(default=None, metadata={"help": "None: that of the head."})
     layer_decay: float | None = field(default=None, metadata={"help": "Learning rate factor per backbone layer."})
     class_weights: list[float] | str | None = field(default=None, metadata={"help": "'balanced' or a list."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Off: a NaN stops the run."})
@@ -49,8 +52,10 @@ class CRTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.dreg_lambda is not None:
             check_schedule(self.dreg_schedule, self.dreg_lambda, self.dreg_lambda_end, self.dreg_warmup_steps)
-        if self.head_learning_rate is not None and not self.head_learning_rate >= 0:
-            raise ValueError(f"head_learning_rate={self.head_learning_rate} is not allowed: use a number, 0 or above")
+        for name in ("head_learning_rate", "threshold_learning_rate"):
+            rate = getattr(self, name)
+            if rate is not None and not rate >= 0:
+                raise ValueError(f"{name}={rate} is not allowed: use a number, 0 or above")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay={self.layer_decay} is not allowed: use a number above 0, at most 1")
         if isinstance(self.class_weights, str) and self.class_weights != "balanced":
