@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import TinyBackbone
 from hub_faults import Client, all_faults, contents, make_folder, summarize, try_all
-from hub_server import File, HubServer
+from hub_server import File, HubServer, Repository
 from transformers import AutoTokenizer
 
 from cr_hf import CRForSequenceClassification
@@ -367,3 +367,52 @@ AutoTokenizer.from_pretrained(sys.argv[1])
     command = [sys.executable, "-c", script, str(run_dir)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_a_backbone_on_the_hub_is_fetched_at_its_commit_and_checked(
+    tiny_backbone: TinyBackbone, server: HubServer, tmp_path: Path
+) -> None:
+    script = """
+import sys
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from cr_hf import CRForSequenceClassification
+folder = sys.argv[1]
+if len(sys.argv) > 2:
+    tokenizer = AutoTokenizer.from_pretrained("me/encoder")
+    model = CRForSequenceClassification.from_backbone(
+        "me/encoder", hidden_sizes=[8], freeze_backbone=True, feature_norm="layer_norm"
+    )
+    model.save_pretrained(folder, head_only=True)
+    tokenizer.save_pretrained(folder)
+model = AutoModelForSequenceClassification.from_pretrained(folder)
+print("logits", model.predict_texts(["a witty film"], AutoTokenizer.from_pretrained(folder)).tolist())
+"""
+
+    def run(*arguments: str, home: str) -> Any:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        environment |= {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / home), "HF_HUB_DISABLE_XET": "1"}
+        environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DISABLE_SAFETENSORS_CONVERSION": "1"}
+        command = [sys.executable, "-c", script, str(tmp_path / "head"), *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    files = {name: File(data, name.endswith(".safetensors")) for name, data in contents(tiny_backbone("bert")).items()}
+    server.blobs.update({file.sha256: file.content for file in files.values()})
+    server.repositories["me/encoder"] = Repository()
+    commit = server.repositories["me/encoder"].add("first", files)
+    first = run("make", home="maker")
+    assert first.returncode == 0, first.stderr[-2000:]
+    source = json.loads((tmp_path / "head" / "config.json").read_text(encoding="utf-8"))["backbone_source"]
+    assert source["repo_id"] == "me/encoder"
+    assert source["revision"] == commit.oid
+    server.repositories["me/encoder"].add("retrained", {**files, "model.safetensors": File(b"other", True)})
+    assert run(home="stranger").stdout == first.stdout
+    changed = bytearray(files["model.safetensors"].content)
+    changed[-1] ^= 1
+    commit.files["model.safetensors"] = File(bytes(changed), True)
+    server.blobs[commit.files["model.safetensors"].sha256] = bytes(changed)
+    assert "has changed: model.safetensors is not the file" in run(home="other stranger").stderr
+    del server.repositories["me/encoder"]
+    gone = run(home="last stranger")
+    assert gone.returncode != 0
+    assert f"the backbone me/encoder at {commit.oid} cannot be fetched" in gone.stderr
