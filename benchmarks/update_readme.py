@@ -60,7 +60,40 @@ def speed() -> str:
     return "\n".join([*lines, "", f"Measured on: {'; '.join(sorted(machines))}."])
 
 
-TABLES: dict[str, Callable[[], str]] = {"sst5_study": sst5_study, "sst5_seeds": sst5_seeds, "speed": speed}
+def hub_faults() -> str:
+    """Faults of a publish: tried, and what came of them."""
+    found = read("hub_faults")
+    lines = [
+        "| fault | routes tried | published nevertheless | one clear error, complete after a rerun |",
+        "|---|---|---|---|",
+    ]
+    for name, counts in found["kinds"].items():
+        row = (name, counts["tried"], counts["published"], counts["clear_error_and_rerun"])
+        lines.append("| " + " | ".join(map(str, row)) + " |")
+    routes = f"on {len(found['routes'])} routes"
+    return "\n".join([*lines, "", f"{found['survived']} of {found['tried']} faults survived, {routes} of the Hub."])
+
+
+def model_cards() -> str:
+    """The publishable checkpoints: card, size and hash of the weights."""
+    lines = ["| card | repository | weights | SHA-256 of the weights |", "|---|---|---|---|"]
+    for path in sorted((ROOT / "model_cards").glob("*/about.json")):
+        files = json.loads(path.read_text(encoding="utf-8"))["files"]
+        weights = files["model.safetensors"]
+        total = sum(file["bytes"] for file in files.values())
+        link = f"[{path.parent.name}](model_cards/{path.parent.name}/README.md)"
+        sizes = f"{total / 1e6:.1f} MB | {weights['bytes'] / 1e6:.2f} MB"
+        lines.append(f"| {link} | {sizes} | `{weights['sha256']}` |")
+    return "\n".join(lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "sst5_study": sst5_study,
+    "sst5_seeds": sst5_seeds,
+    "speed": speed,
+    "hub_faults": hub_faults,
+    "model_cards": model_cards,
+}
 
 
 def render(text: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub import get_token
 
 from .errors import CheckpointError, PublishError
 from .model_card import write_card
@@ -162,7 +163,7 @@ def check_folder(folder: Path, training_texts: Iterable[str] = ()) -> None:
         if required not in texts:
             raise PublishError(f"{required} is missing in {folder}: export the run again")
     for name, text in texts.items():
-        if TOKEN.search(text) or (os.environ.get("HF_TOKEN") or "\0") in text:
+        if TOKEN.search(text) or (get_token() or "\0") in text:
             raise PublishError(f"{name} holds an access token: remove it from the file and revoke it")
         found = _absolute_path(name, text)
         if found:
