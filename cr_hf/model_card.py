@@ -24,7 +24,7 @@ DATA_LICENCES = {
     "Yelp/yelp_review_full": "Yelp reviews are under the Yelp Dataset Terms of Use: academic, non-commercial use.",
 }
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-SECONDS = (("seconds_preparing", "of preparation"), ("seconds_training", "of training"))
+SECONDS = (("seconds_preparing", "to prepare (kept features are read, not computed)"), ("seconds_training", "of training"))
 # Those that the Hub knows: its name and ours.
 METRICS = (("accuracy", "accuracy"), ("f1", "macro_f1"), ("mse", "mean_squared_error"))
 NOT_METRICS = ("rows", "accuracy_interval")
@@ -141,7 +141,7 @@ def escape(text: str) -> str:
 def _metadata(results: dict[str, Any], config: dict[str, Any], name: str, license: str | None) -> ModelCardData:
     base = config.get("backbone_source") or {}
     source = results["data"]["source"]
-    is_hub_data = bool(HUB_ID.fullmatch(source))
+    is_hub_data = _is_of_the_hub(results)
     values: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-classification",
@@ -150,7 +150,7 @@ def _metadata(results: dict[str, Any], config: dict[str, Any], name: str, licens
         "license": license,
         "base_model": base.get("repo_id"),
         "base_model_revision": base.get("revision"),
-        "datasets": [source] if is_hub_data else None,
+        "datasets": [source] if HUB_ID.fullmatch(source) else None,
     }
     if is_hub_data:
         values["model_name"] = name.split("/")[-1]
@@ -171,10 +171,15 @@ def _metadata(results: dict[str, Any], config: dict[str, Any], name: str, licens
     return ModelCardData(**{key: value for key, value in values.items() if value})
 
 
+def _is_of_the_hub(results: dict[str, Any]) -> bool:
+    """Whether the rows came from the Hub: a local copy may be a sample, and must not stand on a leaderboard."""
+    return bool(HUB_ID.fullmatch(results["data"]["source"])) and not results["data"].get("local_files")
+
+
 def _entries(results: dict[str, Any]) -> list[EvalResultEntry]:
     """Accuracy on the test split, where the data are a data set of the Hub."""
     data, measured = results["data"], results["metrics"].get("test")
-    if not HUB_ID.fullmatch(data["source"]) or measured is None or "accuracy" not in measured:
+    if not _is_of_the_hub(results) or measured is None or "accuracy" not in measured:
         return []
     low, high = measured["accuracy_interval"]
     notes = f"accuracy on the test split, 95 % interval {low:.4f} to {high:.4f}, seed {results['training']['seed']}"
@@ -205,9 +210,10 @@ def _training(results: dict[str, Any]) -> list[str]:
     data, model, run, machine = (results[key] for key in ("data", "model", "training", "environment"))
     rows = ", ".join(f"{count:,} {split}" for split, count in data["rows"].items())
     revision = f" at revision `{data['revision']}`" if data["revision"] else ""
+    copy = " from local files" if data.get("local_files") and HUB_ID.fullmatch(data["source"]) else ""
     times = [f"{run[key]:,} s {what}" for key, what in SECONDS if run.get(key) is not None]
     return [
-        f"data: {escape(data['source'])}{revision}; rows: {rows}",
+        f"data: {escape(data['source'])}{revision}{copy}; rows: {rows}",
         f"DREG lambda {model['dreg_lambda']} at widths {model['hidden_sizes']} (mode `{model['dreg_mode']}`), "
         f"dropout {model['dropout']}",
         f"features: `{model['pooling']}` pooling of hidden states `{model['feature_layers']}`, "

@@ -98,6 +98,7 @@ def describe_data(config: DataConfig, dataset: datasets.DatasetDict) -> dict[str
     return {
         "source": config.name or "local files",
         "revision": config.revision,
+        "local_files": any((config.dir, config.train_file, config.validation_file, config.test_file)),
         "synthetic": config.name == "embedded",
         "labels": names,
         "rows": {name: len(rows) for name, rows in known.items()},

@@ -135,6 +135,17 @@ def test_a_regression_model_has_no_classes() -> None:
     assert "| mean squared error | 0.2500 |" in card.text
 
 
+def test_a_local_copy_of_a_data_set_claims_nothing_on_a_leaderboard(run_dir: Path) -> None:
+    results = {**RESULTS, "data": {**RESULTS["data"], "local_files": True}}
+    (run_dir / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    write_card(run_dir, name="me/x")
+    card = ModelCard((run_dir / "README.md").read_text(encoding="utf-8"))
+    assert card.data.eval_results is None
+    assert card.data.datasets == ["SetFit/sst5"]
+    assert "SetFit/sst5 at revision `abc123` from local files" in card.text
+    assert not (run_dir / EVAL_RESULTS).exists()
+
+
 def test_the_demo_says_that_it_is_synthetic() -> None:
     demo = {**RESULTS, "data": {**RESULTS["data"], "source": "embedded", "synthetic": True}}
     assert "synthetic" in str(render_card(demo, {}, "demo"))
@@ -212,8 +223,8 @@ def test_committed_cards_are_those_of_their_results(card: Path, tmp_path: Path) 
     for path in folder.glob("*.json"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     write_card(tmp_path, name=about["folder"], license="apache-2.0")
-    for name in ("README.md", EVAL_RESULTS):
-        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+    assert (tmp_path / "README.md").read_bytes() == (folder / "README.md").read_bytes()
+    assert (tmp_path / EVAL_RESULTS).exists() == (folder / EVAL_RESULTS).exists()
     assert len(ModelCard((folder / "README.md").read_text(encoding="utf-8")).text.strip().splitlines()) < 80
 
 
