@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/run_regimes.py REGIME [SEEDS] [DATA_DIR]
 Regimes: sst5_finetune, sst5_lora, yelp_static, yelp_static_pool, yelp_minilm. A run that is done is not done again:
-its numbers stand in benchmarks/results/REGIME.json, its hits on test beside the run in runs/benchmarks/REGIME.
+its numbers stand in benchmarks/results/REGIME.json, its logits on test in runs/benchmarks/REGIME.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from transformers.utils import logging
 
 from cr_hf.data import load_data
+from cr_hf.features import encode_texts
 from cr_hf.recipe import load_recipe
-from cr_hf.results import write_json
+from cr_hf.results import measure, write_json
 from cr_hf.run import load_run, train_recipe
 from cr_hf.study import compare
 
@@ -50,17 +52,26 @@ def run_arm(regime: str, arm: str, seed: int, data_dir: str) -> dict[str, Any]:
     if not (folder / "results.json").is_file():
         train_recipe(recipe, resume=True)
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    if not (folder / "hits.npy").is_file():
+    rows = load_data(recipe.data, splits=["test"])["test"]
+    labels = np.asarray(rows["label"][:])
+    if not (folder / "logits.npy").is_file():
         model, tokenizer, _ = load_run(folder)
-        rows = load_data(recipe.data, splits=["test"])["test"]
-        logits = model.predict_texts(rows["text"], tokenizer).numpy()
-        np.save(folder / "hits.npy", logits.argmax(-1) == np.asarray(rows["label"]))
-    return {"arm": arm, "seed": seed, "folder": str(folder.relative_to(ROOT)), **results}
+        if model.config.freeze_backbone:
+            features = torch.from_numpy(np.array(encode_texts(model, tokenizer, rows["text"])))
+            with torch.no_grad():
+                logits = model.eval().classifier(features)[0].numpy()
+        else:
+            logits = model.predict_texts(rows["text"][:], tokenizer).numpy()
+        np.save(folder / "logits.npy", logits)
+    logits = np.load(folder / "logits.npy")
+    # Absolute error and kappa of every arm, whatever its objective.
+    results["metrics"]["test"] = measure(logits, labels, ordinal=True)
+    return {"arm": arm, "seed": seed, "hits": logits.argmax(-1) == labels, **results}
 
 
 def hits(runs: list[dict[str, Any]], arm: str) -> NDArray[np.float64]:
     """Shape (seeds, rows)."""
-    return np.stack([np.load(ROOT / run["folder"] / "hits.npy") for run in runs if run["arm"] == arm]).astype(float)
+    return np.stack([run["hits"] for run in runs if run["arm"] == arm]).astype(float)
 
 
 def main() -> None:

@@ -25,8 +25,8 @@ class CRTrainingArguments(TrainingArguments):
         dreg_schedule: `"constant"` (default), `"linear"`, `"cosine"` or `"exponential"`.
         dreg_warmup_steps: linear rise from 0; below 1 a fraction of all steps. 0.0 by default.
         head_learning_rate: learning rate of the head; `None` (default) means `learning_rate`.
-        threshold_learning_rate: learning rate of the thresholds of an ordinal objective, which have further to go than
-            weights; `None` (default) means that of the head.
+        threshold_learning_rate: learning rate of the thresholds of an ordinal objective, 0.02 by default: they have
+            units to go where weights have hundredths. `None` means that of the head.
         layer_decay: factor of the learning rate from one layer of the backbone to the one below it, above 0 and at
             most 1; `None` (default) means 1.
         class_weights: `"balanced"`, or one factor per class; scaled by the trainer to mean 1 over the training rows.
@@ -41,7 +41,7 @@ class CRTrainingArguments(TrainingArguments):
     dreg_schedule: str = field(default="constant", metadata={"help": f"One of {', '.join(DREG_SCHEDULES)}."})
     dreg_warmup_steps: float = field(default=0.0, metadata={"help": "Linear rise from 0; below 1: a fraction."})
     head_learning_rate: float | None = field(default=None, metadata={"help": "None: learning_rate."})
-    threshold_learning_rate: float | None = field(default=None, metadata={"help": "None: that of the head."})
+    threshold_learning_rate: float | None = field(default=0.02, metadata={"help": "None: that of the head."})
     layer_decay: float | None = field(default=None, metadata={"help": "Learning rate factor per backbone layer."})
     class_weights: list[float] | str | None = field(default=None, metadata={"help": "'balanced' or a list."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Off: a NaN stops the run."})
