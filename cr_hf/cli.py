@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
 import subprocess
@@ -135,7 +136,7 @@ def study(
     ),
     fractions: Annotated[str, typer.Option(help="Of the training rows, with commas between.")] = "0.05,1",
     seeds: Annotated[int, typer.Option(help="How many, from 0.")] = 10,
-    output: Annotated[Path, typer.Option(help="Folder for study.json and study.md.")] = Path("runs/study"),
+    output: Annotated[Path, typer.Option(help="Folder for study.json, study.md and study.png.")] = Path("runs/study"),
 ) -> None:
     """Compare heads on the same frozen features: accuracies, and paired differences with intervals."""
     from .recipe import load_recipe
@@ -151,6 +152,12 @@ def study(
 
     found = run_study(checked, heads.split(","), shares, seeds, progress=typer.echo)
     write_study(found, output)
+    if importlib.util.find_spec("matplotlib") is None:
+        typer.echo("for a picture of it: pip install 'cr-hf[report]'")
+    else:
+        from .report import plot_study
+
+        plot_study(found, output / "study.png")
     typer.echo(study_tables(found))
 
 

@@ -11,6 +11,7 @@ import scipy.stats
 
 from cr_hf.errors import RecipeError
 from cr_hf.recipe import load_recipe
+from cr_hf.report import plot_study
 from cr_hf.study import COMPARISONS, HEADS, compare, run_study, schedule_of, study_tables, write_study
 
 DEMO = Path(__file__).resolve().parents[1] / "recipes" / "demo.yaml"
@@ -35,6 +36,8 @@ def test_a_study_twice_gives_the_same_numbers(study: Callable[[], dict[str, Any]
         dev = [tried["dev_accuracy"] for tried in cell["tried"]]
         assert dev[cell["chosen"]] == max(dev)
         assert np.mean(cell["dev_accuracies"]) == pytest.approx(max(dev))
+    plot_study(first, tmp_path / "out" / "study.png")
+    assert (tmp_path / "out" / "study.png").read_bytes().startswith(b"\x89PNG")
     table = study_tables(first)
     assert "| cr+dreg minus cr |" in table
     assert "differences are positive" in table
