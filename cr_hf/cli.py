@@ -255,7 +255,7 @@ def _print_metrics(metrics: dict[str, dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(title="95 % interval of the accuracy over rows, by bootstrap")
-    table.add_column("metric")
+    table.add_column("metric", no_wrap=True)
     for split, values in metrics.items():
         table.add_column(f"{split} ({values['rows']} rows)", justify="right")
     first = next(iter(metrics.values()))
@@ -269,7 +269,7 @@ def _cell(values: dict[str, Any], name: str) -> str:
     if name != "accuracy":
         return f"{values[name]:.4f}"
     low, high = values["accuracy_interval"]
-    return f"{values[name]:.4f} [{low:.4f}, {high:.4f}]"
+    return f"{values[name]:.4f} [{low:.3f}, {high:.3f}]"
 
 
 def main() -> None:
