@@ -24,7 +24,10 @@ DATA_LICENCES = {
     "Yelp/yelp_review_full": "Yelp reviews are under the Yelp Dataset Terms of Use: academic, non-commercial use.",
 }
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-SECONDS = (("seconds_preparing", "to prepare (kept features are read, not computed)"), ("seconds_training", "of training"))
+SECONDS = (
+    ("seconds_preparing", "to prepare (kept features are read, not computed)"),
+    ("seconds_training", "of training"),
+)
 # Those that the Hub knows: its name and ours.
 METRICS = (("accuracy", "accuracy"), ("f1", "macro_f1"), ("mse", "mean_squared_error"))
 NOT_METRICS = ("rows", "accuracy_interval")
