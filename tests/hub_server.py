@@ -26,7 +26,6 @@ ROUTES = [
     ("whoami", "GET", r"/api/whoami-v2"),
     ("validate", "POST", r"/api/validate-yaml"),
     ("tree", "GET", rf"/api/models/{REPO}/tree/(?P<rev>[^/]+)"),
-    ("paths", "POST", rf"/api/models/{REPO}/paths-info/(?P<rev>[^/]+)"),
     ("refs", "GET", rf"/api/models/{REPO}/refs"),
     ("tag", "POST", rf"/api/models/{REPO}/tag/(?P<rev>[^/]+)"),
     ("preupload", "POST", rf"/api/models/{REPO}/preupload/(?P<rev>[^/]+)"),
@@ -312,11 +311,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def tree(self, repo: str, rev: str) -> tuple[int, Any, dict[str, str]]:
         return 200, [file.entry(path) for path, file in self._repository(repo).at(rev).files.items()], {}
-
-    def paths(self, repo: str, rev: str) -> tuple[int, Any, dict[str, str]]:
-        wanted = parse_qs(self.body.decode()).get("paths", [])
-        files = self._repository(repo).at(rev).files
-        return 200, [files[path].entry(path) for path in wanted if path in files], {}
 
     def refs(self, repo: str) -> tuple[int, Any, dict[str, str]]:
         found = self._repository(repo)
