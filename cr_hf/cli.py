@@ -42,6 +42,9 @@ def train(
 
     checked = load_recipe(recipe, overrides)
     if num_processes is not None and num_processes > 1:
+        from .run_directory import check_directory
+
+        check_directory(checked, overwrite, resume)  # here it is one line, in the processes it would be many
         flags = [flag for flag, given in (("--overwrite", overwrite), ("--resume", resume)) if given]
         sys.exit(_launch(num_processes, ["train", str(recipe), *(overrides or []), *flags]))
     from .run import RESULTS, train_recipe
