@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from cr_hf.objectives import (
     OrderedThresholds,
+    check_class_labels,
     median_class,
     normalized_class_weights,
     ordinal_log_probabilities,
@@ -137,6 +138,23 @@ class TestClassWeights:
         rows = F.cross_entropy(logits, labels, reduction="none") * torch.tensor([0.5, 3.0, 3.0, 1.0])
         actual = task_loss(logits, labels, "single_label_classification", [0.5, 1.0, 3.0])
         torch.testing.assert_close(actual, rows.mean())
+
+
+class TestClassLabels:
+    def test_classes_pass(self) -> None:
+        check_class_labels(torch.tensor([0, 2, 1, 2]), 3, "ordinal")
+
+    @pytest.mark.parametrize(
+        ("labels", "message"),
+        [
+            ([0, 3], r"row 1 .* label 3: objective='ordinal' needs ordered integers from 0 to 2"),
+            ([0, 1, -1], r"row 2 .* label -1"),
+            ([0.0, 1.0], r"row 0 .* label 0.0"),
+        ],
+    )
+    def test_the_first_bad_row_is_named(self, labels: list[float], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            check_class_labels(torch.tensor(labels), 3, "ordinal")
 
 
 class TestTaskLoss:

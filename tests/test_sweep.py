@@ -215,8 +215,7 @@ def test_a_head_that_diverges_is_reported_and_disturbs_no_other():
     broken = HeadSpec(seed=7, learning_rate=1e30)
     results = train([healthy[0], broken, healthy[1]])
     alone = train(healthy)
-    assert results[1].diverged is not None
-    assert 0 < results[1].diverged < 15
+    assert results[1].diverged == 1
     assert all(math.isnan(accuracy) for accuracy in results[1].accuracies)
     assert results[1].best_epoch is None
     assert all(torch.isfinite(values).all() for values in results[1].state.values())
