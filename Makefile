@@ -40,8 +40,9 @@ runs/yelp_minilm/results.json: | setup
 	$(BIN)/cr-hf train recipes/yelp_minilm.yaml data.dir=$(DATA)/yelp5 backbone=offline output_dir=$(@D) --overwrite \
 	  'data.label_names=[1 star, 2 stars, 3 stars, 4 stars, 5 stars]'
 
+# No licence is given for weights learned from Yelp's reviews, which are for academic use.
 published/%: runs/%/results.json
-	$(BIN)/cr-hf publish runs/$* $(NAMESPACE)/$* --dry-run --head-only --license apache-2.0 --folder runs/published/$*
+	$(BIN)/cr-hf publish runs/$* $(NAMESPACE)/$* --dry-run --head-only $(if $(filter sst5%,$*),--license apache-2.0) --folder runs/published/$*
 	$(BIN)/python benchmarks/model_cards.py runs/published/$*
 
 model-cards: published/sst5_frozen published/yelp_minilm ## Train, write publishable folders to runs/published, render the cards
