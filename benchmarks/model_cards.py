@@ -14,13 +14,14 @@ from cr_hf.model_card import write_card
 from cr_hf.results import write_json
 
 CARDS = Path(__file__).resolve().parents[1] / "model_cards"
-LICENSE = "apache-2.0"
+# No licence is given for weights learned from Yelp's reviews, which are for academic use.
+LICENSES = {"sst5_frozen": "apache-2.0"}
 
 
 def render(card: Path) -> None:
     """Write the card of a folder that holds what `collect` put there."""
     about = json.loads((card / "about.json").read_text(encoding="utf-8"))
-    write_card(card, name=about["folder"], license=LICENSE)
+    write_card(card, name=about["folder"], license=LICENSES.get(card.name))
 
 
 def collect(exported: Path) -> Path:
