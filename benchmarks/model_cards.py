@@ -21,7 +21,7 @@ LICENSES = {"sst5_frozen": "apache-2.0"}
 def render(card: Path) -> None:
     """Write the card of a folder that holds what `collect` put there."""
     about = json.loads((card / "about.json").read_text(encoding="utf-8"))
-    write_card(card, name=about["folder"], license=LICENSES.get(card.name))
+    write_card(card, name=about["folder"], license=about["license"])
 
 
 def collect(exported: Path) -> Path:
@@ -39,7 +39,8 @@ def collect(exported: Path) -> Path:
         name: {"bytes": (exported / name).stat().st_size, "sha256": digest}
         for name, digest in folder_digests(exported).items()
     }
-    write_json(card / "about.json", {"folder": exported.as_posix(), "files": files})
+    about = {"folder": exported.as_posix(), "license": LICENSES.get(exported.name), "files": files}
+    write_json(card / "about.json", about)
     render(card)
     return card
 
