@@ -43,6 +43,32 @@ def sst5_seeds() -> str:
     )
 
 
+def yelp_minilm() -> str:
+    """Ordered classes against plain ones on the Yelp sample, frozen MiniLM."""
+    found = read("yelp_minilm")
+    lines = ["| head, objective | accuracy | mean absolute error | quadratic weighted kappa |", "|---|---|---|---|"]
+    for name in found["arms"]:
+        test = [run["metrics"]["test"] for run in found["runs"] if run["arm"] == name]
+        accuracy = 100 * np.array([metrics["accuracy"] for metrics in test])
+        error, kappa = (
+            np.mean([metrics[key] for metrics in test]) for key in ("mean_absolute_error", "quadratic_weighted_kappa")
+        )
+        lines.append(f"| {name} | {accuracy.mean():.1f} ± {accuracy.std(ddof=1):.1f} | {error:.3f} | {kappa:.3f} |")
+    lines += ["", "| difference of accuracy in points | 95 % interval |", "|---|---|"]
+    for name, pair in found["test_accuracy_differences"].items():
+        low, high = (100 * value for value in pair["interval"])
+        lines.append(f"| {name}: {100 * pair['difference']:+.2f} | {low:+.2f} to {high:+.2f} |")
+    return "\n".join(lines)
+
+
+def large_data() -> str:
+    """Memory of training on many rows."""
+    found = read("large_data")
+    small, large = found["runs"]
+    memory = f"{large['bytes_peak'] / 1e9:.2f} GB of anonymous memory, {100 * (found['growth'] - 1):.0f} % more"
+    return f"Training a head on {large['rows']:,} x {found['width']:,} features took {memory} than on {small['rows']:,} rows."
+
+
 def speed() -> str:
     """Every row of the benchmarks, ours over the peer."""
     lines = ["| work | ratio | quartiles | aim |", "|---|---|---|---|"]
@@ -90,7 +116,9 @@ def model_cards() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "sst5_study": sst5_study,
     "sst5_seeds": sst5_seeds,
+    "yelp_minilm": yelp_minilm,
     "speed": speed,
+    "large_data": large_data,
     "hub_faults": hub_faults,
     "model_cards": model_cards,
 }
