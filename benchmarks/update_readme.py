@@ -66,7 +66,8 @@ def large_data() -> str:
     found = read("large_data")
     small, large = found["runs"]
     memory = f"{large['bytes_peak'] / 1e9:.2f} GB of anonymous memory, {100 * (found['growth'] - 1):.0f} % more"
-    return f"Training a head on {large['rows']:,} x {found['width']:,} features took {memory} than on {small['rows']:,} rows."
+    work = f"Training a head on {large['rows']:,} x {found['width']:,} features"
+    return f"{work} took {memory} than on {small['rows']:,} rows."
 
 
 def speed() -> str:
