@@ -99,7 +99,8 @@ class SweepArguments:
         warmup_steps: of the learning rate; below 1 a fraction of all steps.
         max_grad_norm: every head's gradient is clipped to it by itself, 1.0 by default; 0 for no clipping.
         data_order: `"per_head"` (default): the order of the rows follows from the head's seed. `"shared"`: one order
-            for all heads.
+            for all heads. It spares gathering rows for each head, 15 % of a step at 2688 features and nothing at
+            384: not worth seeds that agree on a part of what a seed decides.
         data_seed: of the shared order.
         metric_for_best_model: `"accuracy"` (default) or `"loss"` on the validation rows.
         load_best_model_at_end: keep the weights of the best epoch (default), of equal ones the first; else the last.
@@ -310,11 +311,6 @@ def train_heads(
     Raises:
         ValueError: if the configuration asks for what a sweep does not have.
         DataError: if rows, labels or indices cannot be used.
-
-    Example:
-        >>> specs = [HeadSpec(seed=seed) for seed in range(10)]
-        >>> config = CRConfig(in_features=2688, num_labels=5)
-        >>> results = train_heads(x, y, specs, config, validation_features=x_dev, validation_labels=y_dev)
     """
     arguments = arguments or SweepArguments()
     _check_config(config)

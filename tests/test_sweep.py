@@ -302,9 +302,9 @@ def test_group_sizes_follow_from_memory():
     cpu = torch.device("cpu")
     wide = CRConfig(in_features=2688, num_labels=5)
     narrow = CRConfig(in_features=384, num_labels=5)
-    assert default_group_size(wide, 128, torch.float32, cpu) == 23
-    assert default_group_size(narrow, 128, torch.float32, cpu) == 165
-    assert default_group_size(wide, 128, torch.float64, cpu) == 11
+    assert default_group_size(wide, 128, torch.float32, cpu) == 10
+    assert default_group_size(narrow, 128, torch.float32, cpu) == 30
+    assert default_group_size(wide, 128, torch.float64, cpu) == 5
     assert default_group_size(wide, 128, torch.float32, cpu, copied_rows=100_000) == 3
     assert default_group_size(CRConfig(in_features=10**6, num_labels=5), 128, torch.float32, cpu) == 1
 
