@@ -319,7 +319,7 @@ def default_group_size(
     """Heads to train in one program.
 
     On two cores the time of a head is lowest at 6 to 12 heads of 2688-128-128-5 and at 10 to 20 of 384-128-128-5, a
-    tenth above that at twice as many, and half above or more where malloc gives up: `STEP_BYTES` is where it is lowest.
+    tenth above that at twice as many, and half above or more where malloc gives up. `STEP_BYTES` is where it is least.
 
     Args:
         config: of the heads.
