@@ -111,6 +111,9 @@ with tempfile.TemporaryDirectory() as folder:
 def main() -> None:
     """Measure and publish."""
     folder = sys.argv[1] if len(sys.argv) > 1 else "../shared/data/sst5"
+    if not Path(folder).is_dir():
+        print(f"ten_seeds: skipped, {folder} is not there: give the folder of SST-5 as the first argument")
+        return
     path = str(get_model_path())
     tokenizer = AutoTokenizer.from_pretrained(path)
     model = CRForSequenceClassification.from_backbone(path, num_labels=5, freeze_backbone=True, feature_layers="all")
