@@ -31,7 +31,7 @@ def layer_dreg(derivative: Tensor | None, weight: Tensor) -> Tensor:
     Raises:
         ValueError: if the two disagree on out_features.
 
-    Source: arXiv 2605.15463; closed form in design definition 3.
+    Source: arXiv 2605.15463; the closed form is at the head of this file.
     """
     row_norms = squared_norm(weight, -1)
     if derivative is None:
@@ -111,7 +111,7 @@ def chain_dreg(
     Returns:
         The norms ||J_l ... J_1||**2, averaged over the batch, shape (num_layers,).
 
-    Source: design definition 4, this package's reading of the papers' chained penalty.
+    Source: this package's reading of the papers' chained penalty.
     """
     propagated = tangents.unsqueeze(1)
     penalties = []
@@ -178,7 +178,7 @@ def scheduled_lambda(
     Raises:
         ValueError: see `check_schedule`.
 
-    Source: design definition 6; the regimes are those of arXiv 2606.07908.
+    Source: the regimes of arXiv 2606.07908; the formulas are this package's own.
     """
     check_schedule(schedule, start, end, warmup_steps)
     warmup = math.ceil(warmup_steps * total_steps) if warmup_steps < 1 else int(warmup_steps)

@@ -143,7 +143,7 @@ def hermite_coefficients(degree: int) -> tuple[float, ...]:
     Returns:
         `degree + 1` coefficients; for degree 3 about (0.071, 0.5, 0.212, 0).
 
-    Source: the Hermite projection of design definition 1, this package's own choice of start.
+    Source: the Hermite projection; this package's own choice of start.
     """
     z = torch.linspace(-14, 14, 5601, dtype=torch.float64, device="cpu")
     weight = torch.exp(-0.5 * z * z)

@@ -68,7 +68,7 @@ def ordinal_log_probabilities(score: Tensor, thresholds: Tensor) -> Tensor:
     Returns:
         Log-probabilities, shape (..., num_labels); softmax over them gives the probabilities back.
 
-    Source: McCullagh (1980), Regression models for ordinal data; stable form in design definition 8.
+    Source: McCullagh (1980), Regression models for ordinal data; the stable form is this package's own.
     """
     distance = thresholds - score
     below, above = F.logsigmoid(distance), F.logsigmoid(-distance)

@@ -96,7 +96,7 @@ class TestDefaults:
     def test_problem_type(self, fields: dict[str, Any], expected: str) -> None:
         assert CRConfig(in_features=4, **fields).problem_type == expected
 
-    def test_values_of_the_design(self) -> None:
+    def test_default_values(self) -> None:
         config = CRConfig(in_features=4)
         assert (config.hidden_sizes, config.degree, config.activation) == ([128, 128], 3, "polynomial")
         assert (config.coefficient_init, config.polynomial_range) == ("hermite", 6.0)
