@@ -78,12 +78,13 @@ def speed() -> str:
         if not (RESULTS / f"{name}.json").exists():
             continue
         found = read(name)
-        machines.add(f"{found['environment']['device']}, {found['environment']['threads']} thread(s)")
+        threads = found["environment"]["threads"]
+        machines.add(found["environment"]["device"])
         for row in found["rows"]:
             low, high = row["quartiles"]
             met = "" if row["target"] is None else ("met" if row["ratio"] <= row["target"] else "missed")
             goal = "shown" if row["target"] is None else f"<= {row['target']:g}, {met}"
-            lines.append(f"| {row['name']} | {row['ratio']:.3g} | {low:.3g} to {high:.3g} | {goal} |")
+            lines.append(f"| {row['name']} ({threads} thr.) | {row['ratio']:.3g} | {low:.3g} to {high:.3g} | {goal} |")
     return "\n".join([*lines, "", f"Measured on: {'; '.join(sorted(machines))}."])
 
 
