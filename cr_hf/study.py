@@ -24,7 +24,7 @@ from .errors import RecipeError, nearest
 from .features import encode_splits
 from .recipe import Recipe
 from .results import describe_data, describe_machine, write_json
-from .run import build_model
+from .build import build_model
 from .sweep import HeadSpec, SweepArguments, predict_heads, train_heads
 
 logger = logging.get_logger(__name__)

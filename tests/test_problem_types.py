@@ -26,7 +26,8 @@ from cr_hf.metrics import (
     compute_regression_metrics,
 )
 from cr_hf.recipe import load_recipe
-from cr_hf.run import evaluate_run, load_run, train_recipe, training_arguments
+from cr_hf.build import training_arguments
+from cr_hf.run import evaluate_run, load_run, train_recipe
 from cr_hf.targets import load_rows
 
 TinyBackbone = Callable[..., Path]
