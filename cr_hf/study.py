@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers.utils import logging
 
+from .build import build_model
 from .configuration_cr import CRConfig
 from .data import load_data, stratified_order
 from .errors import RecipeError, nearest
 from .features import encode_splits
 from .recipe import Recipe
 from .results import describe_data, describe_machine, write_json
-from .build import build_model
 from .sweep import HeadSpec, SweepArguments, predict_heads, train_heads
 
 logger = logging.get_logger(__name__)

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, EvalPrediction,
 from typer.testing import CliRunner
 
 from cr_hf import CRForSequenceClassification, CRTrainer
+from cr_hf.build import training_arguments
 from cr_hf.cli import app
 from cr_hf.data import DataConfig
 from cr_hf.errors import CRError, RecipeError
@@ -26,7 +27,6 @@ from cr_hf.metrics import (
     compute_regression_metrics,
 )
 from cr_hf.recipe import load_recipe
-from cr_hf.build import training_arguments
 from cr_hf.run import evaluate_run, load_run, train_recipe
 from cr_hf.targets import load_rows
 
