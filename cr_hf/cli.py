@@ -49,6 +49,7 @@ def train(
         sys.exit(_launch(num_processes, ["train", str(recipe), *(overrides or []), *flags]))
     from .run import RESULTS, train_recipe
 
+    _load_quietly()
     run_dir = train_recipe(checked, overwrite=overwrite, resume=resume)
     if os.environ.get("RANK", "0") != "0":
         return
@@ -80,6 +81,7 @@ def evaluate(
     from .results import write_json
     from .run import evaluate_run
 
+    _load_quietly()
     metrics = evaluate_run(run, split, data_overrides(overrides or []))
     _print_metrics({split: metrics})
     if output is not None:
@@ -98,6 +100,7 @@ def predict(
     from .results import label_names, label_of, label_scores
     from .run import load_run
 
+    _load_quietly()
     stream = iter(_texts(texts or []))
     model, tokenizer, _ = load_run(run)
     with _writer(output, label_names(model), lambda row: label_of(model, row)) as write:
@@ -193,6 +196,18 @@ def publish(
     done = hub.publish_run(run, repo, private=private, tag=tag, head_only=head_only, license=license)
     news = "Published" if done.changed else "Nothing changed"
     typer.echo(f"{news}: {repo} at commit {done.commit[:12]}{f', tag {tag}' if tag else ''}; downloaded and verified.")
+
+
+def _load_quietly() -> None:
+    """No bars for reading and writing weights, which takes a moment; those of downloads and of training stay."""
+    from transformers.utils import logging
+
+    def hide(factory: Callable[..., Any], arguments: Any, options: dict[str, Any]) -> Any:
+        if options.get("desc") in ("Loading weights", "Writing model shards"):
+            options = {**options, "disable": True}
+        return factory(*arguments, **options)
+
+    logging.set_tqdm_hook(hide)
 
 
 def _launch(processes: int, command: list[str]) -> int:
