@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from transformers.utils import logging
 
+from cr_hf.comparisons import compare
 from cr_hf.data import load_data
 from cr_hf.features import encode_texts
 from cr_hf.recipe import load_recipe
 from cr_hf.results import measure, write_json
 from cr_hf.run import load_run, train_recipe
-from cr_hf.study import compare
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "benchmarks"

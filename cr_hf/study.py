@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from transformers.utils import logging
 
 from .build import build_model
+from .comparisons import RESAMPLES, compare
 from .configuration_cr import CRConfig
 from .data import load_data, stratified_order
 from .errors import RecipeError, nearest
@@ -51,7 +52,6 @@ HEADS = {
     "gelu+dreg": Head({"activation": "gelu"}, DREG_SETTINGS),
 }
 COMPARISONS = (("cr+dreg", "cr"), ("cr+dreg", "mlp-gelu"), ("gelu+dreg", "mlp-gelu"))
-RESAMPLES = 10_000
 
 
 @dataclass
@@ -178,35 +178,6 @@ def schedule_of(recipe: Recipe, rows: int, fraction: float) -> SweepArguments:
         batch_size=int(min(batch_size, max(16, fitting))),
         lr_scheduler_type=recipe.training.get("lr_scheduler_type", "cosine"),
     )
-
-
-def compare(first: NDArray[np.float64], second: NDArray[np.float64], resamples: int = RESAMPLES) -> dict[str, Any]:
-    """Paired difference of accuracy with a 95 % interval by the crossed bootstrap over seeds and test rows.
-
-    Args:
-        first: 1 where the head was right, else 0, shape (seeds, rows); seed by seed on the training rows of `second`.
-        second: the same of the reference.
-        resamples: bootstrap samples.
-
-    Returns:
-        `difference` and `interval` as shares (0.01 is a point), and `seeds_won`.
-
-    Source: Owen (2007), The pigeonhole bootstrap: both factors are resampled, each with replacement.
-    """
-    difference = first - second
-    seeds, rows = difference.shape
-    generator = np.random.default_rng(0)
-    means = []
-    for _ in range(0, resamples, 1000):
-        seed_counts = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=1000)
-        row_counts = generator.multinomial(rows, np.full(rows, 1 / rows), size=1000)
-        means.append(((seed_counts @ difference) * row_counts).sum(1) / (seeds * rows))
-    low, high = np.quantile(np.concatenate(means)[:resamples], [0.025, 0.975])
-    return {
-        "difference": float(difference.mean()),
-        "interval": [float(low), float(high)],
-        "seeds_won": int((difference.mean(1) > 0).sum()),
-    }
 
 
 def summary(cell: dict[str, Any]) -> str:
