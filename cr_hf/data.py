@@ -95,6 +95,11 @@ class DataConfig:
             if len(self.label_names) < 2 or len(set(self.label_names)) < len(self.label_names):
                 raise DataError(f"data.label_names={self.label_names} must be two or more different names")
 
+    @property
+    def reads_files(self) -> bool:
+        """Whether files are read, whatever `name` says."""
+        return any((self.dir, self.train_file, self.validation_file, self.test_file))
+
 
 @dataclass(frozen=True)
 class _Source:
@@ -171,7 +176,7 @@ def _loaded_sources(name: str, loaded: datasets.DatasetDict, config: DataConfig)
 
 def sources_of(config: DataConfig) -> dict[str, list[_Source]]:
     """Where the rows of each split come from; no row of a file is read yet."""
-    if config.dir or config.train_file or config.validation_file or config.test_file:
+    if config.reads_files:
         return _file_sources(config)
     name = config.name
     if name is None:
@@ -372,28 +377,15 @@ def load_data(config: DataConfig, splits: Sequence[str] | None = None) -> datase
         if split in wanted or splits_off
     }
     if splits_off:
-        order = stratified_order(np.asarray(built["train"]["label"][:]), config.seed)
+        labels = np.asarray(built["train"]["label"][:])
+        order = stratified_order(labels, config.seed)
         size = len(order) - max(1, round(config.validation_fraction * len(order)))
+        if size < (classes := len(np.unique(labels))):
+            raise DataError(
+                f"{scans['train'].name}: {len(order)} rows of {classes} classes are too few to split validation off: "
+                "give more rows, or data.validation_file"
+            )
         built["validation"] = built["train"].select(np.sort(order[size:]))
         built["train"] = built["train"].select(np.sort(order[:size]))
     order_of_splits = [split for split in text_files.SPLIT_WORDS if split in wanted]
     return datasets.DatasetDict({split: _subset(split, built[split], config) for split in order_of_splits})
-
-
-def data_fingerprint(dataset_dict: datasets.DatasetDict) -> dict[str, str]:
-    """What identifies the rows of each split, for results and for cached features.
-
-    Args:
-        dataset_dict: as `load_data` returns it.
-
-    Returns:
-        SHA-256 by split, over texts and labels in their order.
-    """
-    found = {}
-    for split, rows in dataset_dict.items():
-        digest = hashlib.sha256()
-        for batch in rows.iter(batch_size=1024):
-            columns = [batch[column] for column in ("text", "text_pair", "label") if column in batch]
-            digest.update("".join(json.dumps(row) + "\n" for row in zip(*columns, strict=True)).encode())
-        found[split] = digest.hexdigest()
-    return found

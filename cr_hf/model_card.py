@@ -122,7 +122,7 @@ def render_card(
             if isinstance(value, int | float)
         ],
         limits=_limits(results),
-        data_licence=DATA_LICENCES.get(results["data"]["source"], ""),
+        data_licence=DATA_LICENCES.get(results["data"].get("in_place_of") or results["data"]["source"], ""),
         version=results["cr_hf_version"],
         user_before=before,
         user_after=after,
@@ -153,7 +153,7 @@ def _metadata(results: dict[str, Any], config: dict[str, Any], name: str, licens
         "license": license,
         "base_model": base.get("repo_id"),
         "base_model_revision": base.get("revision"),
-        "datasets": [source] if HUB_ID.fullmatch(source) else None,
+        "datasets": [source] if is_hub_data else None,
     }
     if is_hub_data:
         values["model_name"] = name.split("/")[-1]
@@ -175,8 +175,8 @@ def _metadata(results: dict[str, Any], config: dict[str, Any], name: str, licens
 
 
 def _is_of_the_hub(results: dict[str, Any]) -> bool:
-    """Whether the rows came from the Hub: a local copy may be a sample, and must not stand on a leaderboard."""
-    return bool(HUB_ID.fullmatch(results["data"]["source"])) and not results["data"].get("local_files")
+    """Whether the rows came from the Hub: local files may be a sample, and must not stand on a leaderboard."""
+    return bool(HUB_ID.fullmatch(results["data"]["source"]))
 
 
 def _entries(results: dict[str, Any]) -> list[EvalResultEntry]:
@@ -213,10 +213,10 @@ def _training(results: dict[str, Any]) -> list[str]:
     data, model, run, machine = (results[key] for key in ("data", "model", "training", "environment"))
     rows = ", ".join(f"{count:,} {split}" for split, count in data["rows"].items())
     revision = f" at revision `{data['revision']}`" if data["revision"] else ""
-    copy = " from local files" if data.get("local_files") and HUB_ID.fullmatch(data["source"]) else ""
+    stands_for = f", in place of {escape(data['in_place_of'])}" if data.get("in_place_of") else ""
     times = [f"{run[key]:,} s {what}" for key, what in SECONDS if run.get(key) is not None]
     return [
-        f"data: {escape(data['source'])}{revision}{copy}; rows: {rows}",
+        f"data: {escape(data['source'])}{revision}{stands_for}; rows: {rows}",
         f"DREG lambda {model['dreg_lambda']} at widths {model['hidden_sizes']} (mode `{model['dreg_mode']}`), "
         f"dropout {model['dropout']}",
         f"features: `{model['pooling']}` pooling of hidden states `{model['feature_layers']}`, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -15,7 +16,7 @@ import transformers
 from numpy.typing import NDArray
 
 from . import __version__
-from .data import DataConfig, data_fingerprint
+from .data import DataConfig
 from .metrics import (
     bootstrap_interval,
     compute_classification_metrics,
@@ -90,16 +91,39 @@ def label_of(model: CRForSequenceClassification, scores: list[float]) -> str:
     return names[scores.index(max(scores))]
 
 
+def data_fingerprint(dataset_dict: datasets.DatasetDict) -> dict[str, str]:
+    """What identifies the rows of each split, for results.
+
+    Args:
+        dataset_dict: as `load_data` returns it.
+
+    Returns:
+        SHA-256 by split, over texts and labels in their order.
+    """
+    found = {}
+    for split, rows in dataset_dict.items():
+        digest = hashlib.sha256()
+        for batch in rows.iter(batch_size=1024):
+            columns = [batch[column] for column in ("text", "text_pair", "label") if column in batch]
+            digest.update("".join(json.dumps(row) + "\n" for row in zip(*columns, strict=True)).encode())
+        found[split] = digest.hexdigest()
+    return found
+
+
 def describe_data(config: DataConfig, dataset: datasets.DatasetDict) -> dict[str, Any]:
-    """Source, labels, rows and SHA-256 of the splits. A local folder is not named: paths do not travel."""
+    """Source, labels, rows and SHA-256 of the splits. A local folder is not named: paths do not travel.
+
+    Files that are read in place of the data set that the recipe names may be a sample of it, or something else: they
+    are "local files", and what they stand for is only noted.
+    """
     names = label_names_of(dataset["train"])
     # The rows of a streamed split are never all seen.
     known = datasets.DatasetDict({name: rows for name, rows in dataset.items() if isinstance(rows, datasets.Dataset)})
     return {
-        "source": config.name or "local files",
-        "revision": config.revision,
-        "local_files": any((config.dir, config.train_file, config.validation_file, config.test_file)),
-        "synthetic": config.name == "embedded",
+        "source": config.name if not config.reads_files else "local files",
+        "in_place_of": config.name if config.reads_files else None,
+        "revision": None if config.reads_files else config.revision,
+        "synthetic": config.name == "embedded" and not config.reads_files,
         "labels": names,
         "rows": {name: len(rows) for name, rows in known.items()},
         "sha256": data_fingerprint(known),

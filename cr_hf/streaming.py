@@ -34,8 +34,7 @@ def load_streamed(config: DataConfig) -> dict[str, Any]:
     """
     if config.train_fraction != 1.0 or config.max_train_samples is not None:
         raise DataError("data.streaming reads all rows of train: leave out train_fraction and max_train_samples")
-    uses_files = bool(config.dir or config.train_file)
-    rows, held = _file_rows(config) if uses_files else _hub_rows(config)
+    rows, held = _file_rows(config) if config.reads_files else _hub_rows(config)
     label = rows.features["label"]
     named = dataclasses.replace(config, label_names=list(label.names), streaming=False)
     found: dict[str, Any] = {}

@@ -49,6 +49,8 @@ def load_rows(
     if "validation" not in built and "validation" in wanted:
         order = np.random.default_rng(config.seed).permutation(len(built["train"]))
         size = max(1, round(config.validation_fraction * len(order)))
+        if size == len(order):
+            raise DataError(f"{sources['train'][0].name}: 1 row of train cannot be split: set data.validation_file")
         built["validation"] = built["train"].select(np.sort(order[:size]))
         built["train"] = built["train"].select(np.sort(order[size:]))
     return datasets.DatasetDict({split: _limited(split, built[split], config) for split in wanted})
@@ -64,7 +66,7 @@ def refuse_unordered(config: DataConfig, names: Sequence[str]) -> None:
     Raises:
         RecipeError: if the order is not known and the names are not whole numbers.
     """
-    is_guess = config.label_names is None and bool(config.dir or config.train_file or config.name is None)
+    is_guess = config.label_names is None and (config.reads_files or config.name is None)
     if is_guess and not all(name.lstrip("+-").isdigit() for name in names):
         raise RecipeError(
             f"objective='ordinal' needs ordered integers as labels, found {list(names)[:8]}: list the classes from "

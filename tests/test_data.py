@@ -14,9 +14,11 @@ import datasets
 import pytest
 
 from cr_hf import text_files
-from cr_hf.data import DataConfig, data_fingerprint, load_data, read_texts
+from cr_hf.data import DataConfig, load_data, read_texts
 from cr_hf.demo_data import LEVELS
 from cr_hf.errors import DataError, nearest
+from cr_hf.results import data_fingerprint, describe_data
+from cr_hf.targets import load_rows
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_shared_data = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="needs ../shared/data")
@@ -57,6 +59,26 @@ def test_sst5_escapes_can_be_kept() -> None:
 
 
 @needs_shared_data
+def test_too_few_rows_to_split_validation_off(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.tsv", "0\tawful\n1\tgood\n")
+    with pytest.raises(DataError, match=r"train.tsv: 2 rows of 2 classes are too few to split validation off"):
+        load_data(DataConfig(train_file=path))
+    one = write(tmp_path / "one.jsonl", '{"text": "a", "label": 0.5}')
+    with pytest.raises(DataError, match=r"one.jsonl: 1 row of train cannot be split"):
+        load_rows(DataConfig(train_file=one), "regression")
+
+
+def test_local_files_are_not_the_data_set_that_a_recipe_names(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.tsv", TSV * 2)
+    config = DataConfig(name="SetFit/sst5", revision="main", train_file=path)
+    described = describe_data(config, load_data(config))
+    assert described["source"] == "local files"
+    assert described["in_place_of"] == "SetFit/sst5"
+    assert described["revision"] is None
+    embedded = DataConfig(name="embedded")
+    assert describe_data(embedded, load_data(embedded))["source"] == "embedded"
+
+
 def test_yelp_folder_has_validation_split_off_and_pool_on_request() -> None:
     folder = str(SHARED_DATA / "yelp5")
     loaded = load_data(DataConfig(dir=folder))

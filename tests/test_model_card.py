@@ -136,13 +136,15 @@ def test_a_regression_model_has_no_classes() -> None:
 
 
 def test_a_local_copy_of_a_data_set_claims_nothing_on_a_leaderboard(run_dir: Path) -> None:
-    results = {**RESULTS, "data": {**RESULTS["data"], "local_files": True}}
+    files = {"source": "local files", "in_place_of": "SetFit/sst5", "revision": None}
+    results = {**RESULTS, "data": {**RESULTS["data"], **files}}
     (run_dir / "results.json").write_text(json.dumps(results), encoding="utf-8")
     write_card(run_dir, name="me/x")
     card = ModelCard((run_dir / "README.md").read_text(encoding="utf-8"))
     assert card.data.eval_results is None
-    assert card.data.datasets == ["SetFit/sst5"]
-    assert "SetFit/sst5 at revision `abc123` from local files" in card.text
+    assert card.data.datasets is None
+    assert "data: local files, in place of SetFit/sst5; rows" in card.text
+    assert "Stanford Sentiment Treebank" in card.text
     assert not (run_dir / EVAL_RESULTS).exists()
 
 
