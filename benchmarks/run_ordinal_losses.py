@@ -1,8 +1,8 @@
 """Cumulative link and cross-entropy beside CORAL and CORN of coral-pytorch: one body, one budget, the Yelp sample.
 
 Usage: python benchmarks/run_ordinal_losses.py [SEEDS] [DATA_DIR]     (default: 10 ../shared/data/yelp5)
-The body is that of recipes/yelp_minilm.yaml on cached features of the frozen encoder. Every method trains as long, with
-the same seeds and batches; its epoch is chosen on validation.
+The body is that of recipes/yelp_minilm.yaml on cached features of the frozen encoder. Every method trains as long,
+with the same seeds and batches; its epoch is chosen on validation.
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ class Network(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         outputs = {"cumulative link": 1, "cross-entropy": self.num_labels, "CORN": self.num_labels - 1}
         is_coral = method == "CORAL"
-        self.readout = (
-            CoralLayer(widths[-1], self.num_labels) if is_coral else nn.Linear(widths[-1], outputs[method])
-        )
+        self.readout = CoralLayer(widths[-1], self.num_labels) if is_coral else nn.Linear(widths[-1], outputs[method])
         self.thresholds = OrderedThresholds(self.num_labels) if method == "cumulative link" else None
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:

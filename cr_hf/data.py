@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from transformers.utils import logging
 from . import text_files
 from .demo_data import LEVELS, demo_reviews
 from .errors import DataError, nearest
+from .hub_datasets import load_hub
 from .text_files import read_texts as read_texts
 
 logger = logging.get_logger(__name__)
@@ -157,7 +157,7 @@ def _file_sources(config: DataConfig) -> dict[str, list[_Source]]:
     return sources
 
 
-def _loaded_sources(name: str, loaded: datasets.DatasetDict, config: DataConfig) -> dict[str, list[_Source]]:
+def loaded_sources(name: str, loaded: datasets.DatasetDict, config: DataConfig) -> dict[str, list[_Source]]:
     """Sources of `datasets.Dataset`s; a test split whose labels are all -1, as in GLUE, is left out."""
     unescape = name.lower() == "setfit/sst5" if config.unescape_ptb is None else config.unescape_ptb
     sources: dict[str, list[_Source]] = {}
@@ -185,18 +185,8 @@ def sources_of(config: DataConfig) -> dict[str, list[_Source]]:
         names = datasets.ClassLabel(names=list(LEVELS))
         features = datasets.Features({"text": datasets.Value("string"), "label": names})
         splits = {split: datasets.Dataset.from_list(rows, features) for split, rows in demo_reviews().items()}
-        return _loaded_sources(name, datasets.DatasetDict(splits), config)
-    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is None or Path(name).exists():
-        # load_dataset would take the name of a folder, or "csv", for files of the working directory.
-        raise DataError(f"data.name={name!r} is no Hub id: write owner/name, 'embedded', or use data.dir for files")
-    try:
-        loaded = datasets.load_dataset(name, config.config_name, revision=config.revision)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(
-            f"Hub data set {name!r} cannot be loaded ({str(error).splitlines()[0]}): check its name and the "
-            "connection; offline, give data.dir=FOLDER or data.name=embedded"
-        ) from error
-    return _loaded_sources(name, loaded, config)
+        return loaded_sources(name, datasets.DatasetDict(splits), config)
+    return loaded_sources(name, load_hub(name, config.config_name, config.revision), config)
 
 
 def _rows(sources: Sequence[_Source], config: DataConfig) -> Iterator[_Row]:
@@ -340,13 +330,16 @@ def wanted_splits(splits: Sequence[str] | None, sources: dict[str, list[_Source]
     return wanted
 
 
-def load_data(config: DataConfig, splits: Sequence[str] | None = None) -> datasets.DatasetDict:
+def load_data(
+    config: DataConfig, splits: Sequence[str] | None = None, sources: dict[str, list[_Source]] | None = None
+) -> datasets.DatasetDict:
     """Read, check and split.
 
     Args:
         config: where the rows are.
         splits: those to return; None means train, validation and, where there is one, test. Train is read but not
             returned where validation has to be split off it, or the class names are only known from it.
+        sources: of splits that are loaded already, instead of those of `config`.
 
     Returns:
         Splits with the columns `text`, `text_pair` if one is configured, and `label`, a `ClassLabel`.
@@ -354,7 +347,7 @@ def load_data(config: DataConfig, splits: Sequence[str] | None = None) -> datase
     Raises:
         DataError: naming the file or data set, the line or row, and the mend.
     """
-    sources = sources_of(config)
+    sources = sources_of(config) if sources is None else sources
     wanted = wanted_splits(splits, sources, config)
     features = next(iter(sources.values()))[0].features
     names, is_index = config.label_names, False

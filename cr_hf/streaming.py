@@ -10,8 +10,9 @@ from typing import Any
 import datasets
 
 from . import text_files
-from .data import DataConfig, load_data, sources_of
+from .data import DataConfig, load_data, loaded_sources, sources_of
 from .errors import DataError
+from .hub_datasets import load_hub
 
 SHUFFLE_BUFFER = 10_000
 """Rows held in memory, among which the next one is drawn."""
@@ -39,7 +40,7 @@ def load_streamed(config: DataConfig) -> dict[str, Any]:
     named = dataclasses.replace(config, label_names=list(label.names), streaming=False)
     found: dict[str, Any] = {}
     if held:
-        found = dict(load_data(named, splits=held))
+        found = dict(load_data(named, list(held), held))
     if "validation" not in found:
         size = config.max_eval_samples or VALIDATION_ROWS
         first = list(islice(iter(rows), size))
@@ -56,7 +57,7 @@ def _features(names: Sequence[str], config: DataConfig) -> datasets.Features:
     return datasets.Features({**columns, "label": datasets.ClassLabel(names=list(names))})
 
 
-def _file_rows(config: DataConfig) -> tuple[datasets.IterableDataset, list[str]]:
+def _file_rows(config: DataConfig) -> tuple[datasets.IterableDataset, dict[str, Any]]:
     if config.label_names is None:
         raise DataError("data.streaming does not read the files before training: list the classes as data.label_names")
     sources = sources_of(config)
@@ -65,7 +66,7 @@ def _file_rows(config: DataConfig) -> tuple[datasets.IterableDataset, list[str]]
     rows = datasets.IterableDataset.from_generator(
         _read, _features(config.label_names, config), gen_kwargs={"sources": sources["train"], "config": config}
     )
-    return rows, [split for split in sources if split != "train"]
+    return rows, {split: files for split, files in sources.items() if split != "train"}
 
 
 def _read(sources: Sequence[Any], config: DataConfig) -> Iterator[dict[str, Any]]:
@@ -88,14 +89,12 @@ def _read(sources: Sequence[Any], config: DataConfig) -> Iterator[dict[str, Any]
                 yield {**values, "label": ids.get(label, by_index.get(label))}
 
 
-def _hub_rows(config: DataConfig) -> tuple[datasets.IterableDataset, list[str]]:
+def _hub_rows(config: DataConfig) -> tuple[datasets.IterableDataset, dict[str, Any]]:
+    """The rows of train, and the sources of the other splits: these are read whole, train is never downloaded."""
     name = str(config.name)
-    try:
-        loaded = datasets.load_dataset(name, config.config_name, revision=config.revision, streaming=True)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(
-            f"Hub data set {name!r} cannot be streamed ({str(error).splitlines()[0]}): check name and connection"
-        ) from error
+    loaded = load_hub(name, config.config_name, config.revision, streaming=True)
+    if "train" not in loaded:
+        raise DataError(f"{name}: no train split found among {list(loaded)}: choose another data.config_name")
     rows = loaded["train"]
     columns = list(rows.features or {})
     asked = {"text": config.text_column, "label": config.label_column, "text_pair": config.text_pair_column}
@@ -109,5 +108,12 @@ def _hub_rows(config: DataConfig) -> tuple[datasets.IterableDataset, list[str]]:
     names = config.label_names or (list(label.names) if isinstance(label, datasets.ClassLabel) else None)
     if names is None:
         raise DataError(f"{name} does not name its classes: list them as data.label_names")
-    held = [split for split in ("validation", "test") if split in loaded]
-    return rows.cast(_features(names, config)), held
+    words = [word for split, words in text_files.SPLIT_WORDS.items() if split != "train" for word in words]
+    held = datasets.DatasetDict(
+        {
+            split: datasets.Dataset.from_list(list(loaded[split]), features=loaded[split].features)
+            for split in words
+            if split in loaded
+        }
+    )
+    return rows.cast(_features(names, config)), loaded_sources(name, held, config)
