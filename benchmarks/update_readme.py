@@ -43,22 +43,60 @@ def sst5_seeds() -> str:
     )
 
 
-def yelp_minilm() -> str:
-    """Ordered classes against plain ones on the Yelp sample, frozen MiniLM."""
-    found = read("yelp_minilm")
-    lines = ["| head, objective | accuracy | mean absolute error | quadratic weighted kappa |", "|---|---|---|---|"]
-    for name in found["arms"]:
-        test = [run["metrics"]["test"] for run in found["runs"] if run["arm"] == name]
-        accuracy = 100 * np.array([metrics["accuracy"] for metrics in test])
-        error, kappa = (
-            np.mean([metrics[key] for metrics in test]) for key in ("mean_absolute_error", "quadratic_weighted_kappa")
-        )
-        lines.append(f"| {name} | {accuracy.mean():.1f} ± {accuracy.std(ddof=1):.1f} | {error:.3f} | {kappa:.3f} |")
-    lines += ["", "| difference of accuracy in points | 95 % interval |", "|---|---|"]
-    for name, pair in found["test_accuracy_differences"].items():
+def regime(name: str, metrics: dict[str, str]) -> str:
+    """Arms of a regime of run_regimes.py: test metrics, and the paired differences."""
+    found = read(name)
+    lines = ["| " + " | ".join(["arm", "head parameters", "accuracy", *metrics]) + " |"]
+    lines.append("|---" * (3 + len(metrics)) + "|")
+    for arm, values in found["arms"].items():
+        test = values["test"]
+        accuracy = f"{100 * test['accuracy']['mean']:.1f} ± {100 * test['accuracy']['std']:.1f}"
+        cells = [f"{values['parameters_head']:,}", accuracy, *(f"{test[key]['mean']:.3f}" for key in metrics.values())]
+        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", *differences(found["test_accuracy_differences"]), "", f"Seeds: {found['seeds']}."])
+
+
+def differences(pairs: dict) -> list[str]:
+    """Rows of a table of paired differences."""
+    lines = ["| difference of accuracy in points | 95 % interval |", "|---|---|"]
+    for name, pair in pairs.items():
         low, high = (100 * value for value in pair["interval"])
         lines.append(f"| {name}: {100 * pair['difference']:+.2f} | {low:+.2f} to {high:+.2f} |")
-    return "\n".join(lines)
+    return lines
+
+
+ORDERED = {"mean absolute error": "mean_absolute_error", "quadratic weighted kappa": "quadratic_weighted_kappa"}
+
+
+def yelp_minilm() -> str:
+    """Ordered classes against plain ones on the Yelp sample, frozen MiniLM."""
+    return regime("yelp_minilm", ORDERED)
+
+
+def yelp_static() -> str:
+    """The same with word vectors learned from scratch."""
+    return regime("yelp_static", ORDERED)
+
+
+def sst5_finetune() -> str:
+    """A fine-tuned backbone: the CR head against the linear one."""
+    return regime("sst5_finetune", {"macro F1": "macro_f1", "calibration error": "expected_calibration_error"})
+
+
+def ordinal_losses() -> str:
+    """Ordinal losses on one body: ours, cross-entropy, CORAL, CORN."""
+    found = read("ordinal_losses")
+    columns = ["loss", "accuracy", "of the median class", *ORDERED]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for method in dict.fromkeys(run["method"] for run in found["runs"]):
+        test = [run["test"] for run in found["runs"] if run["method"] == method]
+        accuracy, median = (
+            100 * np.array([values[key] for values in test]) for key in ("accuracy", "accuracy_of_median")
+        )
+        cells = [f"{accuracy.mean():.1f} ± {accuracy.std(ddof=1):.1f}", f"{median.mean():.1f}"]
+        cells += [f"{np.mean([values[key] for values in test]):.3f}" for key in ORDERED.values()]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", *differences(found["test_accuracy_differences"]), "", f"Seeds: {found['seeds']}."])
 
 
 def large_data() -> str:
@@ -118,7 +156,10 @@ def model_cards() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "sst5_study": sst5_study,
     "sst5_seeds": sst5_seeds,
+    "sst5_finetune": sst5_finetune,
     "yelp_minilm": yelp_minilm,
+    "yelp_static": yelp_static,
+    "ordinal_losses": ordinal_losses,
     "speed": speed,
     "large_data": large_data,
     "hub_faults": hub_faults,

@@ -8,8 +8,9 @@ from typing import Any
 
 import datasets
 import torch
-from accelerate import DistributedType
+from accelerate.utils import parse_flag_from_env
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from .configuration_cr import CRConfig, refuse_unknown_fields
 from .dreg import check_schedule
@@ -21,6 +22,8 @@ from .run_directory import CHECKPOINTS
 from .static_embeddings import build_backbone, build_tokenizer
 from .targets import label_names_of, refuse_unordered
 from .training_args import CRTrainingArguments
+
+logger = logging.get_logger(__name__)
 
 # What every run does unless its recipe says otherwise.
 TRAINING_DEFAULTS: dict[str, Any] = {
@@ -123,6 +126,9 @@ def training_arguments(recipe: Recipe, run_dir: Path) -> CRTrainingArguments:
 
 def check_together(recipe: Recipe, arguments: CRTrainingArguments, model: CRForSequenceClassification) -> None:
     """What only the model, the arguments and the recipe together can say is wrong."""
+    is_sharded = bool(arguments.fsdp) or parse_flag_from_env("ACCELERATE_USE_FSDP")
+    if is_sharded and arguments.device.type == "cpu" and arguments.process_index == 0:
+        logger.warning("accelerate shards on GPUs alone: on the CPU every process holds the whole model, as under DDP")
     try:
         check_schedule(
             arguments.dreg_schedule,
@@ -135,7 +141,7 @@ def check_together(recipe: Recipe, arguments: CRTrainingArguments, model: CRForS
         if recipe.data.streaming and arguments.max_steps <= 0:
             raise ValueError("data.streaming does not know how many rows there are: set max_steps")
         if recipe.lora_r is not None:
-            if arguments.distributed_state.distributed_type == DistributedType.FSDP:
+            if is_sharded:
                 raise ValueError("LoRA is not for FSDP: its few weights train under DDP (configs/accelerate/ddp.yaml)")
             recipe_lora_config(recipe, model)
     except ValueError as error:

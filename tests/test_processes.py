@@ -127,29 +127,31 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
 def test_the_command_line_and_accelerate_launch_are_the_same_run(
     tiny_backbone: Callable[..., Path], tmp_path: Path
 ) -> None:
-    recipe, options = HERE.parent / "recipes" / "demo.yaml", HERE.parent / "configs" / "accelerate" / "ddp.yaml"
+    recipe, configs = HERE.parent / "recipes" / "demo.yaml", HERE.parent / "configs" / "accelerate"
     values = ["data.max_train_samples=60", "data.max_eval_samples=31", "num_train_epochs=2", "hidden_sizes=[8]"]
     values += ["dropout=0", "optim=sgd", "use_cpu=true", f"backbone={tiny_backbone('bert')}"]
     train = ["train", str(recipe), *values, "per_device_train_batch_size=8"]
-    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(options), "--main_process_port=0"]
+    launcher = ["-m", "accelerate.commands.launch", "--main_process_port=0", "--config_file"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for folder, command in (
         ("flag", ["-m", "cr_hf.cli", *train, "--num-processes", "2"]),
-        ("launch", [*launcher, "-m", "cr_hf.cli", *train]),
+        ("launch", [*launcher, str(configs / "ddp.yaml"), "-m", "cr_hf.cli", *train]),
+        ("sharded", [*launcher, str(configs / "fsdp2.yaml"), "-m", "cr_hf.cli", *train]),
     ):
         command = [sys.executable, *command, f"output_dir={tmp_path / folder}"]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.count("Saved in") == 1
+        assert done.stderr.count("on the CPU every process holds the whole model") == (folder == "sharded")
     train_recipe(load_recipe(recipe, [*values, "per_device_train_batch_size=16", f"output_dir={tmp_path / 'single'}"]))
-    files = [tmp_path / name / "model.safetensors" for name in ("flag", "launch", "single")]
-    assert files[0].read_bytes() == files[1].read_bytes()
-    one, other = load_file(files[0]), load_file(files[2])
+    files = [tmp_path / name / "model.safetensors" for name in ("flag", "launch", "sharded", "single")]
+    assert files[0].read_bytes() == files[1].read_bytes() == files[2].read_bytes()
+    one, other = load_file(files[0]), load_file(files[3])
     for name, value in other.items():
         torch.testing.assert_close(one[name], value, rtol=1e-5, atol=1e-6)
     results = [json.loads((file.parent / "results.json").read_text()) for file in files]
-    assert [result["environment"]["processes"] for result in results] == [2, 2, 1]
-    assert results[0]["metrics"]["test"]["accuracy"] == results[2]["metrics"]["test"]["accuracy"]
+    assert [result["environment"]["processes"] for result in results] == [2, 2, 2, 1]
+    assert results[0]["metrics"]["test"]["accuracy"] == results[3]["metrics"]["test"]["accuracy"]
 
 
 def test_a_bad_recipe_starts_no_process(tmp_path: Path) -> None:
