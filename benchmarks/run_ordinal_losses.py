@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cr_hf.build import build_model
+from cr_hf.comparisons import compare
 from cr_hf.configuration_cr import CRConfig
 from cr_hf.data import load_data
 from cr_hf.dreg import layer_dreg
@@ -32,7 +33,6 @@ from cr_hf.layers import CRLayer
 from cr_hf.objectives import OrderedThresholds, ordinal_log_probabilities
 from cr_hf.recipe import Recipe, load_recipe
 from cr_hf.results import describe_data, describe_machine, measure, write_json
-from cr_hf.study import compare
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("cumulative link", "cross-entropy", "CORAL", "CORN")

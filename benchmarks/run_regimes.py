@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,11 @@ def main() -> None:
             runs.append(run_arm(regime, arm, seed, data_dir))
             metrics = runs[-1]["metrics"]
             print(seed, arm, {split: round(values["accuracy"], 4) for split, values in metrics.items()}, flush=True)
-        first, *others = arms
-        pairs = {f"{first} - {other}": compare(hits(runs, first), hits(runs, other)) for other in others if seed}
+        pairs = {
+            f"{first} - {other}": compare(hits(runs, first), hits(runs, other))
+            for first, other in combinations(arms, 2)
+            if seed
+        }
         keep = ("arm", "seed", "metrics", "training", "model", "environment")
         write_json(
             ROOT / "benchmarks" / "results" / f"{regime}.json",
