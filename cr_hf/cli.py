@@ -74,6 +74,10 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="A finished run directory.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Other data: data.test_file=x.csv, ...")] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    perturb: Annotated[
+        str, typer.Option(help="Also on damaged texts: typos, drop, swap and case (of words), with commas between.")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Of --perturb.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Write the metrics to this JSON file.")] = None,
 ) -> None:
     """Measure a finished run on a split of its data, or of other data."""
@@ -82,8 +86,11 @@ def evaluate(
     from .run import evaluate_run
 
     _load_quietly()
-    metrics = evaluate_run(run, split, data_overrides(overrides or []))
+    kinds = [kind.strip() for kind in perturb.split(",") if kind.strip()]
+    metrics = evaluate_run(run, split, data_overrides(overrides or []), kinds, seed)
     _print_metrics({split: metrics})
+    if kinds:
+        _print_robustness(metrics["robustness"])
     if output is not None:
         write_json(output, metrics)
 
@@ -278,8 +285,23 @@ def _print_metrics(metrics: dict[str, dict[str, Any]]) -> None:
         table.add_column(f"{split} ({values['rows']} rows)", justify="right")
     first = next(iter(metrics.values()))
     for name in first:
-        if name not in ("rows", "accuracy_interval"):
+        if name not in ("rows", "accuracy_interval", "robustness"):
             table.add_row(name, *[_cell(values, name) for values in metrics.values()])
+    Console().print(table)
+
+
+def _print_robustness(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"accuracy in % on damaged texts ({found['rows']} rows, seed {found['seed']})")
+    for name in ("damage", "none", *"12345", "mean - none [95 %]"):
+        table.add_column(name, no_wrap=True)
+    for kind, curve in found["kinds"].items():
+        accuracies = [100 * accuracy for accuracy in (found["clean_accuracy"], *curve["accuracies"])]
+        change, low, high = (100 * value for value in (curve["change"], *curve["change_interval"]))
+        shown = f"{change:+.1f} [{low:+.1f}, {high:+.1f}]"
+        table.add_row(kind, *[f"{accuracy:.1f}" for accuracy in accuracies], shown)
     Console().print(table)
 
 

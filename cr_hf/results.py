@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
@@ -59,12 +60,18 @@ def measure(
     metrics: dict[str, Any]
     if problem_type == "multi_label_classification":
         metrics = compute_multi_label_metrics(logits, labels)
-        correct = ((logits > 0) == (labels > 0.5)).all(-1).astype(float)
     else:
         metrics = compute_classification_metrics(logits, labels, ordinal=ordinal)
-        correct = (logits.argmax(-1) == labels).astype(float)
+    correct = right_rows(logits, labels, problem_type).astype(float)
     interval = list(bootstrap_interval(correct)) if len(labels) > 1 else [0.0, 1.0]
     return {**metrics, "accuracy_interval": interval, "rows": len(labels)}
+
+
+def right_rows(logits: NDArray[Any], labels: NDArray[Any], problem_type: str) -> NDArray[np.bool_]:
+    """Whether each row is classified right, in all of its labels if it has several, shape (rows,)."""
+    if problem_type == "multi_label_classification":
+        return ((logits > 0) == (labels > 0.5)).all(-1)
+    return logits.argmax(-1) == labels
 
 
 def label_names(model: CRForSequenceClassification) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,22 @@ from . import __version__, register_auto_classes
 from .build import build_model, check_together, recipe_lora_config, training_arguments, trains_on_features
 from .checkpoints import last_complete_checkpoint
 from .configuration_cr import CRConfig
-from .errors import CheckpointError
+from .errors import CheckpointError, DataError
 from .features import FeatureDataset, collate_features, encode_splits
 from .metrics import compute_metrics_fn
 from .modeling_cr import CRForFeatureClassification, CRForSequenceClassification
 from .recipe import Recipe, load_recipe
-from .results import PROBE_TEXTS, describe_data, describe_environment, describe_model, label_names, measure, write_json
+from .results import (
+    PROBE_TEXTS,
+    describe_data,
+    describe_environment,
+    describe_model,
+    label_names,
+    measure,
+    right_rows,
+    write_json,
+)
+from .robustness import check_kinds, text_robustness
 from .run_directory import PROBE, RECIPE, RESULTS, check_directory, open_directory
 from .streaming import load_streamed
 from .targets import load_rows
@@ -102,7 +112,11 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
 
 
 def evaluate_run(
-    run_dir: str | Path, split: str = "test", data_overrides: dict[str, Any] | None = None
+    run_dir: str | Path,
+    split: str = "test",
+    data_overrides: dict[str, Any] | None = None,
+    perturb: Sequence[str] = (),
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Metrics of a finished run on a split of its data, or of other data with the same classes.
 
@@ -110,23 +124,36 @@ def evaluate_run(
         run_dir: a finished run directory.
         split: `"train"`, `"validation"` or `"test"`.
         data_overrides: fields of `DataConfig` that replace those of the run's recipe.
+        perturb: kinds of text perturbation, see `robustness.perturb_text`.
+        seed: of the perturbations.
 
     Returns:
-        What `measure` returns.
+        What `measure` returns, and with `perturb` also `robustness`, as `text_robustness` returns it.
 
     Raises:
         CheckpointError: if the run is not finished.
-        DataError: if the data have no such split, or other classes than the model.
+        DataError: if the data have no such split, or other classes than the model, or perturbed texts are asked for
+            of a model that has no classes.
     """
+    check_kinds(perturb)
     model, tokenizer, recipe = load_run(run_dir)
     data = dataclasses.replace(recipe.data, **(data_overrides or {}))
     names = label_names(model)
     if data.label_names is None and model.config.problem_type != "regression":
         data = dataclasses.replace(data, label_names=names)
+    if perturb and model.config.problem_type == "regression":
+        raise DataError(f"{run_dir} predicts numbers, and robustness is measured in accuracy: leave --perturb out")
     rows = load_rows(data, str(model.config.problem_type), splits=[split])[split]
     pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
-    logits = model.predict_texts(rows["text"], tokenizer, pairs).numpy()
-    return _measured(model, logits, rows)
+    metrics = _measured(model, model.predict_texts(rows["text"], tokenizer, pairs).numpy(), rows)
+    if perturb:
+
+        def is_right(texts: list[str], pairs: list[str] | None) -> Any:
+            logits = model.predict_texts(texts, tokenizer, pairs).numpy()
+            return right_rows(logits, np.asarray(rows["label"][:]), str(model.config.problem_type))
+
+        metrics["robustness"] = text_robustness(is_right, rows["text"], pairs, perturb, seed)
+    return metrics
 
 
 def _measured(model: CRForSequenceClassification, logits: Any, rows: datasets.Dataset) -> dict[str, Any]:

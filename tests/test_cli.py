@@ -87,6 +87,26 @@ def test_evaluate(
     assert f"{metrics['accuracy']:.4f}" in capsys.readouterr().out
 
 
+def test_evaluate_on_damaged_texts(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    output = tmp_path / "metrics.json"
+    command = ["evaluate", finished, "--perturb", "typos,drop,case", "--seed", 3, "--output", output]
+    assert run(monkeypatch, *command) == 0
+    printed = capsys.readouterr().out
+    metrics = json.loads(output.read_text(encoding="utf-8"))
+    found = metrics["robustness"]
+    assert f"({metrics['rows']} rows, seed 3)" in printed
+    assert (found["seed"], found["clean_accuracy"]) == (3, metrics["accuracy"])
+    assert set(found["kinds"]) == {"typos", "drop", "case"}
+    assert found["kinds"]["case"]["accuracies"] == [metrics["accuracy"]] * 5, "the tiny tokenizer has no case"
+    assert found["kinds"]["typos"]["accuracies"] != [metrics["accuracy"]] * 5
+    for kind in found["kinds"].values():
+        assert all(f"{100 * accuracy:.1f}" in printed for accuracy in kind["accuracies"])
+    assert run(monkeypatch, *command[:-1], tmp_path / "again.json") == 0
+    assert json.loads((tmp_path / "again.json").read_text(encoding="utf-8")) == metrics
+
+
 def test_evaluate_on_other_data(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = json.loads((finished / "results.json").read_text(encoding="utf-8"))["data"]["labels"]
     path = tmp_path / "other.csv"
@@ -132,6 +152,7 @@ def test_predict_files(suffix: str, finished: Path, tmp_path: Path, monkeypatch:
         (["predict", "nowhere", "text"], "nowhere is no run directory"),
         (["predict", "nowhere", "text", "--output", "x.parquet"], "must end in .jsonl or .csv"),
         (["predict", "RUN", "none.csv"], "none.csv"),
+        (["evaluate", "RUN", "--perturb", "typo"], "did you mean 'typos'"),
         (["evaluate", "RUN", "learning_rate=1"], "only data.* can be changed"),
     ],
 )
