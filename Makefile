@@ -14,7 +14,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "cr-hf needs Python 3.11 or newer: make setup PYTHON=python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[offline,report,test,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[offline,report,images,test,dev]"
 	@touch $@
 
 demo: setup ## Train on embedded data with a real encoder, offline; print metrics and a prediction
