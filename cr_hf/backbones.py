@@ -58,6 +58,29 @@ def load_source(config: CRConfig, options: dict[str, Any], hub: dict[str, Any]) 
     return auto_class(config.backbone_config).from_pretrained(folder, **options)
 
 
+def check_loaded(place: Any, model: PreTrainedModel, info: dict[str, Any], resizes: bool) -> None:
+    """Refuse a checkpoint that did not fill the model: transformers would leave random values in their place.
+
+    Args:
+        place: where it was loaded from.
+        model: what was loaded.
+        info: as `from_pretrained(output_loading_info=True)` returns it.
+        resizes: other shapes were allowed with `ignore_mismatched_sizes`.
+
+    Raises:
+        ValueError: if a tensor is missing or has another shape than config.json says.
+    """
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ValueError(
+            f"{place} lacks {len(missing)} tensors of {type(model).__name__}, {missing[0]} first: "
+            "it is not a whole CR checkpoint (start from a backbone with from_backbone)"
+        )
+    if info["mismatched_keys"] and not resizes:
+        name, saved, wanted = min(info["mismatched_keys"])
+        raise ValueError(f"{place} has {name} of shape {list(saved)}, but its config.json says {list(wanted)}")
+
+
 def refuse_changed(config: CRConfig, backbone: PreTrainedModel) -> None:
     """Refuse a backbone that a head-only checkpoint could not get back as it is.
 

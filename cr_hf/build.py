@@ -17,6 +17,7 @@ from .dreg import check_schedule
 from .errors import RecipeError, nearest
 from .metrics import best_model_metrics
 from .modeling_cr import CRForSequenceClassification
+from .objectives import normalized_class_weights
 from .recipe import OFFLINE_BACKBONE, STATIC_BACKBONE, Recipe
 from .run_directory import CHECKPOINTS
 from .static_embeddings import build_backbone, build_tokenizer
@@ -120,7 +121,7 @@ def training_arguments(recipe: Recipe, run_dir: Path) -> CRTrainingArguments:
         values.setdefault("greater_is_better", known[metric])
     try:
         return CRTrainingArguments(output_dir=str(run_dir / CHECKPOINTS), **values)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise RecipeError(f"training arguments: {str(error).splitlines()[0]}") from error
 
 
@@ -136,6 +137,8 @@ def check_together(recipe: Recipe, arguments: CRTrainingArguments, model: CRForS
             arguments.dreg_lambda_end,
             arguments.dreg_warmup_steps,
         )
+        if isinstance(arguments.class_weights, list):
+            normalized_class_weights(arguments.class_weights, [1] * int(model.config.num_labels or 0))
         if recipe.data.streaming and (trains_on_features(recipe, model) or model.config.feature_norm == "standardize"):
             raise ValueError("data.streaming needs a backbone that trains, or LoRA, and feature_norm=layer_norm")
         if recipe.data.streaming and arguments.max_steps <= 0:

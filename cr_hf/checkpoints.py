@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
@@ -129,6 +130,36 @@ def check_fits(checkpoint: str | Path, model: nn.Module) -> None:
                 f"{checkpoint} has {name} of shape {saved[name]}, the model needs {list(value.shape)}: resume from a "
                 "checkpoint of this very model"
             )
+
+
+def check_config(folder: Path) -> None:
+    """Refuse a configuration that is no CR classifier's before anything is built from it.
+
+    Raises:
+        CheckpointError: naming the file and what is wrong with it.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}): copy it again, or train it anew") from error
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind != "cr":
+        raise CheckpointError(f"{path} is not of a CR model (model_type={kind!r}): give the directory of a run")
+
+
+@torch.no_grad()
+def check_weights(place: Path, model: nn.Module) -> None:
+    """Refuse weights that could only predict nonsense.
+
+    Raises:
+        CheckpointError: naming the first tensor that is not finite, or if the head was never fitted.
+    """
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CheckpointError(f"{place}: {name} is not finite: the weights are damaged, copy them or train anew")
+    if not model.is_fitted:
+        raise CheckpointError(f"{place} was saved before its feature statistics were fitted: train it anew")
 
 
 def publish(staged: Path, final: Path) -> None:

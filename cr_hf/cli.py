@@ -85,6 +85,7 @@ def evaluate(
     from .results import write_json
     from .run import evaluate_run
 
+    _check_output(output)
     _load_quietly()
     kinds = [kind.strip() for kind in perturb.split(",") if kind.strip()]
     metrics = evaluate_run(run, split, data_overrides(overrides or []), kinds, seed)
@@ -104,6 +105,7 @@ def predict(
     """Classify texts, a file of texts, or standard input (one text a line)."""
     if output is not None and output.suffix not in (".jsonl", ".csv"):
         raise DataError(f"--output {output}: the name must end in .jsonl or .csv")
+    _check_output(output)
     from .results import label_names, label_of, label_scores
     from .run import load_run
 
@@ -159,6 +161,8 @@ def study(
         shares = [float(part) for part in fractions.split(",")]
     except ValueError:
         raise RecipeError(f"--fractions {fractions!r}: use numbers with commas between, such as 0.05,1") from None
+    if output.exists() and not output.is_dir():
+        raise RecipeError(f"--output {output} is a file: choose another folder")
     if (output / "study.json").exists():
         raise RecipeError(f"--output {output} holds a study: choose another folder")
     from .study import run_study, study_tables, write_study
@@ -233,13 +237,24 @@ def _launch(processes: int, command: list[str]) -> int:
     return done.returncode
 
 
+def _check_output(output: Path | None) -> None:
+    """Refuse, before any work, a file that could not be written."""
+    if output is None:
+        return
+    if output.is_dir():
+        raise DataError(f"--output {output} is a folder: name a file in it")
+    if not output.parent.is_dir():
+        raise DataError(f"--output {output}: there is no folder {output.parent}: make it, or choose another file")
+
+
 def _texts(arguments: list[str]) -> Iterable[str]:
     from .data import read_texts
 
     if not arguments:
         return read_texts(sys.stdin)
+    # os.path.exists: a text may be longer than any name of a file.
     if len(arguments) == 1 and (
-        Path(arguments[0]).exists() or arguments[0].endswith((".txt", ".csv", ".tsv", ".jsonl"))
+        os.path.exists(arguments[0]) or arguments[0].endswith((".txt", ".csv", ".tsv", ".jsonl"))
     ):
         return read_texts(arguments[0])
     return arguments

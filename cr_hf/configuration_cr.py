@@ -17,6 +17,7 @@ FEATURE_NORMS = ("standardize", "layer_norm")
 # Their positions start after the padding id, so max_position_embeddings (514, say) promises too much (512).
 POSITIONS_AFTER_PADDING = ("camembert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+MAX_LABELS = 1_000_000  # transformers makes a name for each before anything else could be checked
 ALLOWED = {
     "activation": ("polynomial", "gelu", "relu", "tanh", "silu"),
     "coefficient_init": ("hermite", "identity"),
@@ -115,8 +116,8 @@ class CRConfig(PreTrainedConfig):
         self._check_numbers()
         self.in_features: Any = in_features if backbone_config is None else self._backbone_features(in_features)
         num_labels = kwargs.get("num_labels")
-        if num_labels is not None and not (_is_integer(num_labels) and num_labels > 0):
-            raise ValueError(f"num_labels={num_labels!r} is not allowed: use a positive integer")
+        if num_labels is not None and not (_is_integer(num_labels) and 0 < num_labels <= MAX_LABELS):
+            raise ValueError(f"num_labels={num_labels!r} is not allowed: use an integer from 1 to {MAX_LABELS}")
         super().__init__(**kwargs)
         if self.problem_type is None:
             self.problem_type = "regression" if self.num_labels == 1 else "single_label_classification"

@@ -86,10 +86,10 @@ class DataConfig:
             raise DataError(f"data.validation_fraction={self.validation_fraction} must be between 0 and 1")
         if not 0 < self.train_fraction <= 1:
             raise DataError(f"data.train_fraction={self.train_fraction} must be above 0 and at most 1")
-        for key in ("max_train_samples", "max_eval_samples"):
+        for key, least in (("max_train_samples", 1), ("max_eval_samples", 1), ("seed", 0)):
             limit = getattr(self, key)
-            if limit is not None and not (isinstance(limit, int) and limit >= 1):
-                raise DataError(f"data.{key}={limit} must be a whole number from 1; leave it out for all rows")
+            if limit is not None and not (isinstance(limit, int) and limit >= least):
+                raise DataError(f"data.{key}={limit} must be a whole number from {least}, or leave it out")
         if self.label_names is not None:
             self.label_names = [str(name) for name in self.label_names]
             if len(self.label_names) < 2 or len(set(self.label_names)) < len(self.label_names):
@@ -309,8 +309,9 @@ def _subset(split: str, rows: datasets.Dataset, config: DataConfig) -> datasets.
     if split == "train":
         size = min(round(config.train_fraction * len(rows)), config.max_train_samples or len(rows))
         classes = len(set(rows["label"][:]))
-        if size < classes:
-            raise DataError(f"{size} rows of train are left for {classes} classes: raise data.train_fraction")
+        if size < max(classes, 2):
+            mend = "raise data.train_fraction or lower data.validation_fraction"
+            raise DataError(f"{size} rows of train are left for {classes} classes: {mend}")
     else:
         size = config.max_eval_samples or len(rows)
     order: Any = [] if size >= len(rows) else stratified_order(np.asarray(rows["label"][:]), config.seed)[:size]

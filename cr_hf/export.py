@@ -97,7 +97,6 @@ def export_run(
 
     register_auto_classes()
     model = CRForSequenceClassification.from_pretrained(run_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     if getattr(model.config.backbone_config, "auto_map", None):
         raise PublishError(
             f"the backbone {model.config.backbone_config.model_type!r} needs code of its own repository, which a CR "

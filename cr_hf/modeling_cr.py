@@ -17,6 +17,7 @@ from .backbones import (
     HUB_OPTIONS,
     auto_class,
     backbone_source,
+    check_loaded,
     load_source,
     refuse_changed,
     sentence_transformers_settings,
@@ -61,17 +62,13 @@ class CRPreTrainedModel(PreTrainedModel):
         """Load a saved classifier, as `PreTrainedModel.from_pretrained` does.
 
         Raises:
-            ValueError: if the checkpoint lacks a tensor: it would otherwise be filled with random values.
+            ValueError: if a tensor is missing or of another shape: it would otherwise be filled with random values.
         """
-        report = kwargs.pop("output_loading_info", False)
-        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        report, resizes = (kwargs.pop(name, False) for name in ("output_loading_info", "ignore_mismatched_sizes"))
+        options: Any = {**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **options)
         model, info = loaded
-        if info["missing_keys"]:
-            missing = sorted(info["missing_keys"])
-            raise ValueError(
-                f"{pretrained_model_name_or_path} lacks {len(missing)} tensors of {cls.__name__}, {missing[0]} first: "
-                "it is not a whole CR checkpoint (start from a backbone with from_backbone)"
-            )
+        check_loaded(pretrained_model_name_or_path, model, info, resizes)
         model._freeze()
         if not model.is_fitted:
             logger.warning(f"{pretrained_model_name_or_path} was saved before its feature statistics were fitted")

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import re
+import types
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -40,6 +42,9 @@ TRAINING_KEYS = {item.name for item in dataclasses.fields(CRTrainingArguments) i
 }
 DATA_KEYS = {item.name for item in dataclasses.fields(DataConfig)}
 FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
+NO_HINT = ": remove it, keys are fields of CRConfig, CRTrainingArguments and, below data, of DataConfig"
+AT_LEAST = {"early_stopping_patience": 1, "embedding_size": 1, "vocabulary_size": 1}
 
 
 @dataclass
@@ -156,23 +161,52 @@ def _read_overrides(overrides: list[str]) -> list[tuple[str, Any]]:
         if not sign or not key:
             raise RecipeError(f"override {override!r} is not of the form key=value, such as learning_rate=1e-3")
         try:
-            pairs.append((key, yaml.safe_load(text)))
-        except yaml.YAMLError as error:
+            pairs.append((key, load_yaml(text)))
+        except (yaml.YAMLError, RecursionError) as error:
             raise RecipeError(f"override {override!r}: the value is not YAML, put it in quotes") from error
     return pairs
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without tags that make objects, aliases (they can grow without bound) or repeated keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(None, None, "aliases (*) are not read", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        values: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        if len(values) < len(node.value):
+            raise yaml.constructor.ConstructorError(None, None, "a key stands there twice", node.start_mark)
+        return values
+
+
+def load_yaml(text: str) -> Any:
+    """Plain values out of YAML that may come from anywhere.
+
+    Raises:
+        yaml.YAMLError: if it is not YAML, or uses tags of Python, aliases or a key twice.
+        RecursionError: if it is nested too deeply.
+    """
+    return yaml.load(text, _Loader)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RecipeError(f"recipe {path} is not a file: give the path of a YAML file, such as recipes/demo.yaml")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = load_yaml(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise RecipeError(f"recipe {path} is not UTF-8 text at byte {error.start}: save it as UTF-8") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" line {mark.line + 1}" if mark else ""
-        raise RecipeError(f"recipe {path}{place} is not valid YAML: {getattr(error, 'problem', error)}") from error
+        cause = str(getattr(error, "problem", error)).splitlines()[0]
+        raise RecipeError(f"recipe {path}{place} is not valid YAML: {cause}: mend it, quotes often help") from error
+    except RecursionError as error:
+        raise RecipeError(f"recipe {path} is nested too deeply: write one `key: value` a line") from error
     if not isinstance(values, dict):
         raise RecipeError(f"recipe {path} holds no keys: write one `key: value` a line, as recipes/demo.yaml does")
     data = values.setdefault("data", {})
@@ -195,12 +229,12 @@ def _check(values: dict[str, Any], place: str) -> Recipe:
         )
         if not kind:
             hint = nearest(str(key), own | MODEL_KEYS | TRAINING_KEYS | {f"data.{name}" for name in DATA_KEYS})
-            raise RecipeError(f"{place}: unknown key {key!r}{hint}")
+            raise RecipeError(f"{place}: unknown key {key!r}{hint or NO_HINT}")
         sorted_out[kind][key] = _number(value)
     for name in values["data"]:
         if name not in DATA_KEYS:
             hint = nearest(f"data.{name}", {f"data.{known}" for known in DATA_KEYS})
-            raise RecipeError(f"{place}: unknown key 'data.{name}'{hint}")
+            raise RecipeError(f"{place}: unknown key 'data.{name}'{hint or NO_HINT}")
     if not isinstance(sorted_out["own"].get("backbone"), str):
         raise RecipeError(f"{place}: backbone is missing: give a Hub id, a folder, or backbone=offline")
     for name in sorted_out["own"]:
@@ -208,8 +242,13 @@ def _check(values: dict[str, Any], place: str) -> Recipe:
             raise RecipeError(f"{place}: {name} has no effect without lora_r: set lora_r, such as lora_r=8")
     if "vectors_file" in sorted_out["own"] and sorted_out["own"]["backbone"] != STATIC_BACKBONE:
         raise RecipeError(f"{place}: vectors_file is only for backbone: static")
-    _check_types(sorted_out["training"], CRTrainingArguments, place, "")
+    for kind, owner, prefix in (("own", Recipe, ""), ("training", CRTrainingArguments, "")):
+        _check_types(sorted_out[kind], owner, place, prefix)
     _check_types(values["data"], DataConfig, place, "data.")
+    for name, least in AT_LEAST.items():
+        value = sorted_out["own"].get(name)
+        if value is not None and value < least:
+            raise RecipeError(f"{place}: {name}={value} must be {least} or above")
     data = DataConfig(**{name: _number(value) for name, value in values["data"].items()})
     return Recipe(data=data, model=sorted_out["model"], training=sorted_out["training"], **sorted_out["own"])
 
@@ -222,15 +261,28 @@ def _number(value: Any) -> Any:
 
 
 def _check_types(values: dict[str, Any], owner: type, place: str, prefix: str) -> None:
-    defaults = {item.name: item.default for item in dataclasses.fields(owner)}
+    """Refuse a value of another type than its field has, before anything is loaded."""
+    hints = get_type_hints(owner)
     for name, value in values.items():
-        default = defaults[name]
-        number = _number(value)
-        if isinstance(default, bool):
-            wrong, wanted = not isinstance(value, bool), "true or false"
-        elif isinstance(default, int | float):
-            wrong, wanted = not isinstance(number, int | float) or isinstance(number, bool), "a number"
-        else:
+        # transformers takes fsdp=true, which its hint does not say.
+        if _fits(_number(value), hints[name]) or name == "fsdp":
             continue
-        if wrong:
-            raise RecipeError(f"{place}: {prefix}{name}={value!r} must be {wanted}")
+        kinds = _kinds(hints[name])
+        wanted = [word for kind, word in {**KINDS, type(None): "null"}.items() if kind in kinds]
+        quotes = " (put it in quotes)" if str in kinds and not isinstance(value, list | dict) else ""
+        raise RecipeError(f"{place}: {prefix}{name}={value!r} must be {' or '.join(wanted)}{quotes}")
+
+
+def _kinds(hint: Any) -> set[Any]:
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return {get_origin(kind) or kind for kind in kinds}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kinds = _kinds(hint)
+    if isinstance(value, float) and math.isnan(value):
+        return False
+    if isinstance(value, bool) or value is None:
+        return type(value) in kinds
+    known = (*kinds & set(KINDS), *({int} if float in kinds else ()))
+    return bool(kinds - {*KINDS, type(None)}) or isinstance(value, known)

@@ -14,6 +14,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+from safetensors import SafetensorError
 from transformers import (
     AutoTokenizer,
     DataCollatorWithPadding,
@@ -24,7 +25,7 @@ from transformers import (
 
 from . import __version__, register_auto_classes
 from .build import build_model, check_together, recipe_lora_config, training_arguments, trains_on_features
-from .checkpoints import last_complete_checkpoint
+from .checkpoints import check_config, check_weights, last_complete_checkpoint
 from .configuration_cr import CRConfig
 from .errors import CheckpointError, DataError
 from .features import FeatureDataset, collate_features, encode_splits
@@ -165,15 +166,22 @@ def load_run(run_dir: str | Path) -> tuple[CRForSequenceClassification, PreTrain
     """Model, tokenizer and recipe of a finished run.
 
     Raises:
-        CheckpointError: if the directory is not a finished run.
+        CheckpointError: if the directory is not a finished run, or is damaged.
     """
     run_dir = Path(run_dir)
     if not (run_dir / RESULTS).is_file():
         state = "is not finished: continue it with --resume" if (run_dir / RECIPE).is_file() else "is no run directory"
         raise CheckpointError(f"{run_dir} {state} (a finished run holds {RESULTS})")
     register_auto_classes()  # the tokenizer looks the configuration up
-    model = CRForSequenceClassification.from_pretrained(run_dir)
-    return model, AutoTokenizer.from_pretrained(run_dir), load_recipe(run_dir / RECIPE)
+    check_config(run_dir)
+    try:
+        model = CRForSequenceClassification.from_pretrained(run_dir)
+        tokenizer = AutoTokenizer.from_pretrained(run_dir)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        cause = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{run_dir} cannot be loaded ({cause}): copy it again, or train it anew") from error
+    check_weights(run_dir, model)
+    return model, tokenizer, load_recipe(run_dir / RECIPE)
 
 
 def _finished_model(recipe: Recipe, trainer: CRTrainer, model: CRForSequenceClassification) -> Any:

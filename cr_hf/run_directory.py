@@ -49,9 +49,18 @@ def check_directory(recipe: Recipe, overwrite: bool, resume: bool) -> None:
 
 
 def open_directory(recipe: Recipe) -> None:
-    """Start the run. The recipe is written first, so that an interrupted run is known for what it is."""
+    """Start the run. The recipe is written first, so that an interrupted run is known for what it is.
+
+    Raises:
+        RecipeError: if the directory cannot be made or written.
+    """
     run_dir = Path(recipe.output_dir)
-    if run_dir.is_dir():
-        shutil.rmtree(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    recipe.save(run_dir / RECIPE)
+    try:
+        if run_dir.is_dir():
+            shutil.rmtree(run_dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        recipe.save(run_dir / RECIPE)
+    except OSError as error:
+        raise RecipeError(
+            f"output_dir={run_dir} cannot be written ({error.strerror}): choose another output_dir"
+        ) from error

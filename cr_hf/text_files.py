@@ -186,7 +186,7 @@ def _json_lines(path: Path, encoding: str) -> Records:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: not JSON ({error}): one object a line is needed") from error
         if not isinstance(record, dict):
             raise DataError(f"{path}, line {number}: a JSON {type(record).__name__}: one object a line is needed")

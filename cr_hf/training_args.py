@@ -8,6 +8,12 @@ from transformers import TrainingArguments
 
 from .dreg import DREG_SCHEDULES, check_schedule
 
+LEAST = {
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
+    **dict.fromkeys(("learning_rate", "weight_decay", "num_train_epochs", "dataloader_num_workers", "seed"), 0),
+}
+LARGEST_SEED = 2**32 - 1  # numpy's
+
 
 @dataclass
 class CRTrainingArguments(TrainingArguments):
@@ -49,6 +55,12 @@ class CRTrainingArguments(TrainingArguments):
     restore_callback_states_from_checkpoint: bool = field(default=True, metadata={"help": "For exact resume."})
 
     def __post_init__(self) -> None:
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if not value >= least:
+                raise ValueError(f"{name}={value} is not allowed: use a number, {least} or above")
+        if self.seed > LARGEST_SEED:
+            raise ValueError(f"seed={self.seed} is not allowed: use a number, {LARGEST_SEED} or below")
         super().__post_init__()
         if self.dreg_lambda is not None:
             check_schedule(self.dreg_schedule, self.dreg_lambda, self.dreg_lambda_end, self.dreg_warmup_steps)

@@ -421,7 +421,7 @@ class TestLoading:
         for parameter in model.classifier.thresholds.parameters():
             nn.init.normal_(parameter)
         model.save_pretrained(tmp_path)
-        with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        with pytest.raises(ValueError, match=r"of shape .* but its config\.json says"):
             CRForFeatureClassification.from_pretrained(tmp_path, hidden_sizes=[7, 6])
         loaded = CRForFeatureClassification.from_pretrained(
             tmp_path, hidden_sizes=[7, 6], ignore_mismatched_sizes=True
