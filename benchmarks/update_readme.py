@@ -50,19 +50,23 @@ def regime(name: str, metrics: dict[str, str]) -> str:
     lines.append("|---" * (3 + len(metrics)) + "|")
     for arm, values in found["arms"].items():
         test = values["test"]
-        accuracy = f"{100 * test['accuracy']['mean']:.1f} ± {100 * test['accuracy']['std']:.1f}"
+        accuracy = f"{100 * test['accuracy']['mean']:.1f}"
+        if found["seeds"] > 1:
+            accuracy += f" ± {100 * test['accuracy']['std']:.1f}"
         cells = [f"{values['parameters_head']:,}", accuracy, *(f"{test[key]['mean']:.3f}" for key in metrics.values())]
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *differences(found["test_accuracy_differences"]), "", f"Seeds: {found['seeds']}."])
+    return "\n".join([*lines, "", *differences(found["test_accuracy_differences"]), f"Seeds: {found['seeds']}."])
 
 
 def differences(pairs: dict) -> list[str]:
-    """Rows of a table of paired differences."""
+    """A table of paired differences and a blank line; of one seed there are none."""
+    if not pairs:
+        return []
     lines = ["| difference of accuracy in points | 95 % interval |", "|---|---|"]
     for name, pair in pairs.items():
         low, high = (100 * value for value in pair["interval"])
         lines.append(f"| {name}: {100 * pair['difference']:+.2f} | {low:+.2f} to {high:+.2f} |")
-    return lines
+    return [*lines, ""]
 
 
 ORDERED = {"mean absolute error": "mean_absolute_error", "quadratic weighted kappa": "quadratic_weighted_kappa"}
@@ -106,7 +110,7 @@ def ordinal_losses() -> str:
         cells = [f"{accuracy.mean():.1f} ± {accuracy.std(ddof=1):.1f}", f"{median.mean():.1f}"]
         cells += [f"{np.mean([values[key] for values in test]):.3f}" for key in ORDERED.values()]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *differences(found["test_accuracy_differences"]), "", f"Seeds: {found['seeds']}."])
+    return "\n".join([*lines, "", *differences(found["test_accuracy_differences"]), f"Seeds: {found['seeds']}."])
 
 
 def large_data() -> str:
