@@ -117,10 +117,13 @@ def _magnified(images: Pixels, factor: float) -> Pixels:
     """The middle of each image, shape (count, 32, 32, channels), magnified to 32 x 32."""
     side = int(np.ceil(SIDE / factor))
     start = (SIDE - side) // 2
+    length = round(side * factor)
+    trim = (length - SIDE) // 2
+    places = np.linspace(0, side - 1, length)[trim : trim + SIDE]
+    # Linear interpolation along rows and columns as two matrix products: scipy's zoom takes a hundred times as long.
+    weights = np.stack([np.interp(places, np.arange(side), row) for row in np.eye(side)], 1)
     middle = images[:, start : start + side, start : start + side]
-    large = ndimage.zoom(middle, (1, factor, factor, 1), order=1)
-    trim = (large.shape[1] - SIDE) // 2
-    return large[:, trim : trim + SIDE, trim : trim + SIDE]
+    return np.einsum("ir,jc,nrck->nijk", weights, weights, middle, optimize=True)
 
 
 def _zoom_blur(images: Pixels, most: float, _: Generator) -> Pixels:

@@ -6,8 +6,9 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
-from cr_hf.image_corruptions import CORRUPTIONS, corrupt
+from cr_hf.image_corruptions import CORRUPTIONS, _magnified, corrupt
 
 SMOOTH = ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "pixelate", "elastic_transform", "contrast")
 
@@ -62,6 +63,17 @@ def test_black_and_white_images_stay_in_range(kind: str, level: int) -> None:
         found = corrupt(images, kind, 5)
     if kind in ("brightness", "fog") and level == 0:
         assert len(np.unique(found)) == 1
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.03, 1.1, 1.25, 1.75, 2.25])
+def test_magnifying_is_scipys_zoom_trimmed(factor: float) -> None:
+    images = drawn() / 255
+    side = int(np.ceil(32 / factor))
+    start = (32 - side) // 2
+    large = ndimage.zoom(images[:, start : start + side, start : start + side], (1, factor, factor, 1), order=1)
+    trim = (large.shape[1] - 32) // 2
+    expected = large[:, trim : trim + 32, trim : trim + 32]
+    np.testing.assert_allclose(_magnified(images, factor), expected, atol=1e-9)
 
 
 def test_noise_has_the_size_asked_for() -> None:
