@@ -50,5 +50,6 @@ model-cards: published/sst5_frozen published/yelp_minilm ## Train, write publish
 hub-faults: setup ## Try every fault of publishing, and write benchmarks/results/hub_faults.json
 	$(BIN)/python tests/hub_faults.py benchmarks/results/hub_faults.json
 
-bench: setup ## Measure, and write benchmarks/results
+bench: setup ## Install the peers, measure, and write benchmarks/results
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]"
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

@@ -70,6 +70,8 @@ def build_model(
     if recipe.model.get("objective") == "ordinal" and names is not None:
         refuse_unordered(recipe.data, names)
     fields.update(recipe.model)
+    if recipe.chooses_lambda:
+        del fields["dreg_lambda"]  # the default's place is taken by the choice, before training
     try:
         if recipe.backbone == STATIC_BACKBONE:
             return _static_model(recipe, dataset["train"], fields)

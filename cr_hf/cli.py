@@ -58,6 +58,12 @@ def train(
     write_card(run_dir)
     results = json.loads((run_dir / RESULTS).read_text(encoding="utf-8"))
     _print_metrics(results["metrics"])
+    if "lambda_choice" in results:
+        typer.echo(f"DREG lambda {results['lambda_choice']['chosen']:.3g}, chosen on the validation rows.")
+        if importlib.util.find_spec("matplotlib") is not None:
+            from .report import plot_lambda
+
+            plot_lambda(results["lambda_choice"], run_dir / "lambda.png")
     if results["data"]["synthetic"]:
         typer.echo("The demo reviews are synthetic: these figures say that it runs, not how good it is.")
     typer.echo(f'Saved in {run_dir}. Try: cr-hf predict {run_dir} "A gorgeous, witty film ."')

@@ -112,6 +112,7 @@ def render_card(
         f"trained with Differential Regularization (DREG), a penalty on the Jacobian of every layer.",
         backbone=_backbone(config),
         training=_training(results),
+        lambda_choice=_lambda_choice(results["lambda_choice"]) if results.get("lambda_choice") else "",
         synthetic=results["data"]["synthetic"],
         results=_results_table(results["metrics"]),
         seed=results["training"]["seed"],
@@ -217,7 +218,7 @@ def _training(results: dict[str, Any]) -> list[str]:
     times = [f"{run[key]:,} s {what}" for key, what in SECONDS if run.get(key) is not None]
     return [
         f"data: {escape(data['source'])}{revision}{stands_for}; rows: {rows}",
-        f"DREG lambda {model['dreg_lambda']} at widths {model['hidden_sizes']} (mode `{model['dreg_mode']}`), "
+        f"DREG lambda {model['dreg_lambda']:.4g} at widths {model['hidden_sizes']} (mode `{model['dreg_mode']}`), "
         f"dropout {model['dropout']}",
         f"features: `{model['pooling']}` pooling of hidden states `{model['feature_layers']}`, "
         f"{model['in_features']:,} wide, `{model['feature_norm']}`",
@@ -226,6 +227,21 @@ def _training(results: dict[str, Any]) -> list[str]:
         f"cr_hf {results['cr_hf_version']}, torch {machine['torch']}, transformers {machine['transformers']}, "
         f"Python {machine['python']}",
     ]
+
+
+def _lambda_choice(choice: dict[str, Any]) -> str:
+    """How lambda was chosen, and the curve."""
+    lines = [
+        f"DREG lambda {choice['chosen']:.3g} was chosen on the validation rows by the one-standard-error rule: "
+        f"of {len(choice['grid'])} values the largest whose accuracy, the mean of {len(choice['seeds'])} seeds, is at "
+        f"most one standard error (over rows) below that of the best, {choice['best']:.3g}.",
+        "",
+        "| lambda | validation accuracy | standard error |",
+        "|---|---|---|",
+    ]
+    for row in zip(choice["grid"], choice["accuracies"], choice["standard_errors"], strict=True):
+        lines.append("| {:.3g} | {:.4f} | {:.4f} |".format(*row))
+    return "\n".join(lines)
 
 
 def _results_table(metrics: dict[str, dict[str, Any]]) -> str:

@@ -90,11 +90,11 @@ def median_class(probabilities: Tensor) -> Tensor:
     return (probabilities.cumsum(-1)[..., :-1] < 0.5).sum(-1)
 
 
-def normalized_class_weights(weights: Sequence[float], counts: Sequence[int]) -> list[float]:
+def normalized_class_weights(weights: Sequence[float] | str, counts: Sequence[int]) -> list[float]:
     """Scale class weights to mean 1 over a training set.
 
     Args:
-        weights: one per class, at least 0.
+        weights: one per class, at least 0; a text (`"balanced"`) for the reciprocals of the counts, 0 for no row.
         counts: training rows of each class.
 
     Returns:
@@ -103,6 +103,8 @@ def normalized_class_weights(weights: Sequence[float], counts: Sequence[int]) ->
     Raises:
         ValueError: if the lengths differ, a weight is negative or not finite, or the mean is 0.
     """
+    if isinstance(weights, str):
+        weights = [0.0 if count == 0 else 1 / count for count in counts]
     if len(weights) != len(counts):
         raise ValueError(f"class_weights has {len(weights)} entries but there are {len(counts)} classes")
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights):

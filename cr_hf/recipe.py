@@ -23,6 +23,7 @@ from .errors import RecipeError, nearest
 from .training_args import CRTrainingArguments
 
 OFFLINE_BACKBONE, STATIC_BACKBONE = "offline", "static"
+AUTO_LAMBDA = "auto"
 MODEL_KEYS = (set(inspect.signature(CRConfig.__init__).parameters) | {"problem_type"}) - {
     "self",
     "kwargs",
@@ -89,6 +90,11 @@ class Recipe:
     def seed(self) -> int:
         """Seed of initialisation, dropout and data order."""
         return int(self.training.get("seed", 42))
+
+    @property
+    def chooses_lambda(self) -> bool:
+        """Whether lambda is to be chosen on validation rows: `dreg_lambda: auto`."""
+        return bool(self.model.get("dreg_lambda") == AUTO_LAMBDA)
 
     @property
     def problem_type(self) -> str:
@@ -250,7 +256,24 @@ def _check(values: dict[str, Any], place: str) -> Recipe:
         if value is not None and value < least:
             raise RecipeError(f"{place}: {name}={value} must be {least} or above")
     data = DataConfig(**{name: _number(value) for name, value in values["data"].items()})
-    return Recipe(data=data, model=sorted_out["model"], training=sorted_out["training"], **sorted_out["own"])
+    recipe = Recipe(data=data, model=sorted_out["model"], training=sorted_out["training"], **sorted_out["own"])
+    if recipe.chooses_lambda:
+        _check_auto_lambda(recipe, place)
+    return recipe
+
+
+def _check_auto_lambda(recipe: Recipe, place: str) -> None:
+    """Lambda is chosen by a sweep over cached features, which has one loss, one normalisation and one penalty."""
+    model = recipe.model
+    for wrong, what in (
+        (not model.get("freeze_backbone"), "a frozen backbone: set freeze_backbone: true"),
+        (recipe.lora_r is not None, "a backbone without LoRA: take lora_r away"),
+        (recipe.problem_type != "single_label_classification", "single-label classification"),
+        ((model.get("feature_norm") or "standardize") != "standardize", "feature_norm: standardize"),
+        (model.get("dreg_mode", "layer") != "layer", "dreg_mode: layer"),
+    ):
+        if wrong:
+            raise RecipeError(f"{place}: dreg_lambda: auto needs {what}, or give dreg_lambda a number")
 
 
 def _number(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Pictures of a study, in the `report` extra (matplotlib)."""
+"""Pictures of a study and of a choice of lambda, in the `report` extra (matplotlib)."""
 
 from __future__ import annotations
 
@@ -44,6 +44,31 @@ def plot_study(study: dict[str, Any], path: Path) -> None:
     axes.minorticks_off()
     axes.set_xlabel("share of the training labels")
     axes.set_ylabel("test accuracy in % (mean and standard deviation over seeds)")
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path)
+
+
+def plot_lambda(choice: dict[str, Any], path: Path) -> None:
+    """Validation accuracy against lambda with one standard error over rows, and the lambda that was chosen.
+
+    Args:
+        choice: `lambda_choice` of a run's `results.json`.
+        path: of the PNG file.
+    """
+    from matplotlib.figure import Figure
+
+    accuracies, errors = 100 * np.array(choice["accuracies"]), 100 * np.array(choice["standard_errors"])
+    best = choice["grid"].index(choice["best"])
+    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    axes.errorbar(choice["grid"], accuracies, yerr=errors, color=COLOURS[0], marker=MARKERS[0], capsize=3)
+    floor = f"best ({choice['best']:.3g}) less one standard error"
+    axes.axhline(accuracies[best] - errors[best], color=COLOURS[1], linestyle="--", label=floor)
+    axes.axvline(choice["chosen"], color=COLOURS[2], linestyle=":", label=f"chosen: {choice['chosen']:.3g}")
+    axes.set_xscale("log")
+    axes.set_xlabel("DREG lambda")
+    axes.set_ylabel(f"validation accuracy in % (mean of {len(choice['seeds'])} seeds)")
     axes.grid(axis="y", alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(path)

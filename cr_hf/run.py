@@ -26,6 +26,7 @@ from transformers import (
 from . import __version__, register_auto_classes
 from .build import build_model, check_together, recipe_lora_config, training_arguments, trains_on_features
 from .checkpoints import check_config, check_weights, last_complete_checkpoint
+from .choose_lambda import kept_lambda, lambda_of_run
 from .configuration_cr import CRConfig
 from .errors import CheckpointError, DataError
 from .features import FeatureDataset, collate_features, encode_splits
@@ -219,6 +220,9 @@ def _frozen_trainer(
     encoded = encode_splits(model, tokenizer, dataset)
     splits = {name: FeatureDataset(features, labels) for name, (features, labels) in encoded.items()}
     values = {**model.config.to_dict(), "backbone_config": None}
+    if recipe.chooses_lambda:
+        choice = lambda_of_run(recipe, arguments, CRConfig(**values), encoded["train"], encoded["validation"])
+        model.config.dreg_lambda = values["dreg_lambda"] = choice.chosen
     set_seed(recipe.seed)
     head = CRForFeatureClassification(CRConfig(**values))
     arguments.remove_unused_columns = False
@@ -283,6 +287,8 @@ def _save(
     tokenizer: PreTrainedTokenizerBase,
     results: dict[str, Any],
 ) -> None:
+    if recipe.chooses_lambda:
+        results["lambda_choice"] = kept_lambda(trainer.args).to_dict()
     model.save_pretrained(run_dir)
     tokenizer.save_pretrained(run_dir)
     logits = model.predict_texts(PROBE_TEXTS, tokenizer)

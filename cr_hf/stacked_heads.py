@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from .configuration_cr import CRConfig
 from .dreg import squared_norm
+from .errors import DataError
 from .layers import Standardize, feature_moments, fixed_activation, polynomial
 from .modeling_cr import CRHead
 from .objectives import OrderedThresholds, ordinal_log_probabilities
@@ -172,33 +173,26 @@ class StackedAdamW:
 
     Args:
         parameters: as `initial_parameters` gives them.
-        learning_rates: of each head.
-        weight_decays: of each head.
+        rates: of each head its learning rate, that of its thresholds, and its weight decay.
         max_grad_norm: of each head by itself; 0 for no clipping.
 
     Attributes:
         optimizer: the `torch.optim.AdamW`, for a learning rate schedule.
     """
 
-    def __init__(
-        self,
-        parameters: Stacked,
-        learning_rates: Sequence[float],
-        weight_decays: Sequence[float],
-        max_grad_norm: float,
-    ) -> None:
+    def __init__(self, parameters: Stacked, rates: Sequence[tuple[float, float, float]], max_grad_norm: float) -> None:
         self.max_grad_norm = max_grad_norm
         self.slices: list[tuple[str, slice, Tensor]] = []
         groups: list[dict[str, Any]] = []
         start = 0
-        for (learning_rate, weight_decay), run in groupby(zip(learning_rates, weight_decays, strict=True)):
+        for (learning_rate, threshold_rate, weight_decay), run in groupby(rates):
             members = slice(start, start + len(list(run)))
             start = members.stop
-            for decays in (True, False):
-                names = [name for name in parameters if name.endswith(".weight") == decays]
+            by_kind = {"weight": (learning_rate, weight_decay), "threshold": (threshold_rate, 0.0)}
+            for kind, names in groupby(sorted(parameters, key=_kind), _kind):
                 views = [(name, members, parameters[name].detach()[members]) for name in names]
-                decay = weight_decay if decays else 0.0
-                groups.append({"params": [view[2] for view in views], "lr": learning_rate, "weight_decay": decay})
+                rate, decay = by_kind.get(kind, (learning_rate, 0.0))
+                groups.append({"params": [view[2] for view in views], "lr": rate, "weight_decay": decay})
                 self.slices.extend(views)
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, fused=True)
 
@@ -221,6 +215,23 @@ class StackedAdamW:
             parameter.grad = gradients[name][members]
         self.optimizer.step()
         return norm
+
+
+def _kind(name: str) -> str:
+    if name.startswith("thresholds."):
+        return "threshold"
+    return "weight" if name.endswith(".weight") else "other"
+
+
+def check_subsets(subsets: Sequence[Sequence[int] | None], rows: int) -> None:
+    """Refuse row numbers that are not there.
+
+    Raises:
+        DataError: naming the head.
+    """
+    for number, indices in enumerate(subsets):
+        if indices is not None and (not indices or min(indices) < 0 or max(indices) >= rows):
+            raise DataError(f"train_indices of spec {number} must name rows from 0 to {rows - 1}, at least one")
 
 
 class TrainingRows:

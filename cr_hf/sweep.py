@@ -1,4 +1,4 @@
-"""Many heads trained on the same features in one program, and the choice of lambda from such a sweep.
+"""Many heads trained on the same features in one program.
 
 K heads of one shape differ in their seed, lambda, schedule, learning rate, weight decay, dropout or training rows.
 Their parameters are stacked on a leading axis, so that a step of all of them is a handful of batched matrix products
@@ -31,6 +31,7 @@ from .stacked_heads import (
     StackedDropout,
     TrainingRows,
     all_rows,
+    check_subsets,
     default_group_size,
     initial_parameters,
     stacked_forward,
@@ -54,6 +55,7 @@ class HeadSpec:
         dreg_warmup_steps: linear rise from 0; below 1 a fraction of all steps.
         learning_rate: the peak, 3e-4 by default.
         weight_decay: decoupled, on weights alone, 0.1 by default.
+        threshold_learning_rate: the peak of an ordinal head's thresholds; `None` (default) means learning_rate.
         dropout: after each CR layer, 0.1 by default; exact to one part in 65536.
         train_indices: the training rows in use; `None` (default) means all of them.
 
@@ -67,19 +69,27 @@ class HeadSpec:
     dreg_schedule: str = "constant"
     dreg_warmup_steps: float = 0.0
     learning_rate: float = 3e-4
+    threshold_learning_rate: float | None = None
     weight_decay: float = 0.1
     dropout: float = 0.1
     train_indices: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         check_schedule(self.dreg_schedule, self.dreg_lambda, self.dreg_lambda_end, self.dreg_warmup_steps)
-        for name in ("learning_rate", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)} is not allowed: use a finite number, 0 or above")
+        for name in ("learning_rate", "threshold_learning_rate", "weight_decay"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name}={value} is not allowed: use a finite number, 0 or above")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} is not allowed: use 0 or above and below 1")
         if self.train_indices is not None:
             object.__setattr__(self, "train_indices", tuple(int(index) for index in self.train_indices))
+
+    @property
+    def rates(self) -> tuple[float, float, float]:
+        """Learning rate, that of the thresholds, and weight decay."""
+        threshold_rate = self.threshold_learning_rate
+        return self.learning_rate, self.learning_rate if threshold_rate is None else threshold_rate, self.weight_decay
 
     def lambda_at(self, step: int, total_steps: int) -> float:
         """The DREG coefficient at a step, see `dreg.scheduled_lambda`."""
@@ -193,8 +203,7 @@ class _Group:
         total = arguments.num_train_epochs * math.ceil(self.rows.num_rows / arguments.batch_size)
         self.lambdas = like.new_tensor([[spec.lambda_at(step, total) for spec in specs] for step in range(total)])
         self.penalised = bool(self.lambdas.any())
-        rates, decays = [spec.learning_rate for spec in specs], [spec.weight_decay for spec in specs]
-        self.adamw = StackedAdamW(self.parameters, rates, decays, arguments.max_grad_norm)
+        self.adamw = StackedAdamW(self.parameters, [spec.rates for spec in specs], arguments.max_grad_norm)
         warmup = arguments.warmup_steps
         warmup_steps = math.ceil(warmup * total) if warmup < 1 else int(warmup)
         self.scheduler = get_scheduler(arguments.lr_scheduler_type, self.adamw.optimizer, warmup_steps, total)
@@ -319,12 +328,12 @@ def train_heads(
     validation_targets = _checked_labels("validation_labels", validation_features, validation_labels, config)
     validation = (all_rows(validation_features, device), validation_targets.to(device))
     num_rows = [len(features) if spec.train_indices is None else len(spec.train_indices) for spec in specs]
-    _check_indices(specs, len(features))
+    check_subsets([spec.train_indices for spec in specs], len(features))
     if device.type == "cpu":
         # The first freed block of a size makes glibc's malloc keep blocks up to that size.
         torch.empty(REUSED_BYTES, dtype=torch.uint8)
     # Heads of one learning rate and decay side by side share an optimizer pass.
-    order = sorted(range(len(specs)), key=lambda i: (num_rows[i], specs[i].learning_rate, specs[i].weight_decay))
+    order = sorted(range(len(specs)), key=lambda i: (num_rows[i], specs[i].rates))
     results: dict[int, HeadResult] = {}
     for rows, run in groupby(order, lambda i: num_rows[i]):
         members = list(run)
@@ -359,13 +368,6 @@ def _checked_labels(name: str, features: Rows, labels: Sequence[int] | Rows, con
     if classes.is_floating_point() or classes.min() < 0 or classes.max() >= num_labels:
         raise DataError(f"{name} must be whole numbers from 0 to {num_labels - 1}")
     return classes.long()
-
-
-def _check_indices(specs: Sequence[HeadSpec], rows: int) -> None:
-    for number, spec in enumerate(specs):
-        indices = spec.train_indices
-        if indices is not None and (not indices or min(indices) < 0 or max(indices) >= rows):
-            raise DataError(f"train_indices of spec {number} must name rows from 0 to {rows - 1}, at least one")
 
 
 def predict_heads(

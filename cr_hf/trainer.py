@@ -153,8 +153,6 @@ class CRTrainer(HubTrainer):
             raise ValueError("class_weights need a training set with a column of labels: give the weights to CRConfig")
         counted = Counter(labels.tolist())
         counts = [counted[label] for label in range(self._cr_config.num_labels)]
-        if isinstance(weights, str):
-            weights = [0.0 if count == 0 else 1 / count for count in counts]
         return normalized_class_weights(weights, counts)
 
     def _fit_feature_norm(self) -> None:

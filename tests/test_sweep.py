@@ -1,9 +1,7 @@
 """Heads in a sweep against the same heads alone, and against a plain loop of CRHead, torch and transformers."""
 
-import json
 import math
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,6 @@ import torch
 from torch import Tensor
 from transformers import get_scheduler
 
-from cr_hf import choose_lambda as choose_lambda_module
-from cr_hf.choose_lambda import choose_lambda
 from cr_hf.configuration_cr import CRConfig
 from cr_hf.dreg import scheduled_lambda
 from cr_hf.errors import DataError
@@ -126,9 +122,11 @@ def reference_head(spec: HeadSpec, config: CRConfig, arguments: SweepArguments) 
     torch.manual_seed(spec.seed)
     head = CRHead(config).double().train()
     head.feature_norm.set_statistics(features.mean(0), features.var(0, correction=0))
-    weights = [values for name, values in head.named_parameters() if name.endswith(".weight")]
-    others = [values for name, values in head.named_parameters() if not name.endswith(".weight")]
-    groups = [{"params": weights, "weight_decay": spec.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = []
+    for name, values in head.named_parameters():
+        decay = spec.weight_decay if name.endswith(".weight") else 0.0
+        rate = spec.rates[1] if name.startswith("thresholds.") else spec.learning_rate
+        groups.append({"params": [values], "weight_decay": decay, "lr": rate})
     optimizer = torch.optim.AdamW(groups, lr=spec.learning_rate, foreach=False)
     total = arguments.num_train_epochs * math.ceil(len(features) / arguments.batch_size)
     warmup = arguments.warmup_steps
@@ -177,6 +175,7 @@ def test_the_weights_are_those_of_a_plain_loop(config, arguments):
         HeadSpec(seed=0, dropout=0, learning_rate=1e-2),
         HeadSpec(seed=1, dropout=0, learning_rate=3e-3, dreg_lambda=0.3, dreg_schedule="linear", weight_decay=0.5),
         HeadSpec(seed=2, dropout=0, learning_rate=3e-3, train_indices=range(5, 100), dreg_warmup_steps=3),
+        HeadSpec(seed=3, dropout=0, learning_rate=3e-3, threshold_learning_rate=0.1),
     ]
     for spec, result in zip(specs, train(specs, config, **fields), strict=True):
         head = reference_head(spec, config, SweepArguments(**{"num_train_epochs": 3, "batch_size": 32, **arguments}))
@@ -376,49 +375,3 @@ def test_features_that_are_not_finite_are_refused():
 
 def test_no_spec_is_no_head():
     assert train([]) == []
-
-
-def choose(**fields: Any) -> choose_lambda_module.LambdaChoice:
-    arguments = SweepArguments(num_train_epochs=6, batch_size=16)
-    rows = {"validation_features": VALIDATION[0], "validation_labels": VALIDATION[1]}
-    return choose_lambda(*TRAIN, HeadSpec(learning_rate=1e-2), make_config(), arguments, **rows, **fields)
-
-
-def test_the_automatic_lambda_is_the_largest_within_one_standard_error():
-    choice = choose(grid=[1e3, 1e-3, 1e-1], seeds=(0, 1))
-    assert choice.grid == [1e-3, 1e-1, 1e3]
-    assert choice.best in choice.grid
-    assert choice.best <= choice.chosen < 1e3
-    best = choice.grid.index(choice.best)
-    assert choice.accuracies[best] == max(choice.accuracies)
-    floor = choice.accuracies[best] - choice.standard_errors[best]
-    assert choice.accuracies[choice.grid.index(choice.chosen)] >= floor
-    assert choice.accuracies[2] < floor
-    assert json.loads(json.dumps(choice.to_dict()))["chosen"] == choice.chosen
-
-
-def test_the_rule_on_hits_made_up(monkeypatch: pytest.MonkeyPatch):
-    # 60 rows, 2 seeds, 4 lambdas, hit rates 0.60, 0.75, 0.70, 0.50: one standard error is about 0.056.
-    labels = VALIDATION[1]
-    logits = torch.nn.functional.one_hot(labels, LABELS).float().repeat(8, 1, 1)
-    for head, hits in enumerate((36, 36, 45, 45, 42, 42, 30, 30)):
-        logits[head, hits:] = -logits[head, hits:]
-    seen: dict[str, Any] = {}
-    monkeypatch.setattr(choose_lambda_module, "train_heads", lambda *a, **k: seen.update(specs=a[2]) or [None] * 8)
-    monkeypatch.setattr(choose_lambda_module, "predict_heads", lambda *a, **k: logits)
-    choice = choose(grid=[0.1, 0.2, 0.4, 0.8], seeds=(5, 6))
-    base = HeadSpec(learning_rate=1e-2)
-    assert seen["specs"] == [replace(base, dreg_lambda=v, seed=s) for v in (0.1, 0.2, 0.4, 0.8) for s in (5, 6)]
-    assert choice.accuracies == pytest.approx([0.6, 0.75, 0.7, 0.5])
-    assert choice.standard_errors[1] == pytest.approx(math.sqrt(0.75 * 0.25 / 59))
-    assert (choice.best, choice.chosen) == (0.2, 0.4)
-    logits[4:6, :40] = torch.nan
-    choice = choose(grid=[0.1, 0.2, 0.4, 0.8], seeds=(5, 6))
-    assert choice.accuracies[2] == pytest.approx(2 / 60)
-    assert choice.chosen == 0.2
-
-
-@pytest.mark.parametrize("fields", [{"grid": []}, {"seeds": ()}])
-def test_the_automatic_lambda_needs_a_grid_and_seeds(fields):
-    with pytest.raises(ValueError, match="must not be empty"):
-        choose(**fields)
