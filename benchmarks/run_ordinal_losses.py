@@ -1,8 +1,8 @@
 """Cumulative link and cross-entropy beside CORAL and CORN of coral-pytorch: one body, one budget, the Yelp sample.
 
-Usage: python benchmarks/run_ordinal_losses.py [SEEDS] [DATA_DIR]     (default: 5 ../shared/data/yelp5)
-The body is that of recipes/yelp_minilm.yaml on cached features of the frozen encoder, which reads the first 64 tokens
-of a review. Every method trains as long, with the same seeds and batches; its epoch is chosen on validation.
+Usage: python benchmarks/run_ordinal_losses.py [SEEDS] [DATA_DIR]     (default: 10 ../shared/data/yelp5)
+The body is that of recipes/yelp_minilm.yaml on cached features of the frozen encoder. Every method trains as long,
+with the same seeds and batches; its epoch is chosen on validation.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from cr_hf.results import describe_data, describe_machine, measure, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("cumulative link", "cross-entropy", "CORAL", "CORN")
-MAX_TOKENS = 64
 Splits = dict[str, tuple[Tensor, Tensor]]
 
 
@@ -156,9 +155,9 @@ def standardized_splits(recipe: Recipe, dataset: Any) -> tuple[CRConfig, Splits]
 
 def main() -> None:
     """Write benchmarks/results/ordinal_losses.json."""
-    seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 10
     data_dir = sys.argv[2] if len(sys.argv) > 2 else "../shared/data/yelp5"
-    overrides = [f"data.dir={data_dir}", "backbone=offline", f"max_seq_length={MAX_TOKENS}"]
+    overrides = [f"data.dir={data_dir}", "backbone=offline"]
     recipe = load_recipe(ROOT / "recipes" / "yelp_minilm.yaml", overrides)
     dataset = load_data(recipe.data)
     config, splits = standardized_splits(recipe, dataset)
@@ -172,7 +171,6 @@ def main() -> None:
         ROOT / "benchmarks" / "results" / "ordinal_losses.json",
         {
             "body": "recipes/yelp_minilm.yaml",
-            "max_tokens": MAX_TOKENS,
             "sample": "5,000 rows of the official test split",
             "data": describe_data(recipe.data, dataset),
             "seeds": seeds,
