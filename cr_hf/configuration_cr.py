@@ -115,8 +115,8 @@ class CRConfig(PreTrainedConfig):
         self._check_choices()
         self._check_numbers()
         self.in_features: Any = in_features if backbone_config is None else self._backbone_features(in_features)
-        num_labels = kwargs.get("num_labels")
-        if num_labels is not None and not (_is_integer(num_labels) and 0 < num_labels <= MAX_LABELS):
+        num_labels = kwargs.get("num_labels", 1)
+        if not (_is_integer(num_labels) and 0 < num_labels <= MAX_LABELS):
             raise ValueError(f"num_labels={num_labels!r} is not allowed: use an integer from 1 to {MAX_LABELS}")
         super().__init__(**kwargs)
         if self.problem_type is None:
