@@ -9,16 +9,16 @@ from typing import Any
 import datasets
 import torch
 from accelerate.utils import parse_flag_from_env
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from .configuration_cr import CRConfig, refuse_unknown_fields
 from .dreg import check_schedule
 from .errors import RecipeError, nearest
 from .metrics import best_model_metrics
-from .modeling_cr import CRForSequenceClassification
+from .modeling_cr import CRForFeatureClassification, CRForSequenceClassification
 from .objectives import normalized_class_weights
-from .recipe import OFFLINE_BACKBONE, STATIC_BACKBONE, Recipe
+from .recipe import NO_BACKBONE, OFFLINE_BACKBONE, STATIC_BACKBONE, Recipe
 from .run_directory import CHECKPOINTS
 from .static_embeddings import build_backbone, build_tokenizer
 from .targets import label_names_of, refuse_unordered
@@ -52,15 +52,13 @@ def backbone_path(backbone: str) -> str:
     return str(get_model_path())
 
 
-def build_model(
-    recipe: Recipe, dataset: datasets.DatasetDict
-) -> tuple[CRForSequenceClassification, PreTrainedTokenizerBase]:
-    """The classifier that a recipe describes, with a fresh head, and its tokenizer.
+def build_model(recipe: Recipe, dataset: datasets.DatasetDict) -> tuple[Any, Any]:
+    """The classifier that a recipe describes, with a fresh head, and its tokenizer; a table's classifier has none.
 
     Raises:
         RecipeError: if a field of the model is not allowed, or the backbone cannot be loaded.
     """
-    path = "" if recipe.backbone == STATIC_BACKBONE else backbone_path(recipe.backbone)
+    path = "" if recipe.backbone in (STATIC_BACKBONE, NO_BACKBONE) else backbone_path(recipe.backbone)
     names = label_names_of(dataset["train"])
     fields: dict[str, Any] = (
         {"num_labels": len(dataset["train"][0]["label"])}
@@ -73,6 +71,10 @@ def build_model(
     if recipe.chooses_lambda:
         del fields["dreg_lambda"]  # the default's place is taken by the choice, before training
     try:
+        if recipe.backbone == NO_BACKBONE:
+            refuse_unknown_fields(fields)
+            width = len(dataset["train"][0]["features"])
+            return CRForFeatureClassification(CRConfig(in_features=width, **fields)), None
         if recipe.backbone == STATIC_BACKBONE:
             return _static_model(recipe, dataset["train"], fields)
         model = CRForSequenceClassification.from_backbone(path, revision=recipe.backbone_revision, **fields)
@@ -127,7 +129,7 @@ def training_arguments(recipe: Recipe, run_dir: Path) -> CRTrainingArguments:
         raise RecipeError(f"training arguments: {str(error).splitlines()[0]}") from error
 
 
-def check_together(recipe: Recipe, arguments: CRTrainingArguments, model: CRForSequenceClassification) -> None:
+def check_together(recipe: Recipe, arguments: CRTrainingArguments, model: Any) -> None:
     """What only the model, the arguments and the recipe together can say is wrong."""
     is_sharded = bool(arguments.fsdp) or parse_flag_from_env("ACCELERATE_USE_FSDP")
     if is_sharded and arguments.device.type == "cpu" and arguments.process_index == 0:
@@ -161,6 +163,6 @@ def recipe_lora_config(recipe: Recipe, model: CRForSequenceClassification) -> An
     return lora_config(model, rank, recipe.lora_alpha, recipe.lora_dropout, recipe.lora_target_modules)
 
 
-def trains_on_features(recipe: Recipe, model: CRForSequenceClassification) -> bool:
-    """Whether the head trains on features that are encoded once."""
-    return bool(model.config.freeze_backbone) and recipe.lora_r is None
+def trains_on_features(recipe: Recipe, model: Any) -> bool:
+    """Whether the head trains on features that are encoded once, or are a table's columns."""
+    return recipe.backbone == NO_BACKBONE or (bool(model.config.freeze_backbone) and recipe.lora_r is None)

@@ -38,7 +38,7 @@ def train(
     ] = None,
 ) -> None:
     """Train what a recipe describes and write a run directory."""
-    from .recipe import load_recipe
+    from .recipe import NO_BACKBONE, load_recipe
 
     checked = load_recipe(recipe, overrides)
     if num_processes is not None and num_processes > 1:
@@ -66,7 +66,8 @@ def train(
             plot_lambda(results["lambda_choice"], run_dir / "lambda.png")
     if results["data"]["synthetic"]:
         typer.echo("The demo reviews are synthetic: these figures say that it runs, not how good it is.")
-    typer.echo(f'Saved in {run_dir}. Try: cr-hf predict {run_dir} "A gorgeous, witty film ."')
+    example = "rows.csv" if checked.backbone == NO_BACKBONE else '"A gorgeous, witty film ."'
+    typer.echo(f"Saved in {run_dir}. Try: cr-hf predict {run_dir} {example}")
     if checked.training.get("push_to_hub"):
         from .hub import publish_run
 
@@ -105,20 +106,27 @@ def evaluate(
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(help="A finished run directory.")],
-    texts: Annotated[list[str] | None, typer.Argument(help="Texts, or one .txt, .csv, .tsv or .jsonl file.")] = None,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Texts, or one .txt, .csv, .tsv or .jsonl file; or the file of a table.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write to this .jsonl or .csv file.")] = None,
 ) -> None:
-    """Classify texts, a file of texts, or standard input (one text a line)."""
+    """Classify texts, a file of texts, or standard input (one text a line); or the rows of a table."""
     if output is not None and output.suffix not in (".jsonl", ".csv"):
         raise DataError(f"--output {output}: the name must end in .jsonl or .csv")
     _check_output(output)
     from .results import label_names, label_of, label_scores
-    from .run import load_run
+    from .run import load_run, predict_table
 
     _load_quietly()
     stream = iter(_texts(texts or []))
-    model, tokenizer, _ = load_run(run)
+    model, tokenizer, recipe = load_run(run)
     with _writer(output, label_names(model), lambda row: label_of(model, row)) as write:
+        if tokenizer is None:
+            scores = label_scores(model, predict_table(run, model, recipe, texts or []))
+            for number, row in enumerate(scores, 1):
+                write(f"row {number}", row)
+            return
         while chunk := list(islice(stream, CHUNK)):
             for text, row in zip(chunk, label_scores(model, model.predict_texts(chunk, tokenizer)), strict=True):
                 write(text, row)

@@ -10,7 +10,7 @@ import hashlib
 import json
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,83 +22,13 @@ from numpy.typing import NDArray
 from transformers.utils import logging
 
 from . import text_files
+from .data_config import DataConfig as DataConfig
 from .demo_data import LEVELS, demo_reviews
 from .errors import DataError, nearest
 from .hub_datasets import load_hub
 from .text_files import read_texts as read_texts
 
 logger = logging.get_logger(__name__)
-
-
-@dataclass
-class DataConfig:
-    """Where the rows are and how they are read. `dir` or a file, when given, is read instead of `name`.
-
-    Args:
-        name: a Hub data set, "owner/name", or "embedded" for the synthetic demo reviews.
-        config_name: configuration of the Hub data set.
-        revision: commit, tag or branch of the Hub data set.
-        dir: folder of the files; splits not named below are found in it by file name.
-        train_file: one path or several, relative to `dir` if that is given; so are the next two.
-        validation_file: absent, a stratified part of train is split off.
-        test_file: may be absent.
-        text_column: None finds it among the usual names.
-        text_pair_column: second text of a pair; None means single texts.
-        label_column: None finds it among the usual names.
-        label_names: classes in order; the labels are then these names or 0..K-1. None takes the names of the Hub data
-            set, or else the values found in train, numbers in numerical order.
-        validation_fraction: of train, used where there is no validation split; never taken from test.
-        train_fraction: stratified part of train to keep, for runs with few labels; a larger part contains a smaller.
-        max_train_samples: upper limit of rows, stratified.
-        max_eval_samples: the same for validation and for test.
-        unescape_ptb: turn Penn Treebank escapes (-LRB-, \\/, ``) back; None means only for SST-5.
-        encoding: of text files; a UTF-8 byte order mark is accepted.
-        streaming: read the rows of train as training needs them, see `streaming.py`; for fine-tuning alone.
-        seed: of the validation split and of the subsets.
-
-    Raises:
-        DataError: if a number is out of its range, or `label_names` are fewer than two or repeat.
-    """
-
-    name: str | None = None
-    config_name: str | None = None
-    revision: str | None = None
-    dir: str | None = None
-    train_file: str | list[str] | None = None
-    validation_file: str | list[str] | None = None
-    test_file: str | list[str] | None = None
-    text_column: str | None = None
-    text_pair_column: str | None = None
-    label_column: str | None = None
-    label_names: list[str] | None = None
-    validation_fraction: float = 0.1
-    train_fraction: float = 1.0
-    max_train_samples: int | None = None
-    max_eval_samples: int | None = None
-    unescape_ptb: bool | None = None
-    encoding: str = "utf-8"
-    streaming: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without reading."""
-        if not 0 < self.validation_fraction < 1:
-            raise DataError(f"data.validation_fraction={self.validation_fraction} must be between 0 and 1")
-        if not 0 < self.train_fraction <= 1:
-            raise DataError(f"data.train_fraction={self.train_fraction} must be above 0 and at most 1")
-        for key, least in (("max_train_samples", 1), ("max_eval_samples", 1), ("seed", 0)):
-            limit = getattr(self, key)
-            if limit is not None and not (isinstance(limit, int) and limit >= least):
-                raise DataError(f"data.{key}={limit} must be a whole number from {least}, or leave it out")
-        if self.label_names is not None:
-            self.label_names = [str(name) for name in self.label_names]
-            if len(self.label_names) < 2 or len(set(self.label_names)) < len(self.label_names):
-                raise DataError(f"data.label_names={self.label_names} must be two or more different names")
-
-    @property
-    def reads_files(self) -> bool:
-        """Whether files are read, whatever `name` says."""
-        return any((self.dir, self.train_file, self.validation_file, self.test_file))
 
 
 @dataclass(frozen=True)
@@ -139,16 +69,29 @@ class _Scan:
     hashes: array[int] = field(default_factory=lambda: array("q"))
 
 
-def _file_sources(config: DataConfig) -> dict[str, list[_Source]]:
+def split_paths(config: DataConfig) -> dict[str, list[Path]]:
+    """Files of each split that has any: those given, and those that a folder's file names declare.
+
+    Raises:
+        DataError: if the folder is missing, or several of its files could be one split.
+    """
     folder = Path(config.dir).expanduser() if config.dir else Path()
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder: check data.dir")
-    sources: dict[str, list[_Source]] = {}
+    found: dict[str, list[Path]] = {}
     for split in text_files.SPLIT_WORDS:
         given = getattr(config, f"{split}_file") or []
         paths = [folder / Path(name).expanduser() for name in ([given] if isinstance(given, str) else given)]
         if not paths and config.dir:
             paths = text_files.find_split(folder, split)
+        if paths:
+            found[split] = paths
+    return found
+
+
+def _file_sources(config: DataConfig) -> dict[str, list[_Source]]:
+    sources: dict[str, list[_Source]] = {}
+    for split, paths in split_paths(config).items():
         for path in paths:
             unescape = path.name.startswith("sst5") if config.unescape_ptb is None else config.unescape_ptb
             records = partial(text_files.read_records, text_files.check_file(path), config.encoding)
@@ -304,7 +247,26 @@ def stratified_order(labels: NDArray[Any], seed: int) -> NDArray[np.int64]:
     return shuffled[np.argsort(way, kind="stable")]
 
 
-def _subset(split: str, rows: datasets.Dataset, config: DataConfig) -> datasets.Dataset:
+def split_off(
+    rows: datasets.Dataset, fraction: float, seed: int, name: str
+) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """The rest and a stratified part of the rows, at least one, both in the old order.
+
+    Raises:
+        DataError: with the name of the rows, if fewer than there are classes would be left.
+    """
+    labels = np.asarray(rows["label"][:])
+    order = stratified_order(labels, seed)
+    size = len(order) - max(1, round(fraction * len(order)))
+    if size < (classes := len(np.unique(labels))):
+        raise DataError(
+            f"{name}: {len(order)} rows of {classes} classes are too few to split validation off: give more rows, or "
+            "data.validation_file"
+        )
+    return rows.select(np.sort(order[:size])), rows.select(np.sort(order[size:]))
+
+
+def subset(split: str, rows: datasets.Dataset, config: DataConfig) -> datasets.Dataset:
     """What the fraction and the limits of the configuration leave: stratified, in the old order."""
     if split == "train":
         size = min(round(config.train_fraction * len(rows)), config.max_train_samples or len(rows))
@@ -318,7 +280,7 @@ def _subset(split: str, rows: datasets.Dataset, config: DataConfig) -> datasets.
     return rows.select(np.sort(order)) if len(order) else rows
 
 
-def wanted_splits(splits: Sequence[str] | None, sources: dict[str, list[_Source]], config: DataConfig) -> list[str]:
+def wanted_splits(splits: Sequence[str] | None, sources: Mapping[str, Any], config: DataConfig) -> list[str]:
     """The splits to return, checked against what there is."""
     known = text_files.SPLIT_WORDS
     wanted = list(splits) if splits else [split for split in known if split != "test" or "test" in sources]
@@ -371,15 +333,7 @@ def load_data(
         if split in wanted or splits_off
     }
     if splits_off:
-        labels = np.asarray(built["train"]["label"][:])
-        order = stratified_order(labels, config.seed)
-        size = len(order) - max(1, round(config.validation_fraction * len(order)))
-        if size < (classes := len(np.unique(labels))):
-            raise DataError(
-                f"{scans['train'].name}: {len(order)} rows of {classes} classes are too few to split validation off: "
-                "give more rows, or data.validation_file"
-            )
-        built["validation"] = built["train"].select(np.sort(order[size:]))
-        built["train"] = built["train"].select(np.sort(order[:size]))
+        rest, part = split_off(built["train"], config.validation_fraction, config.seed, scans["train"].name)
+        built["train"], built["validation"] = rest, part
     order_of_splits = [split for split in text_files.SPLIT_WORDS if split in wanted]
-    return datasets.DatasetDict({split: _subset(split, built[split], config) for split in order_of_splits})
+    return datasets.DatasetDict({split: subset(split, built[split], config) for split in order_of_splits})

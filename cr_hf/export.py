@@ -255,11 +255,16 @@ def folder_digests(folder: Path) -> dict[str, str]:
 
 
 def require_results(run_dir: Path) -> None:
-    """Refuse a folder that is no finished run before anything is loaded.
+    """Refuse a folder that is no finished run of texts before anything is loaded.
 
     Raises:
         CheckpointError: naming what is missing.
+        PublishError: for the run of a table.
     """
     for file in ("results.json", "config.json", "probe.json"):
         if not (run_dir / file).is_file():
             raise CheckpointError(f"{run_dir} has no {file}: only a finished run can be published")
+    if (run_dir / "table.json").is_file():
+        raise PublishError(
+            f"{run_dir} is the run of a table: text classifiers alone are published, keep it as a folder"
+        )

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from transformers.utils import logging
 from .errors import DataError
 from .feature_cache import FORMAT, FeatureFile, Features, Rows, default_cache_dir, one_line_errors
 from .layers import token_batches
-from .modeling_cr import CRForSequenceClassification
+from .modeling_cr import CRForFeatureClassification, CRForSequenceClassification
 
 SHARD_ROWS = 1024
 # Short batches pad little and stay in the caches of a processor; an accelerator wants to be filled.
@@ -229,6 +229,19 @@ def _progress(description: str, texts: int, done: int = 0) -> Any:
     is_first = not in_group or torch.distributed.get_rank() == 0
     name = f"encode {description}"
     return logging.tqdm(desc=name, total=texts, initial=done, unit=" texts", delay=2, disable=not is_first)
+
+
+def classify_features(model: CRForFeatureClassification, features: Features, batch_size: int = 4096) -> Tensor:
+    """Logits of features of shape (rows, in_features); shape (rows, num_labels), float32, on the CPU."""
+    was_training = model.training
+    model.eval()
+    logits = [torch.empty(0, cast(int, model.config.num_labels))]
+    with torch.inference_mode():
+        for start in range(0, len(features), batch_size):
+            batch = torch.from_numpy(np.array(features[start : start + batch_size])).to(model.device)
+            logits.append(model(batch).logits.float().cpu())
+    model.train(was_training)
+    return torch.cat(logits)
 
 
 # ---- for the trainer ----

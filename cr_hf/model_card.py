@@ -98,18 +98,14 @@ def render_card(
                 setattr(data, key, value)
         head, tail = _by_hand(old.text)
         before, after = _join(before, head), _join(after, tail)
-    model, labels = results["model"], results["data"]["labels"] or []
-    kind = "ChainzRule (CR) head" if model["activation"] == "polynomial" else f"MLP head ({model['activation']})"
-    classes = f"A text classifier with {len(labels)} classes ({', '.join(map(escape, labels))})"
-    task = classes if labels else "A regression model for texts"
-    frozen = "frozen" if model["freeze_backbone"] else "fine-tuned"
+    model = results["model"]
     return ModelCard.from_template(
         data,
         template_path=str(_template()),
         title=escape(name.rstrip("/").split("/")[-1]),
         name=name.replace('"', ""),
-        what=f"{task}: a {kind} with widths {model['hidden_sizes']} on a {frozen} `{model['backbone_type']}` encoder, "
-        f"trained with Differential Regularization (DREG), a penalty on the Jacobian of every layer.",
+        is_table=model["backbone_type"] is None,
+        what=_what(results),
         backbone=_backbone(config),
         training=_training(results),
         lambda_choice=_lambda_choice(results["lambda_choice"]) if results.get("lambda_choice") else "",
@@ -127,6 +123,23 @@ def render_card(
         version=results["cr_hf_version"],
         user_before=before,
         user_after=after,
+    )
+
+
+def _what(results: dict[str, Any]) -> str:
+    """One sentence: the task, the head and what it reads."""
+    model, labels = results["model"], results["data"]["labels"] or []
+    kind = "ChainzRule (CR) head" if model["activation"] == "polynomial" else f"MLP head ({model['activation']})"
+    is_table = model["backbone_type"] is None
+    classes = (
+        f"A {'table' if is_table else 'text'} classifier with {len(labels)} classes ({', '.join(map(escape, labels))})"
+    )
+    task = classes if labels else "A regression model for texts"
+    frozen = "frozen" if model["freeze_backbone"] else "fine-tuned"
+    encoder = f"a {frozen} `{model['backbone_type']}` encoder"
+    return (
+        f"{task}: a {kind} with widths {model['hidden_sizes']} on {'numeric columns' if is_table else encoder}, "
+        f"trained with Differential Regularization (DREG), a penalty on the Jacobian of every layer."
     )
 
 
@@ -148,7 +161,7 @@ def _metadata(results: dict[str, Any], config: dict[str, Any], name: str, licens
     is_hub_data = _is_of_the_hub(results)
     values: dict[str, Any] = {
         "library_name": "transformers",
-        "pipeline_tag": "text-classification",
+        "pipeline_tag": "text-classification" if results["model"]["backbone_type"] else "tabular-classification",
         "tags": ["chainzrule", "dreg", "cr"],
         "metrics": [kind for kind, key in METRICS if any(key in found for found in results["metrics"].values())],
         "license": license,
@@ -215,13 +228,14 @@ def _training(results: dict[str, Any]) -> list[str]:
     rows = ", ".join(f"{count:,} {split}" for split, count in data["rows"].items())
     revision = f" at revision `{data['revision']}`" if data["revision"] else ""
     stands_for = f", in place of {escape(data['in_place_of'])}" if data.get("in_place_of") else ""
+    pooled = f"`{model['pooling']}` pooling of hidden states `{model['feature_layers']}`, "
+    pooled = pooled if model["backbone_type"] else ""
     times = [f"{run[key]:,} s {what}" for key, what in SECONDS if run.get(key) is not None]
     return [
         f"data: {escape(data['source'])}{revision}{stands_for}; rows: {rows}",
         f"DREG lambda {model['dreg_lambda']:.4g} at widths {model['hidden_sizes']} (mode `{model['dreg_mode']}`), "
         f"dropout {model['dropout']}",
-        f"features: `{model['pooling']}` pooling of hidden states `{model['feature_layers']}`, "
-        f"{model['in_features']:,} wide, `{model['feature_norm']}`",
+        f"features: {pooled}{model['in_features']:,} wide, `{model['feature_norm']}`",
         f"{model['parameters_head']:,} parameters in the head, {model['parameters_total']:,} in all",
         f"epochs: {run['epochs']:g}; steps: {run['steps']:,}; {', '.join(times)} on {escape(machine['device'])}",
         f"cr_hf {results['cr_hf_version']}, torch {machine['torch']}, transformers {machine['transformers']}, "
@@ -282,11 +296,14 @@ def _comparison(study: dict[str, Any]) -> str:
 
 def _limits(results: dict[str, Any]) -> list[str]:
     labels = ", ".join(map(escape, results["data"]["labels"] or []))
-    classes = f"It knows these classes only: {labels}. Any text gets one of them, whatever it is about."
+    is_text = bool(results["model"]["backbone_type"])
+    row, encoder = ("text", " and of its encoder") if is_text else ("row", "")
+    others = "domains, languages and lengths" if is_text else "populations"
+    classes = f"It knows these classes only: {labels}. Any {row} gets one of them, whatever it is about."
     return [
         classes if labels else "Any text gets a number, whatever it is about.",
-        "It was measured on the data above; other domains, languages and lengths were not measured here.",
-        "It repeats the biases of its training data and of its encoder. Do not decide about people with it.",
+        f"It was measured on the data above; other {others} were not measured here.",
+        f"It repeats the biases of its training data{encoder}. Do not decide about people with it.",
     ]
 
 

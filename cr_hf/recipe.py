@@ -22,7 +22,7 @@ from .data import DataConfig
 from .errors import RecipeError, nearest
 from .training_args import CRTrainingArguments
 
-OFFLINE_BACKBONE, STATIC_BACKBONE = "offline", "static"
+OFFLINE_BACKBONE, STATIC_BACKBONE, NO_BACKBONE = "offline", "static", "none"
 AUTO_LAMBDA = "auto"
 MODEL_KEYS = (set(inspect.signature(CRConfig.__init__).parameters) | {"problem_type"}) - {
     "self",
@@ -42,6 +42,9 @@ TRAINING_KEYS = {item.name for item in dataclasses.fields(CRTrainingArguments) i
     "remove_unused_columns",
 }
 DATA_KEYS = {item.name for item in dataclasses.fields(DataConfig)}
+FOR_TABLES = {"feature_columns", "missing_value", "missing_columns", "test_fraction"}
+FOR_TEXTS = {"backbone_revision", "lora_r", "freeze_backbone", "pooling", "feature_layers", "max_seq_length"}
+FOR_TEXTS |= {"name", "text_column", "text_pair_column", "streaming", "push_to_hub"}
 FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
 NO_HINT = ": remove it, keys are fields of CRConfig, CRTrainingArguments and, below data, of DataConfig"
@@ -54,7 +57,8 @@ class Recipe:
 
     Args:
         backbone: a Hub id or a local folder, as `AutoModel.from_pretrained` takes it; `"offline"` for the encoder
-            packaged in the `offline` extra; `"static"` for word embeddings, see `static_embeddings.py`.
+            packaged in the `offline` extra; `"static"` for word embeddings, see `static_embeddings.py`; `"none"` for
+            a table of numbers, see `feature_tables.py`.
         data: where the rows come from.
         model: fields of `CRConfig`.
         training: fields of `CRTrainingArguments`.
@@ -248,6 +252,7 @@ def _check(values: dict[str, Any], place: str) -> Recipe:
             raise RecipeError(f"{place}: {name} has no effect without lora_r: set lora_r, such as lora_r=8")
     if "vectors_file" in sorted_out["own"] and sorted_out["own"]["backbone"] != STATIC_BACKBONE:
         raise RecipeError(f"{place}: vectors_file is only for backbone: static")
+    _check_table(sorted_out, values["data"], place)
     for kind, owner, prefix in (("own", Recipe, ""), ("training", CRTrainingArguments, "")):
         _check_types(sorted_out[kind], owner, place, prefix)
     _check_types(values["data"], DataConfig, place, "data.")
@@ -266,7 +271,10 @@ def _check_auto_lambda(recipe: Recipe, place: str) -> None:
     """Lambda is chosen by a sweep over cached features, which has one loss, one normalisation and one penalty."""
     model = recipe.model
     for wrong, what in (
-        (not model.get("freeze_backbone"), "a frozen backbone: set freeze_backbone: true"),
+        (
+            not model.get("freeze_backbone") and recipe.backbone != NO_BACKBONE,
+            "a frozen backbone: set freeze_backbone: true",
+        ),
         (recipe.lora_r is not None, "a backbone without LoRA: take lora_r away"),
         (recipe.problem_type != "single_label_classification", "single-label classification"),
         ((model.get("feature_norm") or "standardize") != "standardize", "feature_norm: standardize"),
@@ -274,6 +282,23 @@ def _check_auto_lambda(recipe: Recipe, place: str) -> None:
     ):
         if wrong:
             raise RecipeError(f"{place}: dreg_lambda: auto needs {what}, or give dreg_lambda a number")
+
+
+def _check_table(sorted_out: dict[str, dict[str, Any]], data: dict[str, Any], place: str) -> None:
+    """Refuse what has no meaning for a table, and what has one only there."""
+    is_table = sorted_out["own"]["backbone"] == NO_BACKBONE
+    if is_table and sorted_out["model"].get("problem_type", "single_label_classification") != (
+        "single_label_classification"
+    ):
+        raise RecipeError(f"{place}: backbone: none trains classifiers alone: leave problem_type out")
+    keys = {name: value for part in sorted_out.values() for name, value in part.items()}
+    keys |= {f"data.{name}": value for name, value in data.items()}
+    for key, value in keys.items():
+        if value is None or value is False:
+            continue
+        if key.removeprefix("data.") in (FOR_TEXTS if is_table else FOR_TABLES):
+            kind = "texts, and backbone: none is for a table" if is_table else "a table, with backbone: none"
+            raise RecipeError(f"{place}: {key} is only for {kind}: leave it out")
 
 
 def _number(value: Any) -> Any:

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from . import __version__
 from .data import DataConfig
+from .feature_tables import table_fingerprint
 from .metrics import (
     bootstrap_interval,
     compute_classification_metrics,
     compute_multi_label_metrics,
     compute_regression_metrics,
 )
-from .modeling_cr import CRForSequenceClassification
 from .targets import SEPARATOR, label_names_of
 from .training_args import CRTrainingArguments
 
@@ -74,13 +74,13 @@ def right_rows(logits: NDArray[Any], labels: NDArray[Any], problem_type: str) ->
     return logits.argmax(-1) == labels
 
 
-def label_names(model: CRForSequenceClassification) -> list[str]:
+def label_names(model: Any) -> list[str]:
     """Names of the classes in order."""
     named: dict[Any, str] = model.config.id2label or {}
     return [named[index] for index in sorted(named)]
 
 
-def label_scores(model: CRForSequenceClassification, logits: torch.Tensor) -> list[list[float]]:
+def label_scores(model: Any, logits: torch.Tensor) -> list[list[float]]:
     """What a user is shown of each row: probabilities, one a class, or for regression the predicted numbers."""
     if model.config.problem_type == "regression":
         return logits.tolist()
@@ -88,7 +88,7 @@ def label_scores(model: CRForSequenceClassification, logits: torch.Tensor) -> li
     return (logits.sigmoid() if multi_label else logits.softmax(-1)).tolist()
 
 
-def label_of(model: CRForSequenceClassification, scores: list[float]) -> str:
+def label_of(model: Any, scores: list[float]) -> str:
     """The predicted label of a row of `label_scores`: the top class, every class above one half, or the number."""
     names = label_names(model)
     if model.config.problem_type == "regression":
@@ -133,23 +133,23 @@ def describe_data(config: DataConfig, dataset: datasets.DatasetDict) -> dict[str
         "synthetic": config.name == "embedded" and not config.reads_files,
         "labels": names,
         "rows": {name: len(rows) for name, rows in known.items()},
-        "sha256": data_fingerprint(known),
+        "sha256": table_fingerprint(known) if "features" in dataset["train"].column_names else data_fingerprint(known),
     }
 
 
-def describe_model(model: CRForSequenceClassification) -> dict[str, Any]:
+def describe_model(model: Any) -> dict[str, Any]:
     """What was trained: the fields of the head and the number of parameters."""
     config = model.config
     head = sum(parameter.numel() for parameter in model.classifier.parameters())
     return {
         **{name: getattr(config, name) for name in MODEL_FIELDS},
-        "backbone_type": config.backbone_config.model_type,
+        "backbone_type": None if config.backbone_config is None else config.backbone_config.model_type,
         "parameters_head": head,
         "parameters_total": sum(parameter.numel() for parameter in model.parameters()),
     }
 
 
-def describe_trainer(trainer: Any, model: CRForSequenceClassification) -> dict[str, Any]:
+def describe_trainer(trainer: Any, model: Any) -> dict[str, Any]:
     """What a trainer knows of its own training, in the form of a run's `results.json`."""
     arguments, state = trainer.args, trainer.state
     measured: dict[str, float] = {}

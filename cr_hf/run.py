@@ -7,6 +7,7 @@ then mounted on the backbone; with a trained backbone the texts are tokenised. B
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoTokenizer,
@@ -29,10 +31,11 @@ from .checkpoints import check_config, check_weights, last_complete_checkpoint
 from .choose_lambda import kept_lambda, lambda_of_run
 from .configuration_cr import CRConfig
 from .errors import CheckpointError, DataError
-from .features import FeatureDataset, collate_features, encode_splits
+from .feature_tables import TableSchema, load_tables, read_rows, schema_of, table_features
+from .features import FeatureDataset, classify_features, collate_features, encode_splits
 from .metrics import compute_metrics_fn
 from .modeling_cr import CRForFeatureClassification, CRForSequenceClassification
-from .recipe import Recipe, load_recipe
+from .recipe import NO_BACKBONE, Recipe, load_recipe
 from .results import (
     PROBE_TEXTS,
     describe_data,
@@ -44,7 +47,7 @@ from .results import (
     write_json,
 )
 from .robustness import check_kinds, text_robustness
-from .run_directory import PROBE, RECIPE, RESULTS, check_directory, open_directory
+from .run_directory import PROBE, RECIPE, RESULTS, TABLE, check_directory, open_directory
 from .streaming import load_streamed
 from .targets import load_rows
 from .trainer import CRTrainer
@@ -71,9 +74,7 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
     check_directory(recipe, overwrite, resume)
     arguments = training_arguments(recipe, run_dir)
     with arguments.main_process_first(local=False, desc="reading the data"):
-        dataset: Any = (
-            load_streamed(recipe.data) if recipe.data.streaming else load_rows(recipe.data, recipe.problem_type)
-        )
+        dataset = _read_data(recipe)
     set_seed(recipe.seed)
     model, tokenizer = build_model(recipe, dataset)
     check_together(recipe, arguments, model)
@@ -91,6 +92,8 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
     predictions: dict[str, Any] = {
         name: trainer.predict(split).predictions for name, split in splits.items() if name != "train"
     }
+    if recipe.backbone == NO_BACKBONE and trainer.is_world_process_zero():
+        write_json(run_dir / TABLE, dataclasses.asdict(schema_of(dataset["train"])))
     if trainer.is_world_process_zero():
         results = {
             "cr_hf_version": __version__,
@@ -145,6 +148,11 @@ def evaluate_run(
         data = dataclasses.replace(data, label_names=names)
     if perturb and model.config.problem_type == "regression":
         raise DataError(f"{run_dir} predicts numbers, and robustness is measured in accuracy: leave --perturb out")
+    if recipe.backbone == NO_BACKBONE:
+        if perturb:
+            raise DataError(f"{run_dir} is the run of a table, and --perturb damages texts: leave it out")
+        rows = load_tables(data, [split], load_schema(run_dir))[split]
+        return _measured(model, classify_features(model, table_features(rows)).numpy(), rows)
     rows = load_rows(data, str(model.config.problem_type), splits=[split])[split]
     pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
     metrics = _measured(model, model.predict_texts(rows["text"], tokenizer, pairs).numpy(), rows)
@@ -158,13 +166,37 @@ def evaluate_run(
     return metrics
 
 
-def _measured(model: CRForSequenceClassification, logits: Any, rows: datasets.Dataset) -> dict[str, Any]:
+def _read_data(recipe: Recipe) -> Any:
+    if recipe.backbone == NO_BACKBONE:
+        return load_tables(recipe.data)
+    return load_streamed(recipe.data) if recipe.data.streaming else load_rows(recipe.data, recipe.problem_type)
+
+
+def load_schema(run_dir: str | Path) -> TableSchema:
+    """How the run of a table reads its rows."""
+    return TableSchema(**json.loads((Path(run_dir) / TABLE).read_text(encoding="utf-8")))
+
+
+def predict_table(run_dir: str | Path, model: Any, recipe: Recipe, files: list[str]) -> torch.Tensor:
+    """Logits of the rows of a file, by the model of a table's run.
+
+    Raises:
+        DataError: unless there is one file, with the columns that the model reads.
+    """
+    if len(files) != 1:
+        raise DataError(
+            f"{run_dir} is the run of a table: give one file of rows, with the columns of its training table"
+        )
+    return classify_features(model, read_rows(Path(files[0]).expanduser(), recipe.data, load_schema(run_dir)))
+
+
+def _measured(model: Any, logits: Any, rows: datasets.Dataset) -> dict[str, Any]:
     config = model.config
     return measure(logits, np.asarray(rows["label"][:]), config.objective == "ordinal", str(config.problem_type))
 
 
-def load_run(run_dir: str | Path) -> tuple[CRForSequenceClassification, PreTrainedTokenizerBase, Recipe]:
-    """Model, tokenizer and recipe of a finished run.
+def load_run(run_dir: str | Path) -> tuple[Any, Any, Recipe]:
+    """Model, tokenizer and recipe of a finished run; the run of a table has no tokenizer.
 
     Raises:
         CheckpointError: if the directory is not a finished run, or is damaged.
@@ -175,17 +207,19 @@ def load_run(run_dir: str | Path) -> tuple[CRForSequenceClassification, PreTrain
         raise CheckpointError(f"{run_dir} {state} (a finished run holds {RESULTS})")
     register_auto_classes()  # the tokenizer looks the configuration up
     check_config(run_dir)
+    recipe = load_recipe(run_dir / RECIPE)
+    is_table = recipe.backbone == NO_BACKBONE
     try:
-        model = CRForSequenceClassification.from_pretrained(run_dir)
-        tokenizer = AutoTokenizer.from_pretrained(run_dir)
+        model = (CRForFeatureClassification if is_table else CRForSequenceClassification).from_pretrained(run_dir)
+        tokenizer = None if is_table else AutoTokenizer.from_pretrained(run_dir)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         cause = str(error).strip().splitlines()[0]
         raise CheckpointError(f"{run_dir} cannot be loaded ({cause}): copy it again, or train it anew") from error
     check_weights(run_dir, model)
-    return model, tokenizer, load_recipe(run_dir / RECIPE)
+    return model, tokenizer, recipe
 
 
-def _finished_model(recipe: Recipe, trainer: CRTrainer, model: CRForSequenceClassification) -> Any:
+def _finished_model(recipe: Recipe, trainer: CRTrainer, model: Any) -> Any:
     """The classifier that was trained: the head back on its backbone, the adapters saved and then merged."""
     trained: Any = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_fsdp_enabled:
@@ -212,12 +246,16 @@ def _finished_model(recipe: Recipe, trainer: CRTrainer, model: CRForSequenceClas
 def _frozen_trainer(
     recipe: Recipe,
     arguments: CRTrainingArguments,
-    model: CRForSequenceClassification,
-    tokenizer: PreTrainedTokenizerBase,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
     dataset: datasets.DatasetDict,
 ) -> tuple[CRTrainer, dict[str, Any]]:
-    """Encode every split once and train the head on the features."""
-    encoded = encode_splits(model, tokenizer, dataset)
+    """Encode every split once, or take the columns of a table, and train the head on the features."""
+    encoded: Any = (
+        {name: (table_features(rows), np.asarray(rows["label"][:])) for name, rows in dataset.items()}
+        if tokenizer is None
+        else encode_splits(model, tokenizer, dataset)
+    )
     splits = {name: FeatureDataset(features, labels) for name, (features, labels) in encoded.items()}
     values = {**model.config.to_dict(), "backbone_config": None}
     if recipe.chooses_lambda:
@@ -283,16 +321,20 @@ def _save(
     run_dir: Path,
     recipe: Recipe,
     trainer: CRTrainer,
-    model: CRForSequenceClassification,
-    tokenizer: PreTrainedTokenizerBase,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
     results: dict[str, Any],
 ) -> None:
     if recipe.chooses_lambda:
         results["lambda_choice"] = kept_lambda(trainer.args).to_dict()
     model.save_pretrained(run_dir)
-    tokenizer.save_pretrained(run_dir)
-    logits = model.predict_texts(PROBE_TEXTS, tokenizer)
-    write_json(run_dir / PROBE, {"texts": list(PROBE_TEXTS), "logits": logits.tolist()})
+    if tokenizer is None:
+        made_up = np.random.default_rng(0).standard_normal((4, model.config.in_features), np.float32)
+        probe = {"features": made_up.tolist(), "logits": classify_features(model, made_up).tolist()}
+    else:
+        tokenizer.save_pretrained(run_dir)
+        probe = {"texts": list(PROBE_TEXTS), "logits": model.predict_texts(PROBE_TEXTS, tokenizer).tolist()}
+    write_json(run_dir / PROBE, probe)
     trainer.state.best_model_checkpoint = None
     write_json(run_dir / "trainer_state.json", dataclasses.asdict(trainer.state))
     write_json(run_dir / RESULTS, results)

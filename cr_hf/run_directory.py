@@ -9,6 +9,8 @@ from .errors import RecipeError
 from .recipe import Recipe, load_recipe
 
 RESULTS, RECIPE, PROBE, CHECKPOINTS = "results.json", "recipe.yaml", "probe.json", "checkpoints"
+TABLE = "table.json"
+"""How the run of a table reads its rows: columns, and medians of training rows for missing values."""
 
 
 def check_directory(recipe: Recipe, overwrite: bool, resume: bool) -> None:

@@ -146,7 +146,7 @@ def _check_line(line: str, place: str, encoding: str) -> None:
         raise DataError(f"{place}: a NUL byte: the file is binary or UTF-16; save it as UTF-8 or set data.encoding")
 
 
-def _cells(path: Path, encoding: str) -> Iterator[tuple[int, list[str]]]:
+def read_cells(path: Path, encoding: str) -> Iterator[tuple[int, list[str]]]:
     """Rows of a tsv (quotes are plain characters) or a csv, with the line each starts on; blank lines are skipped."""
     if file_type(path) == ".tsv":
         for number, line in enumerate(read_lines(path, encoding), 1):
@@ -165,7 +165,7 @@ def _cells(path: Path, encoding: str) -> Iterator[tuple[int, list[str]]]:
 
 def _table(path: Path, encoding: str) -> Records:
     """Records of a tsv or csv. Two columns, one of them a whole number on the first line, have no header."""
-    rows = _cells(path, encoding)
+    rows = read_cells(path, encoding)
     number, header = next(rows, (0, []))
     whole = [re.fullmatch(r"\d+", cell.strip()) is not None for cell in header]
     if len(header) == 2 and any(whole):

@@ -56,13 +56,22 @@ def test_commands_run_in_their_order(
         encoding="utf-8",
     )
     (tmp_path / "reviews.csv").write_text("text\na film\nanother film\n", encoding="utf-8")
+    table = [f"{row},{row % 7},2,3,4,5,6,7" for row in range(60)]
+    (tmp_path / "rows.csv").write_text("\n".join(table), encoding="utf-8")
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "pima-indians-diabetes.csv").write_text(
+        "\n".join(f"{cells},{row % 2}" for row, cells in enumerate(table)), encoding="utf-8"
+    )
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     found = commands()
     assert {command[1] for command in found} >= {"train", "evaluate", "predict", "study"}
     for command in found:
-        words = [re.sub(r"\.\./shared/data/\w+", "data", word) for word in command]
-        if command[1] in ("train", "study"):
+        words = [re.sub(r"\.\./shared/data/pima", "table", word) for word in command]
+        words = [re.sub(r"\.\./shared/data/\w+", "data", word) for word in words]
+        if "recipes/pima.yaml" in command:
+            words.append("use_cpu=true")
+        elif command[1] in ("train", "study"):
             tiny = [f"backbone={tiny_backbone('bert')}", "num_train_epochs=1", "hidden_sizes=[8]", "use_cpu=true"]
             words = [word for word in words if not word.startswith("backbone=")]
             if not any(word.startswith("data.") for word in words) and "demo" not in words[2]:
