@@ -52,7 +52,7 @@ class DataConfig:
     test_file: str | list[str] | None = None
     text_column: str | None = None
     text_pair_column: str | None = None
-    label_column: str | None = None
+    label_column: str | int | None = None
     label_names: list[str] | None = None
     validation_fraction: float = 0.1
     train_fraction: float = 1.0

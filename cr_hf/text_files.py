@@ -84,7 +84,7 @@ def check_file(path: Path, more_types: Sequence[str] = ()) -> Path:
     return path
 
 
-def find_column(columns: Sequence[str], asked: str | None, role: str, place: str) -> str:
+def find_column(columns: Sequence[str], asked: str | int | None, role: str, place: str) -> str:
     """The column that plays a role.
 
     Args:
@@ -96,6 +96,7 @@ def find_column(columns: Sequence[str], asked: str | None, role: str, place: str
     Raises:
         DataError: listing the columns, if there is none.
     """
+    asked = None if asked is None else str(asked)
     if asked in columns:
         return str(asked)
     lower = {column.lower(): column for column in reversed(columns)}
