@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cr_hf.study import study_tables
+from cr_hf.study_tables import study_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import os
 import subprocess
@@ -165,9 +164,15 @@ def study(
     ),
     fractions: Annotated[str, typer.Option(help="Of the training rows, with commas between.")] = "0.05,1",
     seeds: Annotated[int, typer.Option(help="How many, from 0.")] = 10,
-    output: Annotated[Path, typer.Option(help="Folder for study.json, study.md and study.png.")] = Path("runs/study"),
+    search_seeds: Annotated[int, typer.Option(help="The first so many choose each head's setting on dev.")] = 5,
+    comparisons: Annotated[
+        str | None, typer.Option(help="At most five HEAD:REFERENCE; by default every head against mlp-gelu.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="The study's folder; a study that was stopped goes on.")] = Path(
+        "runs/study"
+    ),
 ) -> None:
-    """Compare heads on the same frozen features: accuracies, and paired differences with intervals."""
+    """Compare heads on the same frozen features, and recommend one: study.json, study.csv, study.md, report.html."""
     from .recipe import load_recipe
 
     checked = load_recipe(recipe, overrides)
@@ -177,18 +182,22 @@ def study(
         raise RecipeError(f"--fractions {fractions!r}: use numbers with commas between, such as 0.05,1") from None
     if output.exists() and not output.is_dir():
         raise RecipeError(f"--output {output} is a file: choose another folder")
-    if (output / "study.json").exists():
-        raise RecipeError(f"--output {output} holds a study: choose another folder")
-    from .study import run_study, study_tables, write_study
+    from .report import write_report
+    from .study import run_study
+    from .study_tables import study_tables
 
-    found = run_study(checked, heads.split(","), shares, seeds, progress=typer.echo)
-    write_study(found, output)
-    if importlib.util.find_spec("matplotlib") is None:
-        typer.echo("for a picture of it: pip install 'cr-hf[report]'")
-    else:
-        from .report import plot_study
-
-        plot_study(found, output / "study.png")
+    found = run_study(
+        checked,
+        [name.strip() for name in heads.split(",")],
+        shares,
+        seeds,
+        output,
+        comparisons=comparisons,
+        search_seeds=search_seeds,
+        progress=typer.echo,
+    )
+    if not write_report(found, output):
+        typer.echo("for pictures and report.html: pip install 'cr-hf[report]'")
     typer.echo(study_tables(found))
 
 

@@ -1,16 +1,14 @@
 """A study: heads x fractions of the labels x seeds on the same frozen features, with paired statistics.
 
 Every head gets the same features, the same training subsets, the same seeds and the same number of tried settings per
-fraction. The setting is chosen on dev, by the mean accuracy over all seeds; test rows are looked at once, with that
-setting. The comparisons are declared here, before any result is seen.
+fraction. The setting is chosen on dev, by the mean accuracy over the first seeds; test rows are looked at once, with
+that setting. The comparisons are declared before any result is seen.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,48 +17,19 @@ from numpy.typing import NDArray
 from transformers.utils import logging
 
 from .build import build_model
-from .comparisons import RESAMPLES, compare
-from .configuration_cr import CRConfig
-from .data import load_data, stratified_order
-from .errors import RecipeError, nearest
+from .comparisons import RESAMPLES, Comparison, compare_all, crossed_bootstrap, declare, least_wilcoxon_p
+from .data import load_data
+from .errors import RecipeError
 from .features import encode_splits
 from .recipe import Recipe
 from .results import describe_data, describe_machine, write_json
-from .sweep import HeadSpec, SweepArguments, predict_heads, train_heads
+from .study_cells import CellStore, Plan, StudyData, declared_settings, train_cell, unpack_hits
+from .study_heads import check_heads
 
 logger = logging.get_logger(__name__)
 
-LINEAR_SETTINGS = tuple({"learning_rate": value} for value in (1e-4, 3e-4, 1e-3, 3e-3))
-DROPOUT_SETTINGS = tuple({"dropout": value} for value in (0.1, 0.3, 0.5, 0.7))
-DREG_SETTINGS = tuple({"dreg_lambda": value, "dropout": 0.3} for value in (0.01, 0.02, 0.04, 0.08))
-
-
-@dataclass(frozen=True)
-class Head:
-    """A head of a study: its fixed fields of `CRConfig`, and the settings that are tried."""
-
-    fields: dict[str, Any]
-    settings: tuple[dict[str, float], ...]
-
-
-HEADS = {
-    "linear": Head({"hidden_sizes": []}, LINEAR_SETTINGS),
-    "mlp-relu": Head({"activation": "relu"}, DROPOUT_SETTINGS),
-    "mlp-gelu": Head({"activation": "gelu"}, DROPOUT_SETTINGS),
-    "cr": Head({"activation": "polynomial"}, DROPOUT_SETTINGS),
-    "cr+dreg": Head({"activation": "polynomial"}, DREG_SETTINGS),
-    "gelu+dreg": Head({"activation": "gelu"}, DREG_SETTINGS),
-}
-COMPARISONS = (("cr+dreg", "cr"), ("cr+dreg", "mlp-gelu"), ("gelu+dreg", "mlp-gelu"))
-
-
-@dataclass
-class StudyData:
-    """Features and labels of the three splits, each (rows, in_features) and (rows,)."""
-
-    train: tuple[Any, NDArray[np.int64]]
-    validation: tuple[Any, NDArray[np.int64]]
-    test: tuple[Any, NDArray[np.int64]]
+SEARCH_SEEDS = 5
+KEPT_IN_CELLS = ("fingerprint", "hits", "seconds")
 
 
 def run_study(
@@ -68,165 +37,130 @@ def run_study(
     heads: Sequence[str],
     fractions: Sequence[float],
     seeds: int,
+    output: Path,
+    *,
+    comparisons: str | None = None,
+    search_seeds: int = SEARCH_SEEDS,
     progress: Callable[[str], None] = logger.info,
 ) -> dict[str, Any]:
-    """Train and compare heads on the features of a frozen recipe.
+    """Train and compare heads on the features of a frozen recipe, or go on with a study that was stopped.
 
     Args:
         recipe: its backbone, data, hidden sizes, learning rate and epochs are used.
         heads: names out of `HEADS`.
         fractions: of the training rows, each above 0 and at most 1; every seed has its own stratified subset.
         seeds: number of seeds, from 0; at least 2.
+        output: the study's folder: its cells are kept there, and `study.json` is written into it.
+        comparisons: at most five `HEAD:REFERENCE` with commas between, see `comparisons.declare`.
+        search_seeds: the first so many seeds choose the setting; the others train the chosen one alone.
         progress: told what is done.
 
     Returns:
-        What `study.json` holds: per fraction and head the tried settings, the chosen one and the test accuracies, and
-        the declared comparisons with their intervals.
+        What `study.json` holds: per fraction and head the tried settings, the chosen one and what it gave on test, and
+        the declared comparisons.
 
     Raises:
-        RecipeError: if a head is unknown, a number is out of range, or the data have no test split.
+        RecipeError: if a head is unknown, a number is out of range, the data have no test split or are not of
+            classes, or the folder holds another study.
     """
-    for head in heads:
-        if head not in HEADS:
-            raise RecipeError(f"--heads: {head!r} is unknown{nearest(head, HEADS)}: use {', '.join(HEADS)}")
-    if seeds < 2 or not all(0 < fraction <= 1 for fraction in fractions):
+    heads, fractions = list(heads), list(fractions)
+    check_heads(heads)
+    declared = declare(comparisons, heads)
+    if seeds < 2 or search_seeds < 2 or not all(0 < fraction <= 1 for fraction in fractions) or not fractions:
         raise RecipeError("a study needs two or more --seeds, and --fractions above 0 and at most 1")
+    if len(set(fractions)) < len(fractions):
+        raise RecipeError("--fractions: one of them is given twice")
+    if recipe.problem_type != "single_label_classification":
+        raise RecipeError(f"problem_type={recipe.problem_type}: a study is for single_label_classification")
     dataset = load_data(recipe.data)
     if "test" not in dataset:
         raise RecipeError("a study needs a test split: give data.test_file")
     recipe = dataclasses.replace(recipe, model={**recipe.model, "freeze_backbone": True})
     model, tokenizer = build_model(recipe, dataset)
     data = StudyData(**encode_splits(model, tokenizer, dataset))
-    base = {**model.config.to_dict(), "backbone_config": None}
-    study: dict[str, Any] = {
+    plan = Plan(_head_fields(model.config.to_dict()), _training(recipe), seeds, min(search_seeds, seeds))
+    about = {
         "data": describe_data(recipe.data, dataset),
-        "features": {name: base[name] for name in ("in_features", "pooling", "feature_layers")},
-        "hidden_sizes": base["hidden_sizes"],
+        "features": {name: getattr(model.config, name) for name in ("in_features", "pooling", "feature_layers")},
+        "hidden_sizes": model.config.hidden_sizes,
         "seeds": seeds,
+        "search_seeds": plan.search_seeds,
         "resamples": RESAMPLES,
-        "environment": describe_machine(),
-        "fractions": {},
+        "comparisons": [dataclasses.asdict(comparison) for comparison in declared],
     }
+    store = CellStore(output, {
+        **about, "heads": declared_settings(heads), "fractions": fractions, "training": plan.training,
+        "config": plan.config, "features_sha256": data.fingerprint(),
+    })  # fmt: skip
+    cells: dict[tuple[float, str], dict[str, Any]] = {}
     for fraction in fractions:
-        hits = {}
-        entry: dict[str, Any] = {"heads": {}}
         for head in heads:
-            entry["heads"][head], hits[head] = _run_cell(HEADS[head], data, base, recipe, fraction, seeds)
-            progress(f"{fraction:.0%} of the labels, {head}: {summary(entry['heads'][head])}")
-        entry["comparisons"] = [
-            {"head": first, "reference": second, **compare(hits[first], hits[second])}
-            for first, second in COMPARISONS
-            if first in hits and second in hits
-        ]
-        study["fractions"][str(fraction)] = entry
+            cell = store.load(head, fraction)
+            kept = " (kept from before)" if cell else ""
+            cell = cell or store.save(head, fraction, train_cell(head, data, plan, fraction))
+            cells[fraction, head] = cell
+            progress(f"{fraction:.3g} of the labels, {head}: {_accuracy(cell)}{kept}")
+    seconds = round(sum(cell["seconds"] for cell in cells.values()))
+    study = {
+        **about,
+        "fingerprint": store.fingerprint,
+        "environment": {**describe_machine(), "seconds_training": seconds},
+        **_results(cells, declared, heads, fractions),
+    }
+    write_json(output / "study.json", study)
     return study
 
 
-def _run_cell(
-    head: Head, data: StudyData, base: dict[str, Any], recipe: Recipe, fraction: float, seeds: int
-) -> tuple[dict[str, Any], NDArray[np.float64]]:
-    """All settings and seeds of one head at one fraction; the hits on test are (seeds, rows)."""
-    features, labels = data.train
-    size = round(fraction * len(labels))
-    arguments = schedule_of(recipe, size, fraction)
-    subsets = [np.sort(stratified_order(labels, seed)[:size]) for seed in range(seeds)]
-    shared = {
-        "dreg_lambda": 0.0,
-        "learning_rate": recipe.training.get("learning_rate", 3e-4),
-        "weight_decay": recipe.training.get("weight_decay", 0.0),
+def _head_fields(config: dict[str, Any]) -> dict[str, Any]:
+    """What the heads share of the model's configuration: nothing of the backbone, nor of where it came from."""
+    unrelated = ("_name_or_path", "transformers_version", "architectures", "dtype", "auto_map")
+    return {**{name: value for name, value in config.items() if name not in unrelated}, "backbone_config": None}
+
+
+def _training(recipe: Recipe) -> dict[str, Any]:
+    defaults = {
+        "learning_rate": 3e-4,
+        "weight_decay": 0.0,
+        "num_train_epochs": 6,
+        "per_device_train_batch_size": 128,
+        "lr_scheduler_type": "cosine",
     }
-    specs = [
-        HeadSpec(**{**shared, "seed": seed, "train_indices": subsets[seed], **setting})
-        for setting, seed in product(head.settings, range(seeds))
-    ]
-    config = CRConfig(**{**base, **head.fields})
-    results = train_heads(
-        features, labels, specs, config, arguments,
-        validation_features=data.validation[0], validation_labels=data.validation[1],
-    )  # fmt: skip
-    dev = np.array([max(result.accuracies) for result in results]).reshape(len(head.settings), seeds)
-    chosen = int(dev.mean(1).argmax())
-    kept = results[chosen * seeds : (chosen + 1) * seeds]
-    logits = predict_heads(kept, data.test[0]).numpy()
-    hits = (logits.argmax(-1) == data.test[1]).astype(np.float64)
-    cell = {
-        "rows": size,
-        "epochs": arguments.num_train_epochs,
-        "batch_size": arguments.batch_size,
-        "tried": [
-            {**setting, "dev_accuracy": float(mean)} for setting, mean in zip(head.settings, dev.mean(1), strict=True)
-        ],
-        "chosen": chosen,
-        "dev_accuracies": dev[chosen].tolist(),
-        "test_accuracies": hits.mean(1).tolist(),
-        "parameters": sum(value.numel() for value in kept[0].head().parameters()),
-    }
-    return cell, hits
+    return {name: recipe.training.get(name, default) for name, default in defaults.items()}
 
 
-def schedule_of(recipe: Recipe, rows: int, fraction: float) -> SweepArguments:
-    """Epochs and batch size of a fraction, the same for every head.
-
-    With fewer rows the batches shrink and the epochs grow, so that a few hundred steps are left: the recipe's epochs
-    times fraction**-0.4, and a power of two near rows / 13, from 16 to the recipe's batch size.
-    """
-    epochs = recipe.training.get("num_train_epochs", 6)
-    batch_size = recipe.training.get("per_device_train_batch_size", 128)
-    fitting = 2 ** round(np.log2(max(1, rows / 13)))
-    return SweepArguments(
-        num_train_epochs=round(epochs * fraction**-0.4),
-        batch_size=int(min(batch_size, max(16, fitting))),
-        lr_scheduler_type=recipe.training.get("lr_scheduler_type", "cosine"),
-    )
-
-
-def summary(cell: dict[str, Any]) -> str:
-    """Mean and standard deviation over seeds of the test accuracy, in percent."""
+def _accuracy(cell: dict[str, Any]) -> str:
     accuracies = 100 * np.array(cell["test_accuracies"])
-    return f"{accuracies.mean():.1f} ± {accuracies.std(ddof=1):.1f}"
+    return f"{accuracies.mean():.1f} ± {accuracies.std(ddof=1):.1f} ({cell['seconds']:.0f} s)"
 
 
-def study_tables(study: dict[str, Any]) -> str:
-    """A study as two Markdown tables: accuracies, and the declared comparisons."""
-    fractions = study["fractions"]
-    heads = list(next(iter(fractions.values()))["heads"])
-    lines = ["| head | " + " | ".join(f"{float(name):.0%} of the labels" for name in fractions) + " |"]
-    lines.append("|---" * (len(fractions) + 1) + "|")
-    for head in heads:
-        cells = [summary(entry["heads"][head]) for entry in fractions.values()]
-        lines.append(f"| {head} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "| difference in points | " + " | ".join(f"{float(name):.0%} of the labels" for name in fractions) + " |",
-    ]
-    lines.append("|---" * (len(fractions) + 1) + "|")
-    for number, comparison in enumerate(next(iter(fractions.values()))["comparisons"]):
-        cells = []
-        for entry in fractions.values():
-            found = entry["comparisons"][number]
-            low, high = (100 * value for value in found["interval"])
-            cells.append(f"{100 * found['difference']:+.2f} [{low:+.2f}, {high:+.2f}]")
-        lines.append(f"| {comparison['head']} minus {comparison['reference']} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", _verdict(fractions)])
-
-
-def _verdict(fractions: dict[str, Any]) -> str:
-    """What the intervals allow to be said, in one sentence."""
-    found = [(name, comparison) for name, entry in fractions.items() for comparison in entry["comparisons"]]
-    clear = [
-        f"{comparison['head']} against {comparison['reference']} at {float(name):.0%}"
-        for name, comparison in found
-        if comparison["interval"][0] > 0 or comparison["interval"][1] < 0
-    ]
-    positive = sum(comparison["difference"] > 0 for _, comparison in found)
-    text = f"{positive} of the {len(found)} differences are positive; "
-    if not clear:
-        return text + "no interval excludes 0, so this test set cannot tell the heads apart with certainty."
-    return text + f"the intervals that exclude 0 are: {', '.join(clear)}."
-
-
-def write_study(study: dict[str, Any], folder: Path) -> None:
-    """Write `study.json` and `study.md` into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "study.json", study)
-    (folder / "study.md").write_text(study_tables(study) + "\n", encoding="utf-8")
+def _results(
+    cells: dict[tuple[float, str], dict[str, Any]],
+    declared: Sequence[Comparison],
+    heads: Sequence[str],
+    fractions: Sequence[float],
+) -> dict[str, Any]:
+    """The part of `study.json` that is made from the cells: nothing in it but numbers that they hold."""
+    hits: dict[tuple[float, str], NDArray[np.float64]] = {
+        key: unpack_hits(cell["hits"]) for key, cell in cells.items()
+    }
+    intervals = dict(zip(hits, crossed_bootstrap(list(hits.values()))[:, 0].tolist(), strict=True))
+    tested = [(fraction, pair) for fraction in fractions for pair in declared]
+    found = compare_all([hits[fraction, pair.head] - hits[fraction, pair.reference] for fraction, pair in tested])
+    entries: dict[str, Any] = {}
+    for fraction in fractions:
+        entries[str(fraction)] = {
+            "heads": {
+                head: {
+                    **{name: value for name, value in cells[fraction, head].items() if name not in KEPT_IN_CELLS},
+                    "accuracy_interval": intervals[fraction, head],
+                }
+                for head in heads
+            },
+            "comparisons": [
+                {**dataclasses.asdict(pair), **result}
+                for (where, pair), result in zip(tested, found, strict=True)
+                if where == fraction
+            ],
+        }
+    seeds = len(next(iter(hits.values())))
+    return {"tests": len(tested), "least_wilcoxon_p": least_wilcoxon_p(seeds), "fractions": entries}

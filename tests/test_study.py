@@ -1,6 +1,10 @@
-"""Studies: the same numbers twice, honest intervals, and refusals."""
+"""Studies: the same numbers twice and after a kill, one study a folder, and refusals."""
 
+import csv
+import io
 import json
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,61 +12,212 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cr_hf.errors import RecipeError
+import cr_hf.cli
+import cr_hf.study
+from cr_hf.comparisons import compare
+from cr_hf.errors import CheckpointError, RecipeError
 from cr_hf.recipe import load_recipe
-from cr_hf.report import plot_study
-from cr_hf.study import COMPARISONS, HEADS, run_study, schedule_of, study_tables, write_study
+from cr_hf.study import run_study
+from cr_hf.study_cells import Plan, pack_hits, reliability, unpack_hits
+from cr_hf.study_heads import HEADS
+from cr_hf.study_tables import claims, recommendation, study_csv, study_tables
 
 DEMO = Path(__file__).resolve().parents[1] / "recipes" / "demo.yaml"
 TINY = ["data.max_train_samples=80", "data.max_eval_samples=40", "num_train_epochs=1", "hidden_sizes=[8]"]
+ASKED = (["linear", "cr", "cr+dreg"], [0.25, 1.0])
 
 
 @pytest.fixture(scope="module")
-def study(tiny_backbone: Callable[..., Path]) -> Callable[[], dict[str, Any]]:
+def run(tiny_backbone: Callable[..., Path]) -> Callable[..., dict[str, Any]]:
     recipe = load_recipe(DEMO, [f"backbone={tiny_backbone('bert')}", *TINY])
-    return lambda: run_study(recipe, ["linear", "cr", "cr+dreg"], [0.25, 1.0], seeds=2)
+    return lambda output, **options: run_study(
+        recipe, *ASKED, output=output, **{"seeds": 4, "search_seeds": 2, "comparisons": "cr+dreg:cr", **options}
+    )
 
 
-def test_a_study_twice_gives_the_same_numbers(study: Callable[[], dict[str, Any]], tmp_path: Path) -> None:
-    first, second = study(), study()
-    assert first == second
-    write_study(first, tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "study.json").read_text(encoding="utf-8")) == first
-    cells = first["fractions"]["0.25"]["heads"]
+@pytest.fixture(scope="module")
+def finished(run: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    run(folder)
+    return folder
+
+
+def read(folder: Path) -> dict[str, Any]:
+    study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    study["environment"].pop("seconds_training")
+    return study
+
+
+@pytest.fixture
+def study(finished: Path) -> dict[str, Any]:
+    return read(finished)
+
+
+def test_a_study_twice_gives_the_same_numbers(
+    run: Callable[..., dict[str, Any]], finished: Path, tmp_path: Path
+) -> None:
+    run(tmp_path)
+    assert read(tmp_path) == read(finished)
+    assert len(list((tmp_path / "cells").iterdir())) == 6
+
+
+def test_cells(study: dict[str, Any]) -> None:
+    cells = study["fractions"]["0.25"]["heads"]
     assert {cell["rows"] for cell in cells.values()} == {20}
-    assert all(len(cell["test_accuracies"]) == 2 for cell in cells.values())
     for cell in cells.values():
         dev = [tried["dev_accuracy"] for tried in cell["tried"]]
         assert dev[cell["chosen"]] == max(dev)
-        assert np.mean(cell["dev_accuracies"]) == pytest.approx(max(dev))
-    plot_study(first, tmp_path / "out" / "study.png")
-    assert (tmp_path / "out" / "study.png").read_bytes().startswith(b"\x89PNG")
-    table = study_tables(first)
-    assert "| cr+dreg minus cr |" in table
-    assert "differences are positive" in table
+        assert np.mean(cell["dev_accuracies"][:2]) == pytest.approx(max(dev))
+        for measure in ("test_accuracies", "gradient_tail_ratios", "peak_gradients", "expected_calibration_errors"):
+            assert len(cell[measure]) == 4
+        low, high = cell["accuracy_interval"]
+        assert low <= np.mean(cell["test_accuracies"]) <= high
+        assert sum(found["share"] for found in cell["reliability"]) == pytest.approx(1)
+    assert cells["linear"]["gradient_tail_ratios"][0] < 1.5
+    assert np.shape(cells["cr"]["coefficients"]) == (4, 8)
+    assert cells["linear"]["coefficients"] is None
+
+
+def test_the_comparison_can_be_made_anew_from_the_cells(study: dict[str, Any], finished: Path) -> None:
+    hits = [
+        unpack_hits(json.loads((finished / "cells" / f"{head}_1.json").read_text(encoding="utf-8"))["hits"])
+        for head in ("cr+dreg", "cr")
+    ]
+    (found,) = study["fractions"]["1.0"]["comparisons"]
+    assert {name: found[name] for name in ("difference", "interval", "seeds_won")} == compare(*hits)
+    assert hits[0].mean(1).tolist() == study["fractions"]["1.0"]["heads"]["cr+dreg"]["test_accuracies"]
+
+
+def test_a_killed_study_goes_on_and_equals_one_that_was_not(
+    run: Callable[..., dict[str, Any]], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+    real = cr_hf.study.train_cell
+
+    def killed(name: str, *rest: Any) -> dict[str, Any]:
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(cr_hf.study, "train_cell", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    assert not (tmp_path / "study.json").exists()
+    monkeypatch.setattr(cr_hf.study, "train_cell", lambda name, *rest: trained.append(name) or real(name, *rest))
+    run(tmp_path)
+    assert trained == ["linear", "cr", "cr+dreg", "linear", "cr", "cr+dreg"]
+    assert read(tmp_path) == read(finished)
+
+
+@pytest.mark.parametrize(("options", "name"), [({"seeds": 3}, "seeds"), ({"comparisons": "cr:linear"}, "comparisons")])
+def test_a_folder_of_another_study_is_refused(
+    run: Callable[..., dict[str, Any]], finished: Path, options: dict[str, Any], name: str
+) -> None:
+    with pytest.raises(RecipeError, match=rf"holds another study \({name} differs\): choose another folder"):
+        run(finished, **options)
+
+
+def test_a_damaged_or_foreign_cell_is_named(
+    run: Callable[..., dict[str, Any]], finished: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    cell = folder / "cells" / "cr_1.json"
+    whole = cell.read_text(encoding="utf-8")
+    cell.write_text(whole[:100], encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"cr_1\.json is damaged"):
+        run(folder)
+    cell.write_text(json.dumps({**json.loads(whole), "fingerprint": "0"}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"cr_1\.json is of another study"):
+        run(folder)
+
+
+class TestTables:
+    def test_markdown(self, study: dict[str, Any]) -> None:
+        table = study_tables(study)
+        assert "| cr+dreg minus cr |" in table
+        assert "the first 2 of 4 seeds" in table
+        assert "a Wilcoxon p cannot fall below 0.12" in table
+        assert table.splitlines()[-1].startswith("Use ")
+
+    def test_a_claim_is_printed_with_interval_and_corrected_p(self, study: dict[str, Any]) -> None:
+        assert "Nothing is claimed" in " ".join(claims(study))
+        found = study["fractions"]["1.0"]["comparisons"][0]
+        found |= {"difference": 0.01, "interval": [0.002, 0.018], "t_p_holm": 0.003, "claimed": True}
+        text = " ".join(claims(study))
+        assert "cr+dreg above cr at 100% of the labels: +1.00 [+0.20, +1.80], p 0.0030" in text
+        assert "**+1.00 [+0.20, +1.80], p 0.0030**" in study_tables(study)
+
+    def test_csv_has_a_line_a_seed(self, study: dict[str, Any]) -> None:
+        rows = list(csv.DictReader(io.StringIO(study_csv(study))))
+        assert len(rows) == 2 * 3 * 4
+        cell = study["fractions"]["1.0"]["heads"]["cr+dreg"]
+        mine = [row for row in rows if row["fraction"] == "1.0" and row["head"] == "cr+dreg"]
+        assert [float(row["test_accuracies"]) for row in mine] == cell["test_accuracies"]
+        assert float(mine[0]["dreg_lambda"]) == cell["tried"][cell["chosen"]]["dreg_lambda"]
+
+    def test_the_recommended_head_is_as_good_on_dev_as_the_best_and_steadier(self, study: dict[str, Any]) -> None:
+        cells = study["fractions"]["1.0"]["heads"]
+        for cell, dev, tau in zip(cells.values(), (0.6, 0.7, 0.69), (1.0, 3.0, 2.0), strict=True):
+            cell |= {"dev_accuracies": [dev - 0.04, dev, dev, dev + 0.04], "gradient_tail_ratios": [tau] * 4}
+        found = recommendation(study)
+        assert found["head"] == "cr+dreg"
+        assert found["candidates"] == ["cr", "cr+dreg"]
+        assert found["text"].startswith("Use cr+dreg, with dreg_lambda=0.0")
+
+
+def test_hits_survive_packing() -> None:
+    hits = np.random.default_rng(0).random((3, 13)) < 0.5
+    assert (unpack_hits(pack_hits(hits)) == hits).all()
+
+
+def test_reliability_bins() -> None:
+    log_probabilities = np.log([[[0.9, 0.1], [0.55, 0.45], [0.54, 0.46]]])
+    found = reliability(log_probabilities, np.array([[True, True, False]]))
+    assert [one["share"] for one in found] == pytest.approx([2 / 3, 1 / 3])
+    assert found[0]["confidence"] == pytest.approx(0.545)
+    assert found[0]["accuracy"] == 0.5
 
 
 def test_every_head_tries_as_many_settings() -> None:
     assert {len(head.settings) for head in HEADS.values()} == {4}
-    assert len(COMPARISONS) <= 5
-    assert all(name in HEADS for pair in COMPARISONS for name in pair)
 
 
 def test_schedule_of_a_fraction() -> None:
-    recipe = load_recipe(DEMO, ["num_train_epochs=6", "per_device_train_batch_size=128"])
-    whole, part = schedule_of(recipe, 8544, 1.0), schedule_of(recipe, 427, 0.05)
+    training = {"num_train_epochs": 6, "per_device_train_batch_size": 128, "lr_scheduler_type": "cosine"}
+    plan = Plan({}, training, seeds=2, search_seeds=2)
+    whole, part = plan.schedule(8544, 1.0), plan.schedule(427, 0.05)
     assert (whole.num_train_epochs, whole.batch_size) == (6, 128)
     assert (part.num_train_epochs, part.batch_size) == (20, 32)
 
 
 @pytest.mark.parametrize(
-    ("heads", "fractions", "seeds", "message"),
+    ("options", "message"),
     [
-        (["cr+dregg"], [1.0], 2, r"'cr\+dregg' is unknown \(did you mean 'cr\+dreg'\?\)"),
-        (["cr"], [0.0], 2, "--fractions above 0"),
-        (["cr"], [1.0], 1, "two or more --seeds"),
+        ({"heads": "linear,cr+dregg"}, "'cr+dregg' is unknown (did you mean 'cr+dreg'?)"),
+        ({"heads": "cr,cr"}, "'cr' is given twice"),
+        ({"fractions": "0"}, "--fractions above 0"),
+        ({"fractions": "1,x"}, "use numbers with commas"),
+        ({"seeds": "1"}, "two or more --seeds"),
+        ({"comparisons": ",".join(["cr:linear"] * 6)}, "6 are given: declare at most 5"),
+        ({"comparisons": "cr:mlp-gelu"}, "'mlp-gelu' is not in the study"),
     ],
 )
-def test_refusals(heads: list[str], fractions: list[float], seeds: int, message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
-        run_study(load_recipe(DEMO), heads, fractions, seeds)
+def test_bad_input_is_one_line_before_anything_is_made(
+    options: dict[str, str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = {"heads": "linear,cr", "output": str(tmp_path / "out"), **options}
+    words = [word for name, value in given.items() for word in (f"--{name}", value)]
+    monkeypatch.setattr(sys, "argv", ["cr-hf", "study", str(DEMO), *words])
+    with pytest.raises(SystemExit) as stopped:
+        cr_hf.cli.main()
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()

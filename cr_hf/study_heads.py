@@ -1,0 +1,49 @@
+"""The heads of a study: what each of them is, and the settings that are tried."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import RecipeError, nearest
+
+LINEAR_SETTINGS = tuple({"learning_rate": value} for value in (1e-4, 3e-4, 1e-3, 3e-3))
+DROPOUT_SETTINGS = tuple({"dropout": value} for value in (0.1, 0.3, 0.5, 0.7))
+DREG_SETTINGS = tuple({"dreg_lambda": value, "dropout": 0.3} for value in (0.01, 0.02, 0.04, 0.08))
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head of a study.
+
+    Args:
+        fields: of `CRConfig`, the same for every setting.
+        settings: fields of `HeadSpec`; every head of a study tries equally many.
+    """
+
+    fields: dict[str, Any]
+    settings: tuple[dict[str, float], ...]
+
+
+HEADS = {
+    "linear": Head({"hidden_sizes": []}, LINEAR_SETTINGS),
+    "mlp-relu": Head({"activation": "relu"}, DROPOUT_SETTINGS),
+    "mlp-gelu": Head({"activation": "gelu"}, DROPOUT_SETTINGS),
+    "cr": Head({"activation": "polynomial"}, DROPOUT_SETTINGS),
+    "cr+dreg": Head({"activation": "polynomial"}, DREG_SETTINGS),
+    "gelu+dreg": Head({"activation": "gelu"}, DREG_SETTINGS),
+}
+
+
+def check_heads(heads: Sequence[str]) -> None:
+    """Refuse names out of no study.
+
+    Raises:
+        RecipeError: naming the head that is unknown or given twice.
+    """
+    for head in heads:
+        if head not in HEADS:
+            raise RecipeError(f"--heads: {head!r} is unknown{nearest(head, HEADS)}: use {', '.join(HEADS)}")
+        if heads.count(head) > 1:
+            raise RecipeError(f"--heads: {head!r} is given twice")
