@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cr_hf.study_tables import study_tables
+from cr_hf.study_tables import accuracy_table, claims, comparison_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -28,7 +28,7 @@ def read(name: str) -> dict:
 def sst5_study() -> str:
     """Heads and comparisons on frozen SST-5 features."""
     study = read("sst5_study")
-    return study_tables(study)
+    return "\n\n".join([accuracy_table(study), comparison_table(study), *claims(study)])
 
 
 def sst5_seeds() -> str:
