@@ -8,7 +8,7 @@ from typing import Any
 
 import datasets
 import torch
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import is_deepspeed_available, parse_flag_from_env
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
@@ -123,6 +123,12 @@ def training_arguments(recipe: Recipe, run_dir: Path) -> CRTrainingArguments:
             )
         # `Trainer` would take every name that does not end in "loss" for one to raise.
         values.setdefault("greater_is_better", known[metric])
+    if values.get("deepspeed") and not is_deepspeed_available():
+        # transformers would leave half a configuration behind, over which every model loaded later trips.
+        raise RecipeError(
+            "training.deepspeed: the package deepspeed is not installed: install it, or shard by "
+            "configs/accelerate/fsdp2.yaml"
+        )
     try:
         return CRTrainingArguments(output_dir=str(run_dir / CHECKPOINTS), **values)
     except (ValueError, TypeError, ImportError) as error:

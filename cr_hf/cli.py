@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import json
+import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from .console import (
+    PredictionWriter,
+    check_output,
+    print_diagnostics,
+    print_metrics,
+    print_robustness,
+    texts_of,
+)
 from .errors import CRError, DataError, RecipeError
 
 app = typer.Typer(
@@ -22,6 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+HTML_TEXTS = 50
 CHUNK = 4096
 """Texts predicted at once: enough to sort by length, little enough to stream files of any size."""
 
@@ -46,7 +54,8 @@ def train(
         check_directory(checked, overwrite, resume)  # here it is one line, in the processes it would be many
         flags = [flag for flag, given in (("--overwrite", overwrite), ("--resume", resume)) if given]
         sys.exit(_launch(num_processes, ["train", str(recipe), *(overrides or []), *flags]))
-    from .run import RESULTS, train_recipe
+    from .run import train_recipe
+    from .run_directory import read_results
 
     _load_quietly()
     run_dir = train_recipe(checked, overwrite=overwrite, resume=resume)
@@ -55,8 +64,8 @@ def train(
     from .model_card import write_card
 
     write_card(run_dir)
-    results = json.loads((run_dir / RESULTS).read_text(encoding="utf-8"))
-    _print_metrics(results["metrics"])
+    results = read_results(run_dir)
+    print_metrics(results["metrics"])
     if "lambda_choice" in results:
         typer.echo(f"DREG lambda {results['lambda_choice']['chosen']:.3g}, chosen on the validation rows.")
         if importlib.util.find_spec("matplotlib") is not None:
@@ -91,13 +100,13 @@ def evaluate(
     from .results import write_json
     from .run import evaluate_run
 
-    _check_output(output)
+    check_output(output)
     _load_quietly()
     kinds = [kind.strip() for kind in perturb.split(",") if kind.strip()]
     metrics = evaluate_run(run, split, data_overrides(overrides or []), kinds, seed)
-    _print_metrics({split: metrics})
+    print_metrics({split: metrics})
     if kinds:
-        _print_robustness(metrics["robustness"])
+        print_robustness(metrics["robustness"])
     if output is not None:
         write_json(output, metrics)
 
@@ -113,16 +122,17 @@ def predict(
     """Classify texts, a file of texts, or standard input (one text a line); or the rows of a table."""
     if output is not None and output.suffix not in (".jsonl", ".csv"):
         raise DataError(f"--output {output}: the name must end in .jsonl or .csv")
-    _check_output(output)
+    check_output(output)
+    from .features import classify_features
     from .results import label_names, label_of, label_scores
-    from .run import load_run, predict_table
+    from .run import load_run, read_table_rows
 
     _load_quietly()
-    stream = iter(_texts(texts or []))
+    stream = iter(texts_of(texts or []))
     model, tokenizer, recipe = load_run(run)
-    with _writer(output, label_names(model), lambda row: label_of(model, row)) as write:
+    with PredictionWriter(output, label_names(model), lambda row: label_of(model, row)) as write:
         if tokenizer is None:
-            scores = label_scores(model, predict_table(run, model, recipe, texts or []))
+            scores = label_scores(model, classify_features(model, read_table_rows(run, recipe, texts or [])))
             for number, row in enumerate(scores, 1):
                 write(f"row {number}", row)
             return
@@ -202,6 +212,54 @@ def study(
 
 
 @app.command()
+def diagnose(
+    run: Annotated[Path, typer.Argument(help="A finished run directory.")],
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Texts, or one .txt, .csv, .tsv or .jsonl file; or the file of a table.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the diagnostics to this JSON file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Show the tokens that the first 50 texts hang on.")] = None,
+) -> None:
+    """Show how sensitive and how calibrated a run is, and whether new texts, without labels, look usual to it."""
+    check_output(output)
+    check_output(html, "--html")
+    if html is not None and not texts:
+        raise DataError(f"--html {html}: give the texts whose tokens are to be shown")
+    if html is not None and importlib.util.find_spec("jinja2") is None:
+        raise DataError("--html needs jinja2: pip install 'cr-hf[report]'")
+    from .run_directory import read_results
+
+    results = read_results(run)
+    from .results import write_json
+    from .run import load_run, read_table_rows
+    from .run_diagnostics import comparison_lines, diagnose_new, diagnose_texts, saved_reference
+
+    reference = saved_reference(results, run)
+    columns, lines = dict(reference["splits"]), []
+    if texts:
+        _load_quietly()
+        model, tokenizer, recipe = load_run(run)
+        what = "rows" if tokenizer is None else "texts"
+        if tokenizer is None:
+            if html is not None:
+                raise DataError(f"--html {html}: {run} is the run of a table, which has no tokens")
+            found = diagnose_new(model, read_table_rows(run, recipe, texts), reference)
+        else:
+            given = list(texts_of(texts))
+            found = diagnose_texts(model, tokenizer, given, reference)
+            if html is not None:
+                from .token_sensitivity import write_strips
+
+                write_strips(model, tokenizer, given[:HTML_TEXTS], html)
+        columns[f"new {what}"], lines = found, comparison_lines(found, what)
+    print_diagnostics(columns, reference["output"])
+    for line in lines:
+        typer.echo(line)
+    if output is not None:
+        write_json(output, {**reference, "new": found if texts else None})
+
+
+@app.command()
 def publish(
     run: Annotated[Path, typer.Argument(help="A finished run directory.")],
     repo: Annotated[str, typer.Argument(help="namespace/name on the Hub.")],
@@ -258,96 +316,6 @@ def _launch(processes: int, command: list[str]) -> int:
         [*launcher, "--main_process_port=0", "-m", "cr_hf.cli", *command], env=environment, check=False
     )
     return done.returncode
-
-
-def _check_output(output: Path | None) -> None:
-    """Refuse, before any work, a file that could not be written."""
-    if output is None:
-        return
-    if output.is_dir():
-        raise DataError(f"--output {output} is a folder: name a file in it")
-    if not output.parent.is_dir():
-        raise DataError(f"--output {output}: there is no folder {output.parent}: make it, or choose another file")
-
-
-def _texts(arguments: list[str]) -> Iterable[str]:
-    from .data import read_texts
-
-    if not arguments:
-        return read_texts(sys.stdin)
-    # os.path.exists: a text may be longer than any name of a file.
-    if len(arguments) == 1 and (
-        os.path.exists(arguments[0]) or arguments[0].endswith((".txt", ".csv", ".tsv", ".jsonl"))
-    ):
-        return read_texts(arguments[0])
-    return arguments
-
-
-class _writer:
-    """Writes one row a text: to the terminal, or to a file that appears under its name once it is whole."""
-
-    def __init__(self, output: Path | None, names: list[str], label_of: Callable[[list[float]], str]) -> None:
-        self.output, self.names, self.label_of = output, names, label_of
-
-    def __enter__(self) -> Any:
-        if self.output is None:
-            return lambda text, row: typer.echo(f"{self.label_of(row)}\t{max(row):.3f}\t{text}")
-        self.part = self.output.with_name(f".{self.output.name}.part")
-        self.handle: IO[str] = self.part.open("w", encoding="utf-8", newline="")
-        if self.output.suffix == ".csv":
-            rows = csv.writer(self.handle)
-            rows.writerow(["text", "label", *self.names])
-            return lambda text, row: rows.writerow([text, self.label_of(row), *row])
-        return lambda text, row: self.handle.write(json.dumps(self._record(text, row), ensure_ascii=False) + "\n")
-
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if self.output is None:
-            return
-        self.handle.close()
-        if error is None:
-            self.part.replace(self.output)
-        else:
-            self.part.unlink()
-
-    def _record(self, text: str, row: list[float]) -> dict[str, Any]:
-        return {"text": text, "label": self.label_of(row), "probabilities": dict(zip(self.names, row, strict=True))}
-
-
-def _print_metrics(metrics: dict[str, dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="95 % interval of the accuracy over rows, by bootstrap")
-    table.add_column("metric", no_wrap=True)
-    for split, values in metrics.items():
-        table.add_column(f"{split} ({values['rows']} rows)", justify="right")
-    first = next(iter(metrics.values()))
-    for name in first:
-        if name not in ("rows", "accuracy_interval", "robustness"):
-            table.add_row(name, *[_cell(values, name) for values in metrics.values()])
-    Console().print(table)
-
-
-def _print_robustness(found: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"accuracy in % on damaged texts ({found['rows']} rows, seed {found['seed']})")
-    for name in ("damage", "none", *"12345", "mean - none [95 %]"):
-        table.add_column(name, no_wrap=True)
-    for kind, curve in found["kinds"].items():
-        accuracies = [100 * accuracy for accuracy in (found["clean_accuracy"], *curve["accuracies"])]
-        change, low, high = (100 * value for value in (curve["change"], *curve["change_interval"]))
-        shown = f"{change:+.1f} [{low:+.1f}, {high:+.1f}]"
-        table.add_row(kind, *[f"{accuracy:.1f}" for accuracy in accuracies], shown)
-    Console().print(table)
-
-
-def _cell(values: dict[str, Any], name: str) -> str:
-    if name != "accuracy":
-        return f"{values[name]:.4f}"
-    low, high = values["accuracy_interval"]
-    return f"{values[name]:.4f} [{low:.3f}, {high:.3f}]"
 
 
 def main() -> None:

@@ -103,6 +103,11 @@ def _outputs(head: CRHead, normalised: Tensor, output: str, labels: Tensor | Non
         return len(logits) * task_loss(
             logits, labels, str(config.problem_type), config.class_weights, config.label_smoothing, config.pos_weight
         )
+    return top_output(logits, output)
+
+
+def top_output(logits: Tensor, output: str) -> Tensor:
+    """The margin (top logit minus second) or the top logit of each row, shape (rows,)."""
     top = logits.topk(2 if output == "margin" else 1, dim=-1).values
     return top[:, 0] - top[:, 1] if output == "margin" else top[:, 0]
 

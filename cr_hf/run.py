@@ -15,7 +15,7 @@ from typing import Any
 
 import datasets
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from transformers import (
     AutoTokenizer,
@@ -47,7 +47,8 @@ from .results import (
     write_json,
 )
 from .robustness import check_kinds, text_robustness
-from .run_directory import PROBE, RECIPE, RESULTS, TABLE, check_directory, open_directory
+from .run_diagnostics import reference_diagnostics
+from .run_directory import PROBE, RECIPE, RESULTS, TABLE, check_directory, check_finished, open_directory
 from .streaming import load_streamed
 from .targets import load_rows
 from .trainer import CRTrainer
@@ -100,20 +101,28 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
             "data": describe_data(recipe.data, dataset),
             "model": describe_model(model),
             "training": {
-                "seed": recipe.seed,
-                "epochs": trainer.state.epoch,
-                "steps": trainer.state.global_step,
-                "best_step": trainer.state.best_global_step,
-                "best_metric": trainer.state.best_metric,
+                **_describe_training(recipe, trainer),
                 "seconds_preparing": round(prepared - started, 2),
                 "seconds_training": round(trained - prepared, 2),
             },
             "metrics": {name: _measured(model, logits, dataset[name]) for name, logits in predictions.items()},
+            "diagnostics": reference_diagnostics(model.eval(), tokenizer, dataset, splits, predictions),
             "environment": describe_environment(arguments),
         }
         _save(run_dir, recipe, trainer, model.eval(), tokenizer, results)
     trainer.accelerator.wait_for_everyone()
     return run_dir
+
+
+def _describe_training(recipe: Recipe, trainer: CRTrainer) -> dict[str, Any]:
+    state = trainer.state
+    return {
+        "seed": recipe.seed,
+        "epochs": state.epoch,
+        "steps": state.global_step,
+        "best_step": state.best_global_step,
+        "best_metric": state.best_metric,
+    }
 
 
 def evaluate_run(
@@ -177,8 +186,8 @@ def load_schema(run_dir: str | Path) -> TableSchema:
     return TableSchema(**json.loads((Path(run_dir) / TABLE).read_text(encoding="utf-8")))
 
 
-def predict_table(run_dir: str | Path, model: Any, recipe: Recipe, files: list[str]) -> torch.Tensor:
-    """Logits of the rows of a file, by the model of a table's run.
+def read_table_rows(run_dir: str | Path, recipe: Recipe, files: list[str]) -> NDArray[np.float32]:
+    """Features of the rows of a file, as the run of a table reads them, shape (rows, in_features).
 
     Raises:
         DataError: unless there is one file, with the columns that the model reads.
@@ -187,7 +196,7 @@ def predict_table(run_dir: str | Path, model: Any, recipe: Recipe, files: list[s
         raise DataError(
             f"{run_dir} is the run of a table: give one file of rows, with the columns of its training table"
         )
-    return classify_features(model, read_rows(Path(files[0]).expanduser(), recipe.data, load_schema(run_dir)))
+    return read_rows(Path(files[0]).expanduser(), recipe.data, load_schema(run_dir))
 
 
 def _measured(model: Any, logits: Any, rows: datasets.Dataset) -> dict[str, Any]:
@@ -202,9 +211,7 @@ def load_run(run_dir: str | Path) -> tuple[Any, Any, Recipe]:
         CheckpointError: if the directory is not a finished run, or is damaged.
     """
     run_dir = Path(run_dir)
-    if not (run_dir / RESULTS).is_file():
-        state = "is not finished: continue it with --resume" if (run_dir / RECIPE).is_file() else "is no run directory"
-        raise CheckpointError(f"{run_dir} {state} (a finished run holds {RESULTS})")
+    check_finished(run_dir)
     register_auto_classes()  # the tokenizer looks the configuration up
     check_config(run_dir)
     recipe = load_recipe(run_dir / RECIPE)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
-from .errors import RecipeError
+from .errors import CheckpointError, RecipeError
 from .recipe import Recipe, load_recipe
 
 RESULTS, RECIPE, PROBE, CHECKPOINTS = "results.json", "recipe.yaml", "probe.json", "checkpoints"
@@ -48,6 +50,30 @@ def check_directory(recipe: Recipe, overwrite: bool, resume: bool) -> None:
             raise RecipeError(
                 f"{run_dir} was started with another {changed[0]}: resume with the same recipe, or use --overwrite"
             )
+
+
+def check_finished(run_dir: Path) -> None:
+    """Refuse a directory that holds no finished run.
+
+    Raises:
+        CheckpointError: saying what it holds and the mend.
+    """
+    if not (run_dir / RESULTS).is_file():
+        state = "is not finished: continue it with --resume" if (run_dir / RECIPE).is_file() else "is no run directory"
+        raise CheckpointError(f"{run_dir} {state} (a finished run holds {RESULTS})")
+
+
+def read_results(run_dir: Path) -> dict[str, Any]:
+    """What `results.json` of a finished run holds.
+
+    Raises:
+        CheckpointError: if the run is not finished, or the file is damaged.
+    """
+    check_finished(run_dir)
+    try:
+        return dict(json.loads((run_dir / RESULTS).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{run_dir / RESULTS} is damaged ({error}): train the run again") from error
 
 
 def open_directory(recipe: Recipe) -> None:

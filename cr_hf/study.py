@@ -66,12 +66,7 @@ def run_study(
     heads, fractions = list(heads), list(fractions)
     check_heads(heads)
     declared = declare(comparisons, heads)
-    if seeds < 2 or search_seeds < 2 or not all(0 < fraction <= 1 for fraction in fractions) or not fractions:
-        raise RecipeError("a study needs two or more --seeds, and --fractions above 0 and at most 1")
-    if len(set(fractions)) < len(fractions):
-        raise RecipeError("--fractions: one of them is given twice")
-    if recipe.problem_type != "single_label_classification":
-        raise RecipeError(f"problem_type={recipe.problem_type}: a study is for single_label_classification")
+    _check_size(recipe, fractions, seeds, search_seeds)
     dataset = load_data(recipe.data)
     if "test" not in dataset:
         raise RecipeError("a study needs a test split: give data.test_file")
@@ -109,6 +104,15 @@ def run_study(
     }
     write_json(output / "study.json", study)
     return study
+
+
+def _check_size(recipe: Recipe, fractions: Sequence[float], seeds: int, search_seeds: int) -> None:
+    if seeds < 2 or search_seeds < 2 or not all(0 < fraction <= 1 for fraction in fractions) or not fractions:
+        raise RecipeError("a study needs two or more --seeds, and --fractions above 0 and at most 1")
+    if len(set(fractions)) < len(fractions):
+        raise RecipeError("--fractions: one of them is given twice")
+    if recipe.problem_type != "single_label_classification":
+        raise RecipeError(f"problem_type={recipe.problem_type}: a study is for single_label_classification")
 
 
 def _head_fields(config: dict[str, Any]) -> dict[str, Any]:

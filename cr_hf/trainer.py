@@ -23,20 +23,20 @@ from .checkpoints import STAGING, STATE, check_fits, checkpoint_to_resume, left_
 from .dreg import check_schedule, scheduled_lambda
 from .errors import CheckpointError, NonFiniteError
 from .layers import Standardize, feature_moments, merge_moments
-from .modeling_cr import CRPreTrainedModel
 from .objectives import check_class_labels, normalized_class_weights
 from .parameter_groups import split_by_rate
 from .sampling import EpochBatchSampler, token_lengths
-from .trainer_hub import HubTrainer
+from .trainer_diagnostics import DiagnosticTrainer
 from .training_args import CRTrainingArguments
 
 logger = logging.get_logger(__name__)
 
 
-class CRTrainer(HubTrainer):
+class CRTrainer(DiagnosticTrainer):
     """`Trainer` with `loss = task_loss + lambda_t * dreg.sum()`.
 
-    Beside what `Trainer` does, it logs `task_loss`, `dreg`, `dreg_lambda` and DREG per layer; fits the standardisation
+    Beside what `Trainer` does, it logs `task_loss`, `dreg`, `dreg_lambda`, DREG per layer and, evaluating, the
+    gradient tail ratio; fits the standardisation
     on the training rows before the first step; gives the head and every layer of the backbone its own learning rate
     and spares coefficients and thresholds from weight decay; weights micro-batches by their rows, so that accumulation
     and several processes equal one large batch; writes checkpoints that are whole or not there, and resumes exactly;
@@ -81,14 +81,6 @@ class CRTrainer(HubTrainer):
             config.label_smoothing = args.label_smoothing_factor
             self.label_smoother = None
         check_schedule(args.dreg_schedule, self._dreg_lambda_start, args.dreg_lambda_end, args.dreg_warmup_steps)
-
-    @property
-    def _cr_model(self) -> Any:
-        """The CR model inside whatever wraps it, `None` for a baseline."""
-        for module in self.accelerator.unwrap_model(self.model).modules():
-            if isinstance(module, CRPreTrainedModel):
-                return module
-        return None
 
     @property
     def _cr_config(self) -> Any:

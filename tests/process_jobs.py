@@ -89,6 +89,7 @@ def result(trainer: CRTrainer) -> dict[str, Any]:
         "logs": logs,
         "weights": model.state_dict(),
         "predictions": trainer.predict(trainer.eval_dataset).predictions,
+        "tail_ratio": trainer.evaluate()["eval_gradient_tail_ratio"],
     }
 
 

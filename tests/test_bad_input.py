@@ -291,7 +291,7 @@ OVERRIDES: list[tuple[str, str]] = [
 DEVICES = [
     ("bf16=true use_cpu=false", "training arguments: Your setup doesn't support bf16/gpu. You need to assign"),
     ("tf32=true", "training arguments: --tf32 requires Ampere or a newer GPU arch, cuda>=11 and"),
-    ("deepspeed=none.json", "training arguments: No package metadata was found for The 'deepspeed>=0.9.3'"),
+    ("deepspeed=none.json", "training.deepspeed: the package deepspeed is not installed: install it, or"),
     ("fsdp=[full]", "training arguments: Unknown `fsdp` option: full"),
 ]
 

@@ -81,6 +81,14 @@ def test_predictions_come_once_and_in_order(both: tuple[Any, Any], job: str) -> 
     torch.testing.assert_close(divided, whole, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("job", JOBS)
+def test_the_gradient_tail_ratio_is_that_of_one_process(both: tuple[Any, Any], job: str) -> None:
+    whole, divided = (results[job]["tail_ratio"] for results in both)
+    assert whole > 1
+    assert divided == pytest.approx(whole, rel=1e-5)
+
+
 @pytest.mark.parametrize("rows", [16, 70, 33])
 @pytest.mark.parametrize("by_length", [False, True])
 def test_every_division_of_a_step_sees_the_same_rows(rows: int, by_length: bool) -> None:

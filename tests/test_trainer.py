@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, Trainer
 
 from cr_hf import CRConfig, CRForFeatureClassification, CRForSequenceClassification, CRTrainer, CRTrainingArguments
+from cr_hf.diagnostics import gradient_tail_ratio, input_gradient_norms
 from cr_hf.dreg import scheduled_lambda
 from cr_hf.errors import CheckpointError, NonFiniteError
 
@@ -117,6 +118,36 @@ def test_evaluation_reports_the_task_loss_alone(tmp_path: Path) -> None:
     expected = nn.functional.cross_entropy(model(rows.features).logits, rows.labels)
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected.item(), rel=1e-5)
     assert trainer.predict(rows).predictions.shape == (30, 3)
+
+
+def test_evaluation_logs_the_gradient_tail_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rows = head(), Rows(30, seed=2)
+    trainer = trainer_of(model, tmp_path, max_steps=4, eval_strategy="steps", eval_steps=2)
+    trainer.train()
+    expected = gradient_tail_ratio(input_gradient_norms(model.classifier, rows.features))
+    logged = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert len(logged) == 2
+    assert logged[-1]["eval_gradient_tail_ratio"] == pytest.approx(expected, rel=1e-5)
+    assert "test_gradient_tail_ratio" not in trainer.predict(rows).metrics
+    assert not model.classifier._forward_pre_hooks
+    monkeypatch.setattr("cr_hf.trainer_diagnostics.TAIL_ROWS", 8)
+    few = gradient_tail_ratio(input_gradient_norms(model.classifier, rows.features[:8]))
+    assert trainer.evaluate()["eval_gradient_tail_ratio"] == pytest.approx(few, rel=1e-5)
+
+
+def test_the_tail_ratio_of_a_backbone_that_trains_is_by_its_features(
+    tiny_backbone: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tiny_backbone("bert")
+    tokenizer, rows = text_rows(folder)
+    model = CRForSequenceClassification.from_backbone(folder, num_labels=2, hidden_sizes=[8])
+    trainer = trainer_of(model, tmp_path, rows)
+    trainer.data_collator = DataCollatorWithPadding(tokenizer)
+    trainer.eval_dataset = rows
+    found = trainer.evaluate()["eval_gradient_tail_ratio"]
+    with torch.no_grad():
+        features = torch.cat([model.get_features(**tokenizer(text, return_tensors="pt")) for text in TEXTS * 4])
+    assert found == pytest.approx(gradient_tail_ratio(input_gradient_norms(model.classifier, features)), rel=1e-4)
 
 
 def test_standardisation_is_fitted_on_the_training_rows(tmp_path: Path) -> None:
