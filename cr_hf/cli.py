@@ -235,7 +235,7 @@ def diagnose(
     from .run_diagnostics import comparison_lines, diagnose_new, diagnose_texts, saved_reference
 
     reference = saved_reference(results, run)
-    columns, lines = dict(reference["splits"]), []
+    columns, lines, kept = dict(reference["splits"]), [], dict(reference)
     if texts:
         _load_quietly()
         model, tokenizer, recipe = load_run(run)
@@ -252,11 +252,12 @@ def diagnose(
 
                 write_strips(model, tokenizer, given[:HTML_TEXTS], html)
         columns[f"new {what}"], lines = found, comparison_lines(found, what)
+        kept[f"new_{what}"] = found
     print_diagnostics(columns, reference["output"])
     for line in lines:
         typer.echo(line)
     if output is not None:
-        write_json(output, {**reference, "new": found if texts else None})
+        write_json(output, kept)
 
 
 @app.command()

@@ -148,7 +148,7 @@ def largest_slope_found(
                 return found
             (points.grad,) = torch.autograd.grad(slopes.sum(), points)
             ascent.step()
-    return max(found, float(_slopes(double, points).max()))
+    return max(found, float(_slopes(double, points.detach()).max()))
 
 
 def _slopes(head: Any, points: Tensor) -> Tensor:

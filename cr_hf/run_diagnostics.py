@@ -82,7 +82,7 @@ def reference_diagnostics(
     return found
 
 
-def _features(model: CRPreTrainedModel, tokenizer: Any, rows: Any, split: Any, name: str) -> tuple[Tensor, Tensor]:
+def _features(model: Any, tokenizer: Any, rows: Any, split: Any, name: str) -> tuple[Tensor, Tensor]:
     """Features and labels of some rows of a split, a random sample where there are many."""
     if isinstance(split, FeatureDataset):
         order = _sample(len(split), LINEAR_ROWS if name == "train" else SPLIT_ROWS)

@@ -18,10 +18,12 @@ from transformers.utils import logging
 
 from .build import build_model
 from .comparisons import RESAMPLES, Comparison, compare_all, crossed_bootstrap, declare, least_wilcoxon_p
+from .configuration_cr import CRConfig
 from .data import load_data
 from .errors import RecipeError
+from .feature_tables import load_tables, table_features
 from .features import encode_splits
-from .recipe import Recipe
+from .recipe import NO_BACKBONE, Recipe
 from .results import describe_data, describe_machine, write_json
 from .study_cells import CellStore, Plan, StudyData, declared_settings, train_cell, unpack_hits
 from .study_heads import check_heads
@@ -43,7 +45,7 @@ def run_study(
     search_seeds: int = SEARCH_SEEDS,
     progress: Callable[[str], None] = logger.info,
 ) -> dict[str, Any]:
-    """Train and compare heads on the features of a frozen recipe, or go on with a study that was stopped.
+    """Train and compare heads on the features of a frozen recipe or of a table; a stopped study goes on.
 
     Args:
         recipe: its backbone, data, hidden sizes, learning rate and epochs are used.
@@ -67,17 +69,12 @@ def run_study(
     check_heads(heads)
     declared = declare(comparisons, heads)
     _check_size(recipe, fractions, seeds, search_seeds)
-    dataset = load_data(recipe.data)
-    if "test" not in dataset:
-        raise RecipeError("a study needs a test split: give data.test_file")
-    recipe = dataclasses.replace(recipe, model={**recipe.model, "freeze_backbone": True})
-    model, tokenizer = build_model(recipe, dataset)
-    data = StudyData(**encode_splits(model, tokenizer, dataset))
-    plan = Plan(_head_fields(model.config.to_dict()), _training(recipe), seeds, min(search_seeds, seeds))
+    dataset, config, data = _read(recipe)
+    plan = Plan(_head_fields(config.to_dict()), _training(recipe), seeds, min(search_seeds, seeds))
     about = {
         "data": describe_data(recipe.data, dataset),
-        "features": {name: getattr(model.config, name) for name in ("in_features", "pooling", "feature_layers")},
-        "hidden_sizes": model.config.hidden_sizes,
+        "features": {name: getattr(config, name) for name in ("in_features", "pooling", "feature_layers")},
+        "hidden_sizes": config.hidden_sizes,
         "seeds": seeds,
         "search_seeds": plan.search_seeds,
         "resamples": RESAMPLES,
@@ -87,14 +84,7 @@ def run_study(
         **about, "heads": declared_settings(heads), "fractions": fractions, "training": plan.training,
         "config": plan.config, "features_sha256": data.fingerprint(),
     })  # fmt: skip
-    cells: dict[tuple[float, str], dict[str, Any]] = {}
-    for fraction in fractions:
-        for head in heads:
-            cell = store.load(head, fraction)
-            kept = " (kept from before)" if cell else ""
-            cell = cell or store.save(head, fraction, train_cell(head, data, plan, fraction))
-            cells[fraction, head] = cell
-            progress(f"{fraction:.3g} of the labels, {head}: {_accuracy(cell)}{kept}")
+    cells = _train_cells(store, heads, fractions, data, plan, progress)
     seconds = round(sum(cell["seconds"] for cell in cells.values()))
     study = {
         **about,
@@ -113,6 +103,42 @@ def _check_size(recipe: Recipe, fractions: Sequence[float], seeds: int, search_s
         raise RecipeError("--fractions: one of them is given twice")
     if recipe.problem_type != "single_label_classification":
         raise RecipeError(f"problem_type={recipe.problem_type}: a study is for single_label_classification")
+
+
+def _read(recipe: Recipe) -> tuple[Any, CRConfig, StudyData]:
+    """The rows, what a head is configured with, and the features of the three splits."""
+    is_table = recipe.backbone == NO_BACKBONE
+    dataset = load_tables(recipe.data) if is_table else load_data(recipe.data)
+    if "test" not in dataset:
+        raise RecipeError("a study needs a test split: give data.test_file")
+    if not is_table:
+        recipe = dataclasses.replace(recipe, model={**recipe.model, "freeze_backbone": True})
+    model, tokenizer = build_model(recipe, dataset)
+    if is_table:
+        splits = {name: (table_features(rows), np.asarray(rows["label"][:])) for name, rows in dataset.items()}
+    else:
+        splits = encode_splits(model, tokenizer, dataset)
+    return dataset, model.config, StudyData(**splits)
+
+
+def _train_cells(
+    store: CellStore,
+    heads: Sequence[str],
+    fractions: Sequence[float],
+    data: StudyData,
+    plan: Plan,
+    progress: Callable[[str], None],
+) -> dict[tuple[float, str], dict[str, Any]]:
+    """Every cell, by fraction and head; those that are kept from before are not trained again."""
+    cells: dict[tuple[float, str], dict[str, Any]] = {}
+    for fraction in fractions:
+        for head in heads:
+            cell = store.load(head, fraction)
+            kept = " (kept from before)" if cell else ""
+            cell = cell or store.save(head, fraction, train_cell(head, data, plan, fraction))
+            cells[fraction, head] = cell
+            progress(f"{fraction:.3g} of the labels, {head}: {_accuracy(cell)}{kept}")
+    return cells
 
 
 def _head_fields(config: dict[str, Any]) -> dict[str, Any]:
