@@ -26,9 +26,10 @@ from .data import stratified_order
 from .diagnostics import gradient_tail_ratio, input_gradient_norms, non_linearity
 from .errors import CheckpointError, RecipeError
 from .metrics import CALIBRATION_BINS, ExpectedCalibrationError
+from .penalties import PENALTIES
 from .results import write_json
 from .study_heads import HEADS, Head
-from .sweep import HeadResult, HeadSpec, SweepArguments, predict_heads, train_heads
+from .sweep import HeadGroup, HeadResult, HeadSpec, SweepArguments, predict_heads, train_heads
 
 FORMAT = 1
 DECLARED, CELLS = "declared.json", "cells"
@@ -201,16 +202,16 @@ def _train(
     arguments: SweepArguments,
 ) -> list[HeadResult]:
     shared = {"dreg_lambda": 0.0, **{name: plan.training[name] for name in ("learning_rate", "weight_decay")}}
-    specs = [
-        HeadSpec(**{**shared, "seed": seed, "train_indices": subsets[seed], **setting})
-        for setting, seed in product(settings, seeds)
-    ]
+    specs = []
+    for setting, seed in product(settings, seeds):
+        own = {"dreg_lambda" if name == "penalty" else name: value for name, value in setting.items()}
+        specs.append(HeadSpec(**{**shared, "seed": seed, "train_indices": subsets[seed], **own}))
     if not specs:
         return []
-    config = CRConfig(**{**plan.config, **head.fields})
     return train_heads(
-        *data.train, specs, config, arguments,
+        *data.train, specs, CRConfig(**{**plan.config, **head.fields}), arguments,
         validation_features=data.validation[0], validation_labels=data.validation[1],
+        group_type=HeadGroup if head.penalty is None else PENALTIES[head.penalty],
     )  # fmt: skip
 
 

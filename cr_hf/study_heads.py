@@ -11,6 +11,9 @@ from .errors import RecipeError, nearest
 LINEAR_SETTINGS = tuple({"learning_rate": value} for value in (1e-4, 3e-4, 1e-3, 3e-3))
 DROPOUT_SETTINGS = tuple({"dropout": value} for value in (0.1, 0.3, 0.5, 0.7))
 DREG_SETTINGS = tuple({"dreg_lambda": value, "dropout": 0.3} for value in (0.01, 0.02, 0.04, 0.08))
+DECAY_SETTINGS = tuple({"weight_decay": value, "dropout": 0.3} for value in (0.1, 0.3, 1.0, 3.0))
+GRADIENT_SETTINGS = tuple({"penalty": value, "dropout": 0.3} for value in (0.1, 1.0, 10.0, 100.0))
+JACOBIAN_SETTINGS = tuple({"penalty": value, "dropout": 0.3} for value in (0.01, 0.1, 1.0, 10.0))
 
 
 @dataclass(frozen=True)
@@ -19,11 +22,14 @@ class Head:
 
     Args:
         fields: of `CRConfig`, the same for every setting.
-        settings: fields of `HeadSpec`; every head of a study tries equally many.
+        settings: fields of `HeadSpec`, and `penalty` for the coefficient of another penalty than DREG; every head of a
+            study tries equally many.
+        penalty: one of `penalties.PENALTIES` in place of DREG.
     """
 
     fields: dict[str, Any]
     settings: tuple[dict[str, float], ...]
+    penalty: str | None = None
 
 
 HEADS = {
@@ -33,6 +39,10 @@ HEADS = {
     "cr": Head({"activation": "polynomial"}, DROPOUT_SETTINGS),
     "cr+dreg": Head({"activation": "polynomial"}, DREG_SETTINGS),
     "gelu+dreg": Head({"activation": "gelu"}, DREG_SETTINGS),
+    "gelu+weight-decay": Head({"activation": "gelu"}, DECAY_SETTINGS),
+    "gelu+gradient-penalty": Head({"activation": "gelu"}, GRADIENT_SETTINGS, "input_gradient"),
+    "gelu+jacobian": Head({"activation": "gelu"}, JACOBIAN_SETTINGS, "jacobian"),
+    "gelu+spectral-norm": Head({"activation": "gelu"}, DROPOUT_SETTINGS, "spectral_norm"),
 }
 
 

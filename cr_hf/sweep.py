@@ -180,7 +180,7 @@ class HeadResult:
         return head.eval()
 
 
-class _Group:
+class HeadGroup:
     """Heads with equally many training rows, in training."""
 
     def __init__(
@@ -194,7 +194,7 @@ class _Group:
     ) -> None:
         self.specs, self.config, self.arguments = specs, config, arguments
         seeds = [spec.seed for spec in specs]
-        self.parameters = initial_parameters(config, seeds, arguments.dtype, device)
+        self.parameters = self.leaves = initial_parameters(config, seeds, arguments.dtype, device)
         like = self.parameters["readout.bias"].detach()
         self.rows = TrainingRows(features, labels, [spec.train_indices for spec in specs], like)
         self.dropout = StackedDropout([spec.dropout for spec in specs], seeds, config.hidden_sizes, like)
@@ -221,11 +221,13 @@ class _Group:
         masks = self.dropout.masks(features.shape[1])
         logits, dreg = stacked_forward(self.parameters, features.expand(len(self.specs), -1, -1), self.config, masks)
         losses = stacked_task_loss(logits, labels, self.config)
-        if self.penalised:
-            losses = losses + self.lambdas[self.step] * dreg
+        self.update(losses + self.lambdas[self.step] * dreg if self.penalised else losses)
+
+    def update(self, losses: Tensor) -> None:
+        """Backward and optimizer, on the losses of all heads, shape (K,)."""
         # A head's loss depends on its own parameters alone, so the gradient of the sum holds each head's own.
-        gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()))
-        norms = self.adamw.step(dict(zip(self.parameters, gradients, strict=True)))
+        gradients = torch.autograd.grad(losses.sum(), list(self.leaves.values()))
+        norms = self.adamw.step(dict(zip(self.leaves, gradients, strict=True)))
         self.scheduler.step()
         fine = torch.isfinite(norms + losses.detach()) | (self.diverged >= 0)
         self.diverged = torch.where(fine, self.diverged, self.step)
@@ -299,6 +301,7 @@ def train_heads(
     validation_labels: Sequence[int] | Rows,
     device: str | torch.device | None = None,
     group_size: int | None = None,
+    group_type: type[HeadGroup] = HeadGroup,
 ) -> list[HeadResult]:
     """Train one head per spec, many at a time.
 
@@ -313,6 +316,7 @@ def train_heads(
         validation_labels: class indices of the validation rows.
         device: `None` (default) takes the GPU if there is one.
         group_size: heads in one program; `None` (default) computes it, see `default_group_size`.
+        group_type: what trains them; for penalties other than DREG see `penalties.py`.
 
     Returns:
         One result per spec, in the order of the specs.
@@ -342,7 +346,7 @@ def train_heads(
             config, arguments.batch_size, arguments.dtype, device, rows if copies else 0
         )
         for part in np.array_split(members, math.ceil(len(members) / size)):
-            group = _Group(features, targets, [specs[i] for i in part], config, arguments, device)
+            group = group_type(features, targets, [specs[i] for i in part], config, arguments, device)
             results.update(zip(part.tolist(), group.train(*validation), strict=True))
     return [results[index] for index in range(len(specs))]
 
