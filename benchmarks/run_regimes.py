@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/run_regimes.py REGIME [SEEDS] [DATA_DIR]
 Regimes: sst5_finetune, sst5_lora, yelp_static, yelp_static_pool, yelp_minilm. A run that is done is not done again:
-its numbers stand in benchmarks/results/REGIME.json, its logits on test in runs/benchmarks/REGIME.
+its numbers, and which test rows it got right, stand in benchmarks/results/REGIME.json.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ REGIMES: dict[str, tuple[str, str, list[str], dict[str, list[str]]]] = {
 
 
 def run_arm(regime: str, arm: str, seed: int, data_dir: str) -> dict[str, Any]:
-    """Numbers of one run, and its hits on test saved beside it."""
+    """Numbers of one run, and its hits: a bit for each test row that it got right, in hexadecimal."""
     recipe_name, _, shared, arms = REGIMES[regime]
     folder = RUNS / regime / f"{arm.replace(', ', '-')}-{seed}"
     own = [f"data.dir={data_dir}", f"seed={seed}", f"output_dir={folder}", "disable_tqdm=true"]
@@ -55,24 +55,25 @@ def run_arm(regime: str, arm: str, seed: int, data_dir: str) -> dict[str, Any]:
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     rows = load_data(recipe.data, splits=["test"])["test"]
     labels = np.asarray(rows["label"][:])
-    if not (folder / "logits.npy").is_file():
-        model, tokenizer, _ = load_run(folder)
-        if model.config.freeze_backbone:
-            features = torch.from_numpy(np.array(encode_texts(model, tokenizer, rows["text"])))
-            with torch.no_grad():
-                logits = model.eval().classifier(features)[0].numpy()
-        else:
-            logits = model.predict_texts(rows["text"][:], tokenizer).numpy()
-        np.save(folder / "logits.npy", logits)
-    logits = np.load(folder / "logits.npy")
+    model, tokenizer, _ = load_run(folder)
+    if model.config.freeze_backbone:
+        features = torch.from_numpy(np.array(encode_texts(model, tokenizer, rows["text"])))
+        with torch.no_grad():
+            logits = model.eval().classifier(features)[0].numpy()
+    else:
+        logits = model.predict_texts(rows["text"][:], tokenizer).numpy()
     # Absolute error and kappa of every arm, whatever its objective.
     results["metrics"]["test"] = measure(logits, labels, ordinal=True)
-    return {"arm": arm, "seed": seed, "hits": logits.argmax(-1) == labels, **results}
+    hits = np.packbits(logits.argmax(-1) == labels).tobytes().hex()
+    keep = ("metrics", "training", "model", "environment", "data")
+    return {"arm": arm, "seed": seed, "hits": hits, **{name: results[name] for name in keep}}
 
 
 def hits(runs: list[dict[str, Any]], arm: str) -> NDArray[np.float64]:
     """Shape (seeds, rows)."""
-    return np.stack([run["hits"] for run in runs if run["arm"] == arm]).astype(float)
+    rows = runs[0]["data"]["rows"]["test"]
+    packed = [np.frombuffer(bytes.fromhex(run["hits"]), np.uint8) for run in runs if run["arm"] == arm]
+    return np.unpackbits(np.stack(packed), axis=1)[:, :rows].astype(float)
 
 
 def main() -> None:
@@ -82,10 +83,13 @@ def main() -> None:
     seeds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
     _, data, _, arms = REGIMES[regime]
     data_dir = sys.argv[3] if len(sys.argv) > 3 else f"../shared/data/{data}"
+    path = ROOT / "benchmarks" / "results" / f"{regime}.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.is_file() else []
+    done = {(run["arm"], run["seed"]): run for run in stored if "hits" in run}
     runs: list[dict[str, Any]] = []
     for seed in range(seeds):
         for arm in arms:
-            runs.append(run_arm(regime, arm, seed, data_dir))
+            runs.append(done.get((arm, seed)) or run_arm(regime, arm, seed, data_dir))
             metrics = runs[-1]["metrics"]
             print(seed, arm, {split: round(values["accuracy"], 4) for split, values in metrics.items()}, flush=True)
         pairs = {
@@ -93,9 +97,8 @@ def main() -> None:
             for first, other in combinations(arms, 2)
             if seed
         }
-        keep = ("arm", "seed", "metrics", "training", "model", "environment")
         write_json(
-            ROOT / "benchmarks" / "results" / f"{regime}.json",
+            path,
             {
                 "regime": regime,
                 "sample": "5,000 rows of the official test split" if data == "yelp5" else None,
@@ -103,7 +106,7 @@ def main() -> None:
                 "seeds": seed + 1,
                 "arms": {arm: {"overrides": arms[arm], **summary(runs, arm)} for arm in arms},
                 "test_accuracy_differences": pairs,
-                "runs": [{name: run[name] for name in keep} for run in runs],
+                "runs": runs,
             },
         )
 
