@@ -62,14 +62,15 @@ def run_study(
         the declared comparisons.
 
     Raises:
-        RecipeError: if a head is unknown, a number is out of range, the data have no test split or are not of
-            classes, or the folder holds another study.
+        RecipeError: if a head is unknown, a number is out of range, a fraction leaves fewer rows than classes, the data
+            have no test split or are not of classes, or the folder holds another study.
     """
     heads, fractions = list(heads), list(fractions)
     check_heads(heads)
     declared = declare(comparisons, heads)
     _check_size(recipe, fractions, seeds, search_seeds)
     dataset, config, data = _read(recipe)
+    _check_fractions(fractions, len(data.train[1]), config.num_labels)
     plan = Plan(_head_fields(config.to_dict()), _training(recipe), seeds, min(search_seeds, seeds))
     about = {
         "data": describe_data(recipe.data, dataset),
@@ -103,6 +104,12 @@ def _check_size(recipe: Recipe, fractions: Sequence[float], seeds: int, search_s
         raise RecipeError("--fractions: one of them is given twice")
     if recipe.problem_type != "single_label_classification":
         raise RecipeError(f"problem_type={recipe.problem_type}: a study is for single_label_classification")
+
+
+def _check_fractions(fractions: Sequence[float], rows: int, classes: int) -> None:
+    for fraction in fractions:
+        if (left := round(fraction * rows)) < classes:
+            raise RecipeError(f"--fractions {fraction:g}: {left} of {rows} rows of train are left for {classes} classes")
 
 
 def _read(recipe: Recipe) -> tuple[Any, CRConfig, StudyData]:

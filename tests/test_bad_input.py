@@ -331,7 +331,7 @@ DATA: dict[str, tuple[str, bytes, str, str]] = {
         "a.csv",
         b"text,label\ngood,1\nfine,0\nbad,1\n",
         "data.validation_fraction=0.9",
-        "0 rows of train are left for 0 classes: raise data.train_fraction or lower",
+        "a.csv: 3 rows of 2 classes are too few to split validation off: give more rows",
     ),
     "no label column": (
         "a.csv",
@@ -783,7 +783,7 @@ COMMANDS: list[tuple[str, str]] = [
     ),
     (
         "study DEMO backbone=BACKBONE --output OUT --fractions 0.0001",
-        "train_indices of spec 0 must name rows from 0 to 1499, at least one",
+        "--fractions 0.0001: 0 of 1500 rows of train are left for 5 classes",
     ),
     (
         "study DEMO backbone=BACKBONE --output OUT --seeds 1",

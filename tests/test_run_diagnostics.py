@@ -113,7 +113,7 @@ def test_unusual_texts_are_named(finished: Path) -> None:
     assert {part["outside"] for part in steep.values()} == {"above"}
     even = compare_with_reference(np.full(30, norms.min() / 2), norms)
     assert {part["outside"] for part in even.values()} == {"below"}
-    lines = comparison_lines({"rows": 31, "comparison": steep})
+    lines = comparison_lines({"rows": 31, "comparison": steep}, "texts")
     assert len(lines) == 2
     assert all("above what is usual" in line for line in lines)
 
@@ -147,7 +147,7 @@ def test_mistakes_are_one_line(
         ([finished, tmp_path / "empty.txt"], "there are no texts to diagnose"),
         ([finished, "none.csv"], "none.csv"),
         ([finished, "--html", tmp_path / "x.html"], "give the texts"),
-        ([tmp_path / "broken", "a film"], "row 0 of the features holds NaN"),
+        ([tmp_path / "broken", "a film"], "broken: backbone.embeddings.word_embeddings.weight is not finite"),
     ):
         assert diagnose(monkeypatch, *arguments) == 2
         errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
