@@ -62,15 +62,15 @@ def run_study(
         the declared comparisons.
 
     Raises:
-        RecipeError: if a head is unknown, a number is out of range, a fraction leaves fewer rows than classes, the data
-            have no test split or are not of classes, or the folder holds another study.
+        RecipeError: if a head is unknown, a number is out of range, a fraction leaves too few rows, the data have no
+            test split or are not of classes, or the folder holds another study.
     """
     heads, fractions = list(heads), list(fractions)
     check_heads(heads)
     declared = declare(comparisons, heads)
     _check_size(recipe, fractions, seeds, search_seeds)
     dataset, config, data = _read(recipe)
-    _check_fractions(fractions, len(data.train[1]), config.num_labels)
+    _check_fractions(fractions, data.train[1])
     plan = Plan(_head_fields(config.to_dict()), _training(recipe), seeds, min(search_seeds, seeds))
     about = {
         "data": describe_data(recipe.data, dataset),
@@ -81,10 +81,8 @@ def run_study(
         "resamples": RESAMPLES,
         "comparisons": [dataclasses.asdict(comparison) for comparison in declared],
     }
-    store = CellStore(output, {
-        **about, "heads": declared_settings(heads), "fractions": fractions, "training": plan.training,
-        "config": plan.config, "features_sha256": data.fingerprint(),
-    })  # fmt: skip
+    declaration = {"heads": declared_settings(heads), "fractions": fractions, **dataclasses.asdict(plan)}
+    store = CellStore(output, {**about, **declaration, "features_sha256": data.fingerprint()})
     cells = _train_cells(store, heads, fractions, data, plan, progress)
     seconds = round(sum(cell["seconds"] for cell in cells.values()))
     study = {
@@ -106,10 +104,11 @@ def _check_size(recipe: Recipe, fractions: Sequence[float], seeds: int, search_s
         raise RecipeError(f"problem_type={recipe.problem_type}: a study is for single_label_classification")
 
 
-def _check_fractions(fractions: Sequence[float], rows: int, classes: int) -> None:
+def _check_fractions(fractions: Sequence[float], labels: NDArray[np.int64]) -> None:
+    rows, classes = len(labels), len(np.unique(labels))
     for fraction in fractions:
         if (left := round(fraction * rows)) < classes:
-            raise RecipeError(f"--fractions {fraction:g}: {left} of {rows} rows of train are left for {classes} classes")
+            raise RecipeError(f"--fractions {fraction:g}: {left} of {rows} rows are too few for {classes} classes")
 
 
 def _read(recipe: Recipe) -> tuple[Any, CRConfig, StudyData]:

@@ -1,8 +1,8 @@
 """Many heads trained on the same features in one program.
 
-K heads of one shape differ in what a `HeadSpec` says. Their parameters are stacked on a leading axis, so that a step of
-all is a handful of batched matrix products and one fused optimizer pass. Every head keeps its own initialisation, data
-order, dropout stream, gradient clipping and best epoch: it does not depend on the heads trained beside it.
+K heads of one shape differ in what a `HeadSpec` says. Their parameters are stacked on a leading axis, so that a step
+of all is a handful of batched matrix products and one fused optimizer pass. Every head keeps its own initialisation,
+data order, dropout stream, gradient clipping and best epoch: it does not depend on the heads trained beside it.
 """
 
 from __future__ import annotations

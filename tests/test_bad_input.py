@@ -783,7 +783,7 @@ COMMANDS: list[tuple[str, str]] = [
     ),
     (
         "study DEMO backbone=BACKBONE --output OUT --fractions 0.0001",
-        "--fractions 0.0001: 0 of 1500 rows of train are left for 5 classes",
+        "--fractions 0.0001: 0 of 1500 rows are too few for 5 classes",
     ),
     (
         "study DEMO backbone=BACKBONE --output OUT --seeds 1",
