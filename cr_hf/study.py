@@ -69,9 +69,9 @@ def run_study(
     check_heads(heads)
     declared = declare(comparisons, heads)
     _check_size(recipe, fractions, seeds, search_seeds)
-    dataset, config, data = _read(recipe)
+    dataset, config, data = read_features(recipe)
     _check_fractions(fractions, data.train[1])
-    plan = Plan(_head_fields(config.to_dict()), _training(recipe), seeds, min(search_seeds, seeds))
+    plan = plan_of(recipe, config, seeds, search_seeds)
     about = {
         "data": describe_data(recipe.data, dataset),
         "features": {name: getattr(config, name) for name in ("in_features", "pooling", "feature_layers")},
@@ -111,8 +111,12 @@ def _check_fractions(fractions: Sequence[float], labels: NDArray[np.int64]) -> N
             raise RecipeError(f"--fractions {fraction:g}: {left} of {rows} rows are too few for {classes} classes")
 
 
-def _read(recipe: Recipe) -> tuple[Any, CRConfig, StudyData]:
-    """The rows, what a head is configured with, and the features of the three splits."""
+def read_features(recipe: Recipe) -> tuple[Any, CRConfig, StudyData]:
+    """The rows of a frozen recipe or of a table, what a head is configured with, and the features of its splits.
+
+    Raises:
+        RecipeError: if there is no test split.
+    """
     is_table = recipe.backbone == NO_BACKBONE
     dataset = load_tables(recipe.data) if is_table else load_data(recipe.data)
     if "test" not in dataset:
@@ -147,13 +151,10 @@ def _train_cells(
     return cells
 
 
-def _head_fields(config: dict[str, Any]) -> dict[str, Any]:
-    """What the heads share of the model's configuration: nothing of the backbone, nor of where it came from."""
+def plan_of(recipe: Recipe, config: CRConfig, seeds: int, search_seeds: int) -> Plan:
+    """How a recipe's heads are trained: what they share of its configuration and of its training arguments."""
     unrelated = ("_name_or_path", "transformers_version", "architectures", "dtype", "auto_map")
-    return {**{name: value for name, value in config.items() if name not in unrelated}, "backbone_config": None}
-
-
-def _training(recipe: Recipe) -> dict[str, Any]:
+    fields = {name: value for name, value in config.to_dict().items() if name not in unrelated}
     defaults = {
         "learning_rate": 3e-4,
         "weight_decay": 0.0,
@@ -161,7 +162,8 @@ def _training(recipe: Recipe) -> dict[str, Any]:
         "per_device_train_batch_size": 128,
         "lr_scheduler_type": "cosine",
     }
-    return {name: recipe.training.get(name, default) for name, default in defaults.items()}
+    training = {name: recipe.training.get(name, default) for name, default in defaults.items()}
+    return Plan({**fields, "backbone_config": None}, training, seeds, min(search_seeds, seeds))
 
 
 def _accuracy(cell: dict[str, Any]) -> str:

@@ -170,12 +170,12 @@ def train_cell(name: str, data: StudyData, plan: Plan, fraction: float) -> dict[
     subsets = [np.sort(stratified_order(labels, seed)[:size]) for seed in range(plan.seeds)]
     arguments = plan.schedule(size, fraction)
     searchers = range(plan.search_seeds)
-    tried = _train(head, head.settings, searchers, subsets, data, plan, arguments)
-    dev = np.array([_best(result) for result in tried]).reshape(len(head.settings), plan.search_seeds)
+    tried = train_settings(head, head.settings, searchers, subsets, data, plan, arguments)
+    dev = np.array([dev_accuracy(result) for result in tried]).reshape(len(head.settings), plan.search_seeds)
     chosen = int(dev.mean(1).argmax())
     kept = tried[chosen * plan.search_seeds : (chosen + 1) * plan.search_seeds]
     rest = range(plan.search_seeds, plan.seeds)
-    kept += _train(head, head.settings[chosen : chosen + 1], rest, subsets, data, plan, arguments)
+    kept += train_settings(head, head.settings[chosen : chosen + 1], rest, subsets, data, plan, arguments)
     return {
         "rows": size,
         "epochs": arguments.num_train_epochs,
@@ -185,14 +185,14 @@ def train_cell(name: str, data: StudyData, plan: Plan, fraction: float) -> dict[
             for setting, mean, deviation in zip(head.settings, dev.mean(1), dev.std(1, ddof=1), strict=True)
         ],
         "chosen": chosen,
-        "dev_accuracies": [_best(result) for result in kept],
+        "dev_accuracies": [dev_accuracy(result) for result in kept],
         **_measure(kept, *data.test),
         "parameters": sum(value.numel() for value in kept[0].head().parameters()),
         "seconds": time.monotonic() - started,
     }
 
 
-def _train(
+def train_settings(
     head: Head,
     settings: Sequence[dict[str, float]],
     seeds: Sequence[int],
@@ -201,6 +201,7 @@ def _train(
     plan: Plan,
     arguments: SweepArguments,
 ) -> list[HeadResult]:
+    """Every setting of a head with every seed, on the rows of the seed's subset: setting by setting, seed by seed."""
     shared = {"dreg_lambda": 0.0, **{name: plan.training[name] for name in ("learning_rate", "weight_decay")}}
     specs = []
     for setting, seed in product(settings, seeds):
@@ -215,7 +216,7 @@ def _train(
     )  # fmt: skip
 
 
-def _best(result: HeadResult) -> float:
+def dev_accuracy(result: HeadResult) -> float:
     """The dev accuracy of the epoch that is kept; 0 where no epoch had finite logits."""
     return 0.0 if result.best_epoch is None else result.accuracies[result.best_epoch]
 
