@@ -1,0 +1,67 @@
+"""What the scripts on frozen SST-5 features share: the recipe's features, and heads chosen on dev."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cr_hf.data import stratified_order
+from cr_hf.recipe import load_recipe
+from cr_hf.results import describe_data, describe_machine
+from cr_hf.study import plan_of, read_features
+from cr_hf.study_cells import Plan, StudyData, dev_accuracy, train_settings
+from cr_hf.study_heads import Head
+from cr_hf.sweep import HeadResult, SweepArguments, predict_heads
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+DATA = "../shared/data/sst5"
+
+
+def load(data_dir: str, seeds: int, overrides: tuple[str, ...] = ()) -> tuple[StudyData, Plan, dict[str, Any]]:
+    """Features of recipes/sst5_frozen.yaml, how its heads are trained, and what a result file says of both."""
+    recipe = load_recipe(
+        ROOT / "recipes" / "sst5_frozen.yaml", [f"data.dir={data_dir}", "backbone=offline", *overrides]
+    )
+    dataset, config, data = read_features(recipe)
+    about = {
+        "recipe": "recipes/sst5_frozen.yaml",
+        "data": describe_data(recipe.data, dataset),
+        "hidden_sizes": config.hidden_sizes,
+        "environment": describe_machine(),
+    }
+    return data, plan_of(recipe, config, seeds, seeds), about
+
+
+def subsets_of(labels: NDArray[np.int64], size: int, seeds: int) -> list[NDArray[np.int64]]:
+    """Each seed's own stratified rows."""
+    return [np.sort(stratified_order(labels, seed)[:size]) for seed in range(seeds)]
+
+
+def choose_setting(
+    head: Head, data: StudyData, plan: Plan, subsets: list[NDArray[np.int64]], arguments: SweepArguments
+) -> tuple[list[HeadResult], dict[str, Any]]:
+    """Every setting with every seed; the heads of the one with the best mean dev accuracy, and what was tried."""
+    results = train_settings(head, head.settings, range(plan.seeds), subsets, data, plan, arguments)
+    dev = np.array([dev_accuracy(result) for result in results]).reshape(len(head.settings), plan.seeds).mean(1)
+    chosen = int(dev.argmax())
+    tried = [{**setting, "dev_accuracy": float(mean)} for setting, mean in zip(head.settings, dev, strict=True)]
+    return results[chosen * plan.seeds : (chosen + 1) * plan.seeds], {
+        "setting": head.settings[chosen],
+        "tried": tried,
+        "parameters": sum(value.numel() for value in results[0].head().parameters()),
+    }
+
+
+def hits_of(heads: list[HeadResult], features: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """1 where a head is right, else 0, shape (len(heads), rows)."""
+    return (predict_heads(heads, features, batch_size=512).argmax(-1).numpy() == labels).astype(np.float64)
+
+
+def in_words(comparison: dict[str, Any], interval: str = "interval") -> str:
+    """A difference in points with its interval."""
+    low, high = comparison[interval]
+    return f"{100 * comparison['difference']:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
