@@ -11,7 +11,7 @@ from .errors import RecipeError, nearest
 LINEAR_SETTINGS = tuple({"learning_rate": value} for value in (1e-4, 3e-4, 1e-3, 3e-3))
 DROPOUT_SETTINGS = tuple({"dropout": value} for value in (0.1, 0.3, 0.5, 0.7))
 DREG_SETTINGS = tuple({"dreg_lambda": value, "dropout": 0.3} for value in (0.01, 0.02, 0.04, 0.08))
-DECAY_SETTINGS = tuple({"weight_decay": value, "dropout": 0.3} for value in (0.1, 0.3, 1.0, 3.0))
+DECAY_SETTINGS = tuple({"weight_decay": value, "dropout": 0.3} for value in (0.1, 1.0, 10.0, 30.0))
 GRADIENT_SETTINGS = tuple({"penalty": value, "dropout": 0.3} for value in (0.1, 1.0, 10.0, 100.0))
 JACOBIAN_SETTINGS = tuple({"penalty": value, "dropout": 0.3} for value in (0.01, 0.1, 1.0, 10.0))
 
