@@ -103,7 +103,7 @@ def test_spectral_norm_is_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden = features
     for linear, layer in layers:
         torch.manual_seed(0)
-        nn.utils.parametrizations.spectral_norm(linear)
+        nn.utils.parametrizations.spectral_norm(linear.train())
         hidden = linear(hidden) if layer is None else F.gelu(linear(hidden))
     torch.testing.assert_close(losses[0], F.cross_entropy(hidden, labels), rtol=1e-10, atol=0)
 
