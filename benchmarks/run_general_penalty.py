@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from transformers.utils import logging
 
 from cr_hf.comparisons import LEVEL, compare_all
+from cr_hf.diagnostics import curvature, gradient_tail_ratio, input_gradient_norms
 from cr_hf.results import write_json
 from cr_hf.study_heads import HEADS
 
@@ -45,6 +46,11 @@ def measure(data_dir: str) -> tuple[dict[str, Any], dict[str, NDArray[np.float64
         under = [hits_of(heads, features + scale * deviation * noise, labels) for scale in DEVIATIONS]
         noisy[name] = np.mean(under, axis=0)
         record["test_accuracies"] = clean[name].mean(1).tolist()
+        rows = torch.from_numpy(features)
+        record["curvatures"] = [curvature(one.head(), rows) for one in heads]
+        record["gradient_tail_ratios"] = [
+            gradient_tail_ratio(input_gradient_norms(one.head(), rows).numpy()) for one in heads
+        ]
         record["noise_accuracies"] = {
             str(scale): one.mean(1).tolist() for scale, one in zip(DEVIATIONS, under, strict=True)
         }
@@ -59,6 +65,19 @@ def verdict(found: list[dict[str, Any]], names: list[str]) -> str:
     if all(part["difference"] > 0 and part["claimed"] for part in own):
         return "reproduced"
     return "in direction only" if all(part["difference"] > 0 for part in own) else "not reproduced"
+
+
+def low_frequency(heads: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """In direction only if every seed's polynomial head curves less than the GELU head of the same seed."""
+    ours, theirs = (np.array(heads[name]["curvatures"]) for name in ("cr+dreg", "mlp-gelu"))
+    return {
+        "claim": "ChainzRule networks are functions of low frequency: they curve less than an ordinary network",
+        "protocol": "the same heads: bend of the logits along straight lines between test examples, relative to their "
+        "change along the line; the papers' measure is not public",
+        "ours": f"cr+dreg {ours.mean():.3f}, mlp-gelu {theirs.mean():.3f}; lower in {int((ours < theirs).sum())} of "
+        f"{len(ours)} seeds",
+        "verdict": "in direction only" if (ours < theirs).all() else "definition not public",
+    }
 
 
 def main() -> None:
@@ -89,12 +108,13 @@ def main() -> None:
             "ours": "gelu+dreg minus " + "; ".join(f"{part['reference']} {in_words(part)}" for part in parts["noise"]),
             "verdict": verdict(parts["noise"], [name for name in OTHERS if name != "gelu+spectral-norm"]),
         },
+        low_frequency(about["heads"]),
     ]
     write_json(
         RESULTS / "general_penalty.json",
         {
             "regime": "general_penalty",
-            "rule": " ".join((verdict.__doc__ or "").split()),
+            "rule": " ".join(f"{verdict.__doc__} {low_frequency.__doc__}".split()),
             "claims": rows,
             "seeds": SEEDS,
             "cpu_seconds": round(time.process_time()),
