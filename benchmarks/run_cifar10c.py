@@ -108,23 +108,29 @@ def main() -> None:
             f"{100 * comparison['difference']:+.2f} [{low:+.2f}, {high:+.2f}] points over {comparison['reference']}"
         )
     verdict = verdict_of(compared["mean_corruption_accuracy"])
+    protocol = (
+        f"pixels standardised, one hidden layer of {HIDDEN_SIZES[0]}; {len(pixels.train[1]):,} training images, "
+        f"{VALIDATION_ROWS:,} apart choose the setting (two tried an arm) and the epoch, {len(test[1]):,} test "
+        f"images, each as it is and under 15 corruptions x 5 severities; {SEEDS} seeds; crossed bootstrap over seeds "
+        "and images, corrected for the two comparisons"
+    )
     write_json(
         RESULTS / "cifar10c.json",
         {
-            "claim": "CIFAR-10-C: mean corruption accuracy 2.32 % higher at equal size",
-            "protocol": (
-                f"pixels standardised, one hidden layer of {HIDDEN_SIZES[0]}; {len(pixels.train[1]):,} training "
-                f"images, {VALIDATION_ROWS:,} apart choose the setting (two tried an arm) and the epoch, "
-                f"{len(test[1]):,} test images, each as it is and under 15 corruptions x 5 severities; {SEEDS} seeds; "
-                "crossed bootstrap over seeds and images, corrected for the two comparisons"
-            ),
+            "regime": "cifar10c",
+            "claims": [
+                {
+                    "claim": "CIFAR-10-C: mean corruption accuracy 2.32 % higher at equal size",
+                    "protocol": protocol,
+                    "ours": "mean corruption accuracy of CR + DREG: " + "; ".join(shown),
+                    "verdict": verdict,
+                }
+            ],
             "data": (
                 "exact pixels of the first 1,017 images of each official batch of CIFAR-10, a subset; corruptions "
                 "made anew with the parameters of CIFAR-10-C, not the published files (frost drawn, not photographed)"
             ),
             "rule": " ".join((verdict_of.__doc__ or "").split()),
-            "ours": "mean corruption accuracy of CR + DREG: " + "; ".join(shown),
-            "verdict": verdict,
             "seeds": SEEDS,
             "resamples": RESAMPLES,
             "settings_shared": SHARED,

@@ -191,8 +191,8 @@ def _read_arrays(path: Path, split: str, labelled: bool) -> _Table:
         if file_type(path) == ".npz":
             x, y = _npz_arrays(path, split, labelled)
         elif IDX_NAME in path.name:
-            x = _read_idx(path)
-            y = _read_idx(path.with_name(path.name.replace(IDX_NAME, IDX_LABELS))) if labelled else None
+            x = read_idx(path)
+            y = read_idx(path.with_name(path.name.replace(IDX_NAME, IDX_LABELS))) if labelled else None
         else:
             raise DataError(f"{path}: no table: use .csv, .tsv, .npz or a file named like train{IDX_NAME}.gz")
     except (OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:
@@ -215,7 +215,7 @@ def _npz_arrays(path: Path, split: str, labelled: bool) -> tuple[NDArray[Any], N
         return arrays[f"x{suffix}"], arrays[f"y{suffix}"] if labelled else None
 
 
-def _read_idx(path: Path) -> NDArray[np.uint8]:
+def read_idx(path: Path) -> NDArray[np.uint8]:
     """Unsigned bytes in the IDX format: magic number 0, 0, 8, dimensions; sizes, big-endian; the bytes."""
     content = path.read_bytes()
     content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content

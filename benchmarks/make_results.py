@@ -1,0 +1,302 @@
+"""Write RESULTS.md from the committed results alone, or check that it agrees (`--check`).
+
+Every claim of the papers is a row: what it says, how it was looked at, what was found, and a verdict. A result file
+brings its rows in `claims`, with the `rule` of its verdicts; those of studies and regimes are made here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from update_readme import ORDERED, RESULTS, ROOT, read, regime
+
+from cr_hf.study_tables import accuracy_table, claims, comparison_table, tail_ratio_table
+
+PATH = ROOT / "RESULTS.md"
+HEAD = """# What ChainzRule and DREG do, measured
+
+Made by `make results` from `benchmarks/results/*.json` alone; each file is written by the script named beside it.
+The verdicts are given by rules that stand in the files, fixed before the numbers were seen.
+
+- **reproduced**: the claim holds here, by the margin that the rule asks for.
+- **in direction only**: the sign is right, the size or the certainty is not.
+- **not reproduced**: it was looked at in the same setting and is not there.
+- **definition not public**: the papers do not say what was measured; ours is shown.
+- **not testable here**: the data or the model could not be had.
+
+None of the papers' code, splits or settings are public, so a number that differs may mean another protocol.
+"""
+
+
+def spread(values: Any, scale: float = 100, digits: int = 1) -> str:
+    """Mean and standard deviation."""
+    numbers = scale * np.asarray(values, dtype=float)
+    return f"{numbers.mean():.{digits}f} ± {numbers.std(ddof=1):.{digits}f}"
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+# ---- claims whose result files are tables of runs ----
+
+
+def sst5_frozen() -> dict[str, str]:
+    """The accuracy of the papers' SST-5 head, reproduced if the mean with all labels is no lower."""
+    study = read("sst5_study")
+    cells = {float(name): entry["heads"]["cr+dreg"]["test_accuracies"] for name, entry in study["fractions"].items()}
+    return {
+        "claim": "SST-5 frozen: 46.20 ± 0.37 %",
+        "protocol": f"frozen all-MiniLM-L6-v2, two layers of 128, {study['seeds']} seeds, four settings a head and "
+        "fraction chosen on dev; another encoder than the papers', so the level is not comparable",
+        "ours": "; ".join(f"{spread(values)} % with {share:.0%} of the labels" for share, values in cells.items()),
+        "verdict": "reproduced" if np.mean(cells[1.0]) >= 0.462 else "not reproduced",
+    }
+
+
+def dreg_helps() -> dict[str, str]:
+    """Reproduced if claimed at every fraction against the GELU MLP; in direction only if the mean is higher at all."""
+    study = read("sst5_study")
+    found = {
+        float(name): part
+        for name, entry in study["fractions"].items()
+        for part in entry["comparisons"]
+        if (part["head"], part["reference"]) == ("cr+dreg", "mlp-gelu")
+    }
+    if all(part["claimed"] and part["difference"] > 0 for part in found.values()):
+        verdict = "reproduced"
+    else:
+        higher = all(part["difference"] > 0 for part in found.values())
+        verdict = "in direction only" if higher else "not reproduced"
+    return {
+        "claim": "SST-5 frozen: CR with DREG is more accurate than an ordinary head of equal size",
+        "protocol": f"the same study; paired differences, crossed bootstrap, Holm over {study['tests']} tests",
+        "ours": "; ".join(
+            f"{100 * part['difference']:+.2f} [{100 * part['interval'][0]:+.2f}, {100 * part['interval'][1]:+.2f}] "
+            f"points over the GELU MLP with {share:.0%} of the labels"
+            for share, part in found.items()
+        ),
+        "verdict": verdict,
+    }
+
+
+def sst5_finetuned() -> dict[str, str]:
+    """The difference on another backbone can hold in direction only: its mean above 0."""
+    found = read("sst5_finetune")
+    means = {arm: 100 * values["test"]["accuracy"]["mean"] for arm, values in found["arms"].items()}
+    pair = found["test_accuracy_differences"].get("cr+dreg - linear")
+    low, high = pair["interval"] if pair else (float("nan"), float("nan"))
+    return {
+        "claim": "SST-5 fine-tuned (BERT-base): 55.79 % against 54.9 % of a linear head",
+        "protocol": f"every layer of all-MiniLM-L6-v2 trains, 3 epochs, {found['seeds']} paired seeds; BERT-base "
+        "could not be had, so only the direction is looked at",
+        "ours": f"CR with DREG {means['cr+dreg']:.2f} %, linear {means['linear']:.2f} %: "
+        f"{means['cr+dreg'] - means['linear']:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]",
+        "verdict": "in direction only" if means["cr+dreg"] > means["linear"] else "not reproduced",
+    }
+
+
+def yelp() -> dict[str, str]:
+    """The claim is on 650,000 rows."""
+    found = read("yelp_static")
+    arms = {name: values for name, values in found["arms"].items() if name.startswith("cr+dreg")}
+    return {
+        "claim": "Yelp Full, ordinal: 70.17 % with 3.2M parameters, against a ten-model mean of 66.35 %",
+        "protocol": f"word vectors learned from scratch on {found['data']['rows']['train']:,} rows in place of "
+        f"650,000, the first 5,000 test rows, {found['seeds']} seeds",
+        "ours": "; ".join(
+            f"{name} {100 * values['test']['accuracy']['mean']:.1f} % with {values['parameters_head']:,} parameters"
+            for name, values in arms.items()
+        ),
+        "verdict": "not testable here",
+    }
+
+
+def inference_cost() -> dict[str, str]:
+    """Reproduced if the head takes at most 1 % of a forward pass of the encoder."""
+    row = next(row for row in read("model_step")["rows"] if row["name"].startswith("inference"))
+    return {
+        "claim": "Standard inference cost",
+        "protocol": "time in the head over the whole forward pass of MiniLM, measured in turn in one process",
+        "ours": f"{row['ratio']:.2%} of the time",
+        "verdict": "reproduced" if row["ratio"] <= 0.01 else "not reproduced",
+    }
+
+
+# ---- tables ----
+
+
+def sst5_study_table() -> str:
+    """Accuracy, differences and tail ratios of the study."""
+    study = read("sst5_study")
+    return "\n\n".join([accuracy_table(study), comparison_table(study), tail_ratio_table(study), *claims(study)])
+
+
+def pima_table() -> str:
+    """Accuracy of every arm at every share, and on the random splits."""
+    found = read("pima")
+    folds, splits = found["repeated 5-fold"], found["repeated 80/20"]["arms"]
+    rows = [
+        [
+            arm,
+            *(spread(entry["arms"][arm]["accuracies"]) for entry in folds.values()),
+            spread(splits[arm]["accuracies"]),
+        ]
+        for arm in splits
+    ]
+    columns = ["test accuracy in %", *(f"{float(share):.0%} of the training rows" for share in folds), "80/20 splits"]
+    lines = [
+        [share, part["reference"], f"{100 * part['difference']:+.2f}",
+         f"{100 * part['interval_low']:+.2f} to {100 * part['interval_high']:+.2f}", f"{part['p_holm']:.2f}"]
+        for share, entry in ((f"{float(name):.0%}", entry) for name, entry in folds.items())
+        for part in entry["comparisons"]
+    ]  # fmt: skip
+    differences = ["training rows", "cr+dreg minus", "points", "95 % interval", "p after Holm"]
+    return table(columns, rows) + "\n\n" + table(differences, lines)
+
+
+def mnist_table() -> str:
+    """Accuracy and peak gradient by size."""
+    arms = read("mnist")["arms"]
+    rows = [
+        [str(record["hidden_sizes"][0]), arm, f"{record['parameters']:,}", spread(record["test_accuracies"], digits=2),
+         spread(record["peak_gradients"], 1)]
+        for arm, records in arms.items() for record in records
+    ]  # fmt: skip
+    return table(["units", "head", "parameters", "test accuracy in %", "peak gradient"], rows)
+
+
+def cifar_table() -> str:
+    """Accuracy on clean and corrupted images."""
+    rows = [
+        [
+            arm,
+            f"{record['parameters']:,}",
+            spread(record["test_accuracies"]),
+            spread(record["mean_corruption_accuracies"]),
+        ]
+        for arm, records in read("cifar10c")["arms"].items()
+        for record in (records if isinstance(records, list) else [records])
+    ]
+    return table(["head", "parameters", "clean accuracy in %", "mean corruption accuracy in %"], rows)
+
+
+def penalty_table() -> str:
+    """Heads with their penalties: accuracy, under noise, tail ratio, curvature."""
+    heads = read("general_penalty")["heads"]
+    noises = list(next(iter(heads.values()))["noise_accuracies"])
+    rows = [
+        [name, ", ".join(f"{key} {value:g}" for key, value in record["setting"].items()),
+         *(spread(values) for values in (record["test_accuracies"], *record["noise_accuracies"].values())),
+         spread(record["gradient_tail_ratios"], 1, 2), spread(record["curvatures"], 1, 2)]
+        for name, record in heads.items()
+    ]  # fmt: skip
+    columns = ["head", "chosen on dev", "test accuracy in %", *(f"noise {noise}" for noise in noises)]
+    return table([*columns, "gradient tail ratio", "curvature"], rows)
+
+
+def schedule_table() -> str:
+    """The best three schedules on dev at every noise."""
+    rows = []
+    for entry in read("schedules")["noises"]:
+        best = sorted(entry["tried"], key=lambda tried: -tried["dev_accuracy"])[:3]
+        names = [
+            f"{one['dreg_schedule']} {one['dreg_lambda']:g}"
+            + (f" to {one['dreg_lambda_end']:g}" if "dreg_lambda_end" in one else "")
+            + f" ({100 * one['dev_accuracy']:.2f})"
+            for one in best
+        ]
+        rows.append([f"{entry['noise']:g}", *names, spread(entry["test_accuracies"])])
+    return table(["noise", "best on dev (accuracy in %)", "second", "third", "test accuracy of the best"], rows)
+
+
+def phrases_table() -> str:
+    """Sentences alone and all phrases."""
+    found = read("sst5_phrases")
+    rows = [
+        [kind, f"{found['rows'][kind]:,}", arm, spread(record["test_accuracies"])]
+        for kind in ("sentences", "phrases")
+        for arm, record in found[kind].items()
+    ]
+    return table(["trained on", "rows", "head", "test accuracy in %"], rows)
+
+
+def soak_table() -> str:
+    """Faults and hostile files: tried, survived, lost."""
+    found = read("soak")
+    rows = [
+        [name, str(part["tried"]), str(part["survived"]), str(part["lost"])] for name, part in found["parts"].items()
+    ]
+    return table(["what was tried", "tried", "survived", "lost"], rows)
+
+
+SECTIONS: list[tuple[str, str, str, Callable[[], str]]] = [
+    ("SST-5, frozen encoder", "sst5_study", "cr-hf study", sst5_study_table),
+    ("SST-5, all labelled phrases", "sst5_phrases", "run_sst5_phrases.py", phrases_table),
+    ("SST-5, fine-tuned", "sst5_finetune", "run_regimes.py sst5_finetune",
+     lambda: regime("sst5_finetune", {"calibration error": "expected_calibration_error"})),
+    ("Yelp Full, a sample, word vectors", "yelp_static", "run_regimes.py yelp_static",
+     lambda: regime("yelp_static", ORDERED)),
+    ("Pima diabetes", "pima", "run_pima.py", pima_table),
+    ("MNIST", "mnist", "run_mnist.py", mnist_table),
+    ("CIFAR-10-C, a subset", "cifar10c", "run_cifar10c.py", cifar_table),
+    ("Schedules of lambda under noise", "schedules", "run_schedules.py", schedule_table),
+    ("DREG as a general penalty", "general_penalty", "run_general_penalty.py", penalty_table),
+    ("Reliability", "soak", "make soak", soak_table),
+]  # fmt: skip
+MADE_HERE: dict[str, list[Callable[[], dict[str, str]]]] = {
+    "sst5_study": [sst5_frozen, dreg_helps],
+    "sst5_finetune": [sst5_finetuned],
+    "yelp_static": [yelp],
+}
+
+
+def claims_of(name: str) -> Iterator[tuple[dict[str, str], str]]:
+    """The rows of a result file, each with the rule of its verdict."""
+    for make in MADE_HERE.get(name, []):
+        yield make(), " ".join((make.__doc__ or "").split())
+    found = read(name)
+    for row in found.get("claims", [found] if "claim" in found else []):
+        yield row, found.get("rule", "")
+
+
+def render() -> str:
+    """RESULTS.md as the result files have it."""
+    summary, parts = [], []
+    for title, name, script, make_table in SECTIONS:
+        if not (RESULTS / f"{name}.json").exists():
+            continue
+        rows = list(claims_of(name))
+        summary += [[row["claim"], row["ours"], f"**{row['verdict']}**"] for row, _ in rows]
+        lines = [f"## {title}", f"From `benchmarks/results/{name}.json` (`{script}`)."]
+        for row, rule in rows:
+            lines.append(
+                f"**{row['claim']}**: {row['verdict']}.\n\n- Protocol: {row['protocol']}.\n- Ours: {row['ours']}."
+            )
+            if rule:
+                lines[-1] += f"\n- Rule: {rule.rstrip('.')}."
+        parts.append("\n\n".join([*lines, make_table()]))
+    cost = inference_cost()
+    summary.append([cost["claim"], cost["ours"] + f": {cost['protocol']}", f"**{cost['verdict']}**"])
+    return "\n".join([HEAD, table(["claim", "found here", "verdict"], summary), "", "\n\n".join(parts), ""])
+
+
+def main() -> int:
+    """Write RESULTS.md; with `--check` only say whether it is up to date."""
+    after = render()
+    if "--check" in sys.argv:
+        same = PATH.exists() and PATH.read_text(encoding="utf-8") == after
+        if not same:
+            print("RESULTS.md disagrees with benchmarks/results: run make results")
+        return int(not same)
+    PATH.write_text(after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
