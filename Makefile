@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quality bench model-cards hub-faults
+.PHONY: help setup demo test quality bench results model-cards hub-faults
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -49,6 +49,10 @@ model-cards: published/sst5_frozen published/yelp_minilm ## Train, write publish
 
 hub-faults: setup ## Try every fault of publishing, and write benchmarks/results/hub_faults.json
 	$(BIN)/python tests/hub_faults.py benchmarks/results/hub_faults.json
+
+results: setup ## Write RESULTS.md and the tables of README.md from benchmarks/results
+	$(BIN)/python benchmarks/make_results.py
+	$(BIN)/python benchmarks/update_readme.py
 
 bench: setup ## Install the peers, measure, and write benchmarks/results
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]"

@@ -194,7 +194,7 @@ def main() -> int:
     after = render(before)
     if "--check" in sys.argv:
         if before != after:
-            print("README.md disagrees with benchmarks/results: run python benchmarks/update_readme.py")
+            print("README.md disagrees with benchmarks/results: run make results")
         return int(before != after)
     path.write_text(after, encoding="utf-8")
     return 0
