@@ -19,7 +19,7 @@ PATH = ROOT / "RESULTS.md"
 HEAD = """# What ChainzRule and DREG do, measured
 
 Made by `make results` from `benchmarks/results/*.json` alone; each file is written by the script named beside it.
-The verdicts are given by rules that stand in the files, fixed before the numbers were seen.
+The verdicts are given by rules, which stand beside them.
 
 - **reproduced**: the claim holds here, by the margin that the rule asks for.
 - **in direction only**: the sign is right, the size or the certainty is not.
@@ -90,13 +90,13 @@ def sst5_finetuned() -> dict[str, str]:
     found = read("sst5_finetune")
     means = {arm: 100 * values["test"]["accuracy"]["mean"] for arm, values in found["arms"].items()}
     pair = found["test_accuracy_differences"].get("cr+dreg - linear")
-    low, high = pair["interval"] if pair else (float("nan"), float("nan"))
+    interval = "" if pair is None else " [{:+.2f}, {:+.2f}]".format(*(100 * end for end in pair["interval"]))
     return {
         "claim": "SST-5 fine-tuned (BERT-base): 55.79 % against 54.9 % of a linear head",
         "protocol": f"every layer of all-MiniLM-L6-v2 trains, 3 epochs, {found['seeds']} paired seeds; BERT-base "
         "could not be had, so only the direction is looked at",
         "ours": f"CR with DREG {means['cr+dreg']:.2f} %, linear {means['linear']:.2f} %: "
-        f"{means['cr+dreg'] - means['linear']:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]",
+        f"{means['cr+dreg'] - means['linear']:+.2f} points{interval}",
         "verdict": "in direction only" if means["cr+dreg"] > means["linear"] else "not reproduced",
     }
 
