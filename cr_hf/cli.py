@@ -16,6 +16,7 @@ import typer
 from .console import (
     PredictionWriter,
     check_output,
+    check_plot,
     print_diagnostics,
     print_metrics,
     print_robustness,
@@ -69,7 +70,7 @@ def train(
     if "lambda_choice" in results:
         typer.echo(f"DREG lambda {results['lambda_choice']['chosen']:.3g}, chosen on the validation rows.")
         if importlib.util.find_spec("matplotlib") is not None:
-            from .report import plot_lambda
+            from .pictures import plot_lambda
 
             plot_lambda(results["lambda_choice"], run_dir / "lambda.png")
     if results["data"]["synthetic"]:
@@ -94,6 +95,7 @@ def evaluate(
     ] = "",
     seed: Annotated[int, typer.Option(help="Of --perturb.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Write the metrics to this JSON file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw accuracy by severity of --perturb: .png or .svg.")] = None,
 ) -> None:
     """Measure a finished run on a split of its data, or of other data."""
     from .recipe import data_overrides
@@ -101,12 +103,17 @@ def evaluate(
     from .run import evaluate_run
 
     check_output(output)
-    _load_quietly()
     kinds = [kind.strip() for kind in perturb.split(",") if kind.strip()]
+    check_plot(plot, kinds)
+    _load_quietly()
     metrics = evaluate_run(run, split, data_overrides(overrides or []), kinds, seed)
     print_metrics({split: metrics})
     if kinds:
         print_robustness(metrics["robustness"])
+    if plot is not None:
+        from .pictures import plot_robustness
+
+        plot_robustness(metrics["robustness"], plot)
     if output is not None:
         write_json(output, metrics)
 

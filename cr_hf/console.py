@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
 import sys
@@ -23,6 +24,19 @@ def check_output(output: Path | None, option: str = "--output") -> None:
         raise DataError(f"{option} {output} is a folder: name a file in it")
     if not output.parent.is_dir():
         raise DataError(f"{option} {output}: there is no folder {output.parent}: make it, or choose another file")
+
+
+def check_plot(plot: Path | None, kinds: list[str]) -> None:
+    """Refuse, before any work, a picture of robustness that could not be drawn."""
+    check_output(plot, "--plot")
+    if plot is None:
+        return
+    if plot.suffix not in (".png", ".svg"):
+        raise DataError(f"--plot {plot}: the name must end in .png or .svg")
+    if not kinds:
+        raise DataError(f"--plot {plot}: give --perturb, whose accuracies are drawn")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise DataError("--plot needs matplotlib: pip install 'cr-hf[report]'")
 
 
 def texts_of(arguments: list[str]) -> Iterable[str]:

@@ -1,96 +1,173 @@
-"""A finished study as files (tables and CSV always, pictures with the `report` extra) and the curve of lambda."""
+"""A finished study as files: tables and CSV always; pictures and one page, `report.html`, with the `report` extra."""
 
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from .results import write_text
+from .study_heads import DESCRIPTIONS
+from .study_tables import (
+    TAIL_RATIO_NOTE,
+    accuracy_rows,
+    claims,
+    comparison_rows,
+    heads_of,
+    largest_fraction,
+    listed,
+    measure_rows,
+    recommendation,
+    setting_rows,
+    share,
+    study_csv,
+    study_tables,
+    tail_ratio_rows,
+)
 
-from .study_tables import heads_of, study_csv, study_tables
+EXTRA = ("matplotlib", "jinja2")
 
-# Okabe and Ito's palette: told apart by colour-blind readers too. Markers tell the heads apart without colour.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a study.
+
+    Args:
+        name: of its file, without suffix, and of `pictures.draw_NAME`.
+        title: above it.
+        caption: below it.
+    """
+
+    name: str
+    title: str
+    caption: str
 
 
 def write_report(study: dict[str, Any], folder: Path) -> bool:
-    """Write `study.md` and `study.csv` and, where matplotlib is installed, `study.png`.
+    """Write `study.md` and `study.csv` and, with the `report` extra, `report.html` and a PNG file a picture.
 
     Args:
         study: as `run_study` returns it.
         folder: of the study.
 
     Returns:
-        Whether there are pictures.
+        Whether there are pictures and a page: `False` where matplotlib or jinja2 is missing.
     """
-    (folder / "study.md").write_text(study_tables(study) + "\n", encoding="utf-8")
-    (folder / "study.csv").write_text(study_csv(study), encoding="utf-8")
-    if importlib.util.find_spec("matplotlib") is None:
+    write_text(folder / "study.md", study_tables(study) + "\n")
+    write_text(folder / "study.csv", study_csv(study))
+    if any(importlib.util.find_spec(module) is None for module in EXTRA):
         return False
-    plot_study(study, folder / "study.png")
+    from . import pictures
+
+    for picture in pictures_of(study):
+        draw = getattr(pictures, f"draw_{picture.name}")
+        pictures.save_picture(draw(study), folder / f"{picture.name}.png")
+    write_text(folder / "report.html", study_page(study, folder.resolve().name))
     return True
 
 
-def plot_study(study: dict[str, Any], path: Path) -> None:
-    """Test accuracy against the share of the labels, one line a head, bars of 95 % intervals.
+def study_page(study: dict[str, Any], title: str) -> str:
+    """A study as one HTML page that needs no network and no script; everything in it is escaped.
 
     Args:
         study: as `run_study` returns it.
-        path: of the PNG file.
+        title: of the page.
     """
-    from matplotlib.figure import Figure
+    from jinja2 import Environment, PackageLoader
+    from markupsafe import Markup
 
-    fractions = [float(name) for name in study["fractions"]]
-    entries = list(study["fractions"].values())
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    heads = heads_of(study)
-    for number, head in enumerate(heads):
-        means = 100 * np.array([np.mean(entry["heads"][head]["test_accuracies"]) for entry in entries])
-        intervals = 100 * np.array([entry["heads"][head]["accuracy_interval"] for entry in entries])
-        # The heads stand side by side, or their bars would hide each other.
-        shifted = np.array(fractions) * 1.04 ** (number - (len(heads) - 1) / 2)
-        axes.errorbar(
-            shifted,
-            means,
-            yerr=np.abs(intervals.T - means),
-            color=COLOURS[number % len(COLOURS)],
-            marker=MARKERS[number % len(MARKERS)],
-            capsize=3,
-            label=head,
+    from . import pictures
+
+    shown = [
+        (picture, Markup(pictures.inline_svg(getattr(pictures, f"draw_{picture.name}")(study), *alternative)))
+        for picture in pictures_of(study)
+        for alternative in [(picture.name, f"{picture.title}. {picture.caption}")]
+    ]
+    template = Environment(
+        loader=PackageLoader("cr_hf", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    ).get_template("report.html")
+    return template.render(
+        title=title,
+        recommended=recommendation(study),
+        protocol=protocol(study),
+        heads={head: DESCRIPTIONS[head] for head in heads_of(study)},
+        claims=claims(study),
+        accuracy=accuracy_rows(study),
+        comparisons=comparison_rows(study) if study["comparisons"] else [],
+        tail_ratio=tail_ratio_rows(study),
+        tail_ratio_note=TAIL_RATIO_NOTE,
+        settings=setting_rows(study),
+        measures=measure_rows(study),
+        pictures=shown,
+        environment=study["environment"],
+        fingerprint=study["fingerprint"],
+    )
+
+
+def protocol(study: dict[str, Any]) -> list[str]:
+    """What was compared and how, in plain sentences."""
+    data, rows, features = study["data"], study["data"]["rows"], study["features"]
+    shares = [share(name) for name in study["fractions"]]
+    sizes = [str(size) for size in study["hidden_sizes"]]
+    layers = f"hidden layers of {listed(sizes)} units (a linear head has none)" if sizes else "no hidden layer"
+    sentences = [
+        f"Data: {data['source']}, {rows['train']:,} training, {rows['validation']:,} dev and {rows['test']:,} test "
+        f"rows; classes: {', '.join(map(str, data['labels']))}.",
+        f"Every head reads the same {features['in_features']:,} features of a row, and has {layers}.",
+        f"Trained on {listed(shares)} of the training labels, with {study['seeds']} seeds each. A seed is an "
+        "initialisation, an order of the data and, below 100%, a stratified subset of the labels; the same seed of "
+        "two heads has the same rows.",
+    ]
+    if data["synthetic"]:
+        sentences.append("These data are synthetic: the numbers say that it runs, not how good a head is.")
+    return sentences
+
+
+def pictures_of(study: dict[str, Any]) -> list[Picture]:
+    """The pictures that a study has something for."""
+    from .pictures import heads_with_coefficient, heads_with_polynomials
+
+    at = f"at {share(largest_fraction(study))} of the labels"
+    found = [
+        Picture(
+            "accuracy",
+            "Test accuracy by share of the labels",
+            "Means over seeds with 95 % intervals by bootstrap over seeds and test rows. All heads see the same test "
+            "rows, so bars that overlap do not say that heads are alike: the paired comparisons do.",
+        ),
+        Picture(
+            "tail_ratio",
+            "Gradient tail ratio by share of the labels",
+            "Means with 95 % t intervals over seeds. The ratio depends on how non-linear a head is: a linear one has "
+            "1 by construction, so compare heads of similar non-linearity (in the table).",
+        ),
+    ]
+    if heads_with_coefficient(study):
+        found.append(
+            Picture(
+                "lambda",
+                "Dev accuracy by lambda",
+                f"Means {at} with 95 % t intervals over the {study['search_seeds']} seeds that choose; a ring marks "
+                "the chosen lambda. Lambdas of different penalties are not on one scale.",
+            )
         )
-    axes.set_xscale("log")
-    axes.set_xticks(fractions, [f"{fraction:.0%}" for fraction in fractions])
-    axes.minorticks_off()
-    axes.set_xlabel("share of the training labels")
-    axes.set_ylabel("test accuracy in % (95 % intervals over seeds and rows)")
-    axes.grid(axis="y", alpha=0.3)
-    axes.legend(frameon=False)
-    figure.savefig(path)
-
-
-def plot_lambda(choice: dict[str, Any], path: Path) -> None:
-    """Validation accuracy against lambda with one standard error over rows, and the lambda that was chosen.
-
-    Args:
-        choice: `lambda_choice` of a run's `results.json`.
-        path: of the PNG file.
-    """
-    from matplotlib.figure import Figure
-
-    accuracies, errors = 100 * np.array(choice["accuracies"]), 100 * np.array(choice["standard_errors"])
-    best = choice["grid"].index(choice["best"])
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    axes.errorbar(choice["grid"], accuracies, yerr=errors, color=COLOURS[0], marker=MARKERS[0], capsize=3)
-    floor = f"best ({choice['best']:.3g}) less one standard error"
-    axes.axhline(accuracies[best] - errors[best], color=COLOURS[1], linestyle="--", label=floor)
-    axes.axvline(choice["chosen"], color=COLOURS[2], linestyle=":", label=f"chosen: {choice['chosen']:.3g}")
-    axes.set_xscale("log")
-    axes.set_xlabel("DREG lambda")
-    axes.set_ylabel(f"validation accuracy in % (mean of {len(choice['seeds'])} seeds)")
-    axes.grid(axis="y", alpha=0.3)
-    axes.legend(frameon=False)
-    figure.savefig(path)
+    if heads_with_polynomials(study):
+        found.append(
+            Picture(
+                "polynomials",
+                "Learned polynomials",
+                f"Some units of the first layer {at} (seed 0), from the one with the lowest slope at 0 to the one "
+                "with the highest. They start near the dashed line unless the recipe says "
+                "coefficient_init: identity, then at the dotted one.",
+            )
+        )
+    found.append(
+        Picture(
+            "reliability",
+            "Reliability",
+            f"Accuracy on test by confidence {at}, all seeds together, with 95 % Wilson intervals over rows; on the "
+            "dashed line confidence is right, below it too high. The number is the expected calibration error.",
+        )
+    )
+    return found

@@ -45,6 +45,19 @@ HEADS = {
     "gelu+spectral-norm": Head({"activation": "gelu"}, DROPOUT_SETTINGS, "spectral_norm"),
 }
 
+DESCRIPTIONS = {
+    "linear": "one linear map, no hidden layer; learning rates are tried",
+    "mlp-relu": "an MLP with ReLU; dropouts are tried",
+    "mlp-gelu": "an MLP with GELU; dropouts are tried",
+    "cr": "ChainzRule: an MLP with a learnable cubic polynomial for each unit; dropouts are tried",
+    "cr+dreg": "ChainzRule with DREG, the penalty on the Jacobian of every layer; lambdas are tried",
+    "gelu+dreg": "an MLP with GELU and DREG; lambdas are tried",
+    "gelu+weight-decay": "an MLP with GELU; weight decays are tried",
+    "gelu+gradient-penalty": "an MLP with GELU and a penalty on the input gradient of the loss; lambdas are tried",
+    "gelu+jacobian": "an MLP with GELU and a penalty on a random projection of its Jacobian; lambdas are tried",
+    "gelu+spectral-norm": "an MLP with GELU, its weights divided by their spectral norm; dropouts are tried",
+}
+
 
 def check_heads(heads: Sequence[str]) -> None:
     """Refuse names out of no study.
