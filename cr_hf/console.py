@@ -122,7 +122,7 @@ def print_diagnostics(columns: dict[str, dict[str, Any]], output: str) -> None:
 
     from .run_diagnostics import diagnostic_rows
 
-    table = Table(title="[low, high]: 95 % intervals by bootstrap over rows. Gradients by normalised features.")
+    table = Table(title="\\[low, high]: 95 % intervals by bootstrap over rows. Gradients by normalised features.")
     table.add_column("diagnostic")
     for name in columns:
         table.add_column(name, justify="right")

@@ -229,19 +229,21 @@ def _evidence(study: dict[str, Any], fraction: str, head: str) -> str:
     accuracy = 100 * per_seed(cell, "test_accuracies").mean()
     start = f"On test its accuracy is {accuracy:.1f} % (95 % interval {low:.1f} to {high:.1f})."
     own = [one for one in study["fractions"][fraction]["comparisons"] if head in (one["head"], one["reference"])]
+    if not own:
+        return f"{start} No comparison with it was declared, so nothing is claimed about it."
     claimed = [
         f"{_in_words(one)} {one['reference']} by {100 * abs(one['difference']):.2f} points"
         for one in own
         if one["claimed"]
     ]
+    others = [one["reference"] if one["head"] == head else one["head"] for one in own if not one["claimed"]]
     if claimed:
-        return f"{start} Claimed there: {'; '.join(claimed)}."
-    if not own:
-        return f"{start} No comparison with it was declared, so nothing is claimed about it."
-    others = [one["reference"] if one["head"] == head else one["head"] for one in own]
+        start += f" Claimed there: {'; '.join(claimed)}."
+    if not others:
+        return start
     return (
-        f"{start} No difference from {listed(others)} is claimed there: these heads cannot be told apart on test, "
-        f"and {head} is named by the rule above, not because it was shown to be better."
+        f"{start} No difference from {listed(others)} is claimed there: they cannot be told apart on test, and {head} "
+        "is named by the rule above, not because it was shown to be better."
     )
 
 

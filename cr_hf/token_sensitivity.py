@@ -37,12 +37,12 @@ span { padding: .15em .25em; border-radius: .25em; background: rgb(var(--mark) /
 <body>
 <h1>Token sensitivity</h1>
 <p>The stronger the colour, the more the {{ output }} changes with the token's input embedding: the L2 norm of its
-gradient, relative to the largest of the same text. Hold the pointer over a token for the number.</p>
+gradient, relative to the largest of the same text. A pointer held over a token shows the number.</p>
 {% for strip in strips %}
 <figure>
 <div>{% for token, norm, share in strip.tokens %}<span style="--share: {{ '%.3f' | format(share) }}"
  title="{{ '%.4g' | format(norm) }}">{{ token }}</span> {% endfor %}</div>
-<figcaption>{{ strip.label }}, largest {{ '%.4g' | format(strip.peak) }}</figcaption>
+<figcaption>predicted: {{ strip.label }}; largest norm: {{ '%.4g' | format(strip.peak) }}</figcaption>
 </figure>
 {% endfor %}
 </body>
