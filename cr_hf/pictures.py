@@ -279,7 +279,7 @@ def _with_legend(figure: Figure, axes: Axes, lines: bool = False) -> Figure:
     """The legend below the picture, where it hides nothing: one entry a line, or as many side by side as fit."""
     handles, labels = axes.get_legend_handles_labels()
     longest = max(len(label) for label in labels)
-    columns = 1 if lines else min(3 if longest <= 11 else 2, len(labels))
+    columns = 1 if lines else 3 if longest <= 11 and len(labels) != 4 else 2
     size = 11 if longest <= 16 or lines else 10
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=size)
     figure.set_figheight(figure.get_figheight() + 0.22 * -(-len(labels) // columns))

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import cr_hf.cli
 from cr_hf.data_config import DataConfig
+from cr_hf.diagnostics import gradient_tail_ratio, input_gradient_norms
 from cr_hf.errors import CRError, DataError, PublishError, RecipeError
 from cr_hf.feature_tables import TableSchema, load_tables, read_rows, schema_of, table_features, table_fingerprint
 from cr_hf.recipe import load_recipe
-from cr_hf.run import evaluate_run, load_schema, train_recipe
+from cr_hf.run import evaluate_run, load_run, load_schema, train_recipe
 
 ROWS = 60
 
@@ -229,6 +231,49 @@ def test_predict_completes_rows_as_training_did(
     assert (first["label"], third["label"]) == ("yes", "no")
     assert run_cli(monkeypatch, "predict", str(finished), "a text", "another") == 2
     assert "give one file of rows" in capsys.readouterr().err
+
+
+def test_diagnose_prints_the_reference_of_a_table(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    reference = json.loads((finished / "results.json").read_text(encoding="utf-8"))["diagnostics"]
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run_cli(monkeypatch, "diagnose", str(finished)) == 0
+    printed = capsys.readouterr().out
+    assert f"{reference['splits']['test']['gradients']['margin']['tail_ratio']:.4g} [" in printed
+    assert f"{reference['splits']['validation']['lipschitz_bound']:.4g}" in printed
+    assert "token_gradients" not in reference["splits"]["test"]
+
+
+def test_diagnose_holds_new_rows_against_the_reference(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    features = numbers(40)[0] + 0.01
+    rows = ["age,weight,sugar", *(",".join(map(str, row)) for row in features)]
+    (tmp_path / "rows.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    output = tmp_path / "found.json"
+    words = ["diagnose", str(finished), str(tmp_path / "rows.csv"), "--output", str(output)]
+    assert run_cli(monkeypatch, *words) == 0
+    assert "The gradient tail ratio of these rows is" in capsys.readouterr().out
+    found = json.loads(output.read_text(encoding="utf-8"))["new_rows"]
+    assert found["rows"] == 40
+    model, _, _ = load_run(finished)
+    norms = input_gradient_norms(model.classifier, torch.tensor(features, dtype=torch.float32))
+    assert found["comparison"]["peak"]["value"] == pytest.approx(norms.max().item(), rel=1e-4)
+    assert found["comparison"]["tail_ratio"]["value"] == pytest.approx(gradient_tail_ratio(norms.cpu()), rel=1e-4)
+
+
+def test_diagnose_of_a_table_refuses_what_it_cannot_show(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "rows.csv").write_text("age,weight,sugar\n1,2,3\n", encoding="utf-8")
+    page = tmp_path / "page.html"
+    assert run_cli(monkeypatch, "diagnose", str(finished), str(tmp_path / "rows.csv"), "--html", str(page)) == 2
+    assert "the run of a table, which has no tokens" in capsys.readouterr().err
+    assert not page.exists()
+    (tmp_path / "rows.csv").write_text("age,weight\n1,2\n", encoding="utf-8")
+    assert run_cli(monkeypatch, "diagnose", str(finished), str(tmp_path / "rows.csv")) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
 def test_card_speaks_of_a_table(finished: Path) -> None:

@@ -73,7 +73,14 @@ def test_diagnose_prints_the_reference_and_needs_no_data(
 ) -> None:
     assert diagnose(monkeypatch, finished, "--output", tmp_path / "found.json") == 0
     printed = capsys.readouterr().out
-    for word in ("gradient tail ratio, margin", "of a linear head", "non-linearity", "Lipschitz bound", "temperature"):
+    for word in (
+        "[low, high]: 95 %",
+        "gradient tail ratio, margin",
+        "of a linear head",
+        "non-linearity",
+        "Lipschitz bound",
+        "temperature",
+    ):
         assert word in printed
     ratio = reference_of(finished)["splits"]["test"]["gradients"]["margin"]["tail_ratio"]
     assert f"{ratio:.4g} [" in printed

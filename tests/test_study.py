@@ -17,6 +17,7 @@ import cr_hf.study
 from cr_hf.comparisons import compare
 from cr_hf.errors import CheckpointError, RecipeError
 from cr_hf.recipe import load_recipe
+from cr_hf.report import write_report
 from cr_hf.study import run_study
 from cr_hf.study_cells import Plan, pack_hits, reliability, unpack_hits
 from cr_hf.study_heads import HEADS
@@ -131,6 +132,14 @@ def test_a_damaged_or_foreign_cell_is_named(
     cell.write_text(json.dumps({**json.loads(whole), "fingerprint": "0"}), encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"cr_1\.json is of another study"):
         run(folder)
+
+
+def test_the_page_of_a_study(study: dict[str, Any], finished: Path, tmp_path: Path) -> None:
+    whole = json.loads((finished / "study.json").read_text(encoding="utf-8"))
+    assert write_report(whole, tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("<svg ") == len(list(tmp_path.glob("*.png"))) == 5
+    assert recommendation(study)["headline"] in page
 
 
 class TestTables:
