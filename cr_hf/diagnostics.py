@@ -29,6 +29,7 @@ from .objectives import ordinal_log_probabilities, task_loss
 OUTPUTS = ("margin", "logit", "loss")
 CHUNK_ROWS = 1024
 RESAMPLES = 1000
+TINY = float(np.finfo(np.float64).tiny)
 LINE_POINTS = 33
 LINES = 128
 
@@ -133,24 +134,23 @@ def gradient_tail_ratio(norms: ArrayLike) -> float:
     return float(np.quantile(values, 0.99) / mean) if mean > 0 else math.nan
 
 
-def gradient_intervals(norms: ArrayLike, rows: int | None = None, seed: int = 0) -> dict[str, list[float]]:
-    """What tail ratio and peak gradient of so many rows drawn from these may be: 95 % percentile bootstrap.
+def gradient_intervals(norms: ArrayLike, seed: int = 0) -> dict[str, list[float]]:
+    """Intervals of tail ratio and peak gradient: 95 % percentile bootstrap over rows.
 
     Args:
         norms: shape (rows,).
-        rows: of each of the 1000 resamples; by default as many as there are norms.
-        seed: of the resampling.
+        seed: of the resampling, 1000 times.
 
     Returns:
         `tail_ratio` and `peak`, each [low, high].
     """
     values = np.asarray(norms, dtype=np.float64)
-    size, generator = rows or len(values), np.random.default_rng(seed)
+    size, generator = len(values), np.random.default_rng(seed)
     found: dict[str, list[NDArray[np.float64]]] = {"tail_ratio": [], "peak": []}
     batch = max(1, 2_000_000 // size)
     for start in range(0, RESAMPLES, batch):
         drawn = values[generator.integers(len(values), size=(min(batch, RESAMPLES - start), size))]
-        means = np.maximum(drawn.mean(1), np.finfo(np.float64).tiny)
+        means = np.maximum(drawn.mean(1), TINY)
         found["tail_ratio"].append(np.quantile(drawn, 0.99, axis=1) / means)
         found["peak"].append(drawn.max(1))
     return {name: np.quantile(np.concatenate(parts), [0.025, 0.975]).tolist() for name, parts in found.items()}

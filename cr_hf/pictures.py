@@ -168,7 +168,7 @@ def draw_reliability(study: dict[str, Any]) -> Figure:
         bars = _wilson(accuracies, counts)
         axes.errorbar(confidences, accuracies, yerr=bars, capsize=2, clip_on=False, **_look(number))
         error = per_seed(cell, "expected_calibration_errors").mean()
-        axes.set_title(head, fontsize=12 if len(head) <= 16 else 10)
+        axes.set_title(head, fontsize=12 if len(head) <= 16 else 10, pad=8)
         axes.text(0.98, 0.04, f"{error:.3f}", ha="right")
         axes.set(xlim=(0, 1), ylim=(0, 1))
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])

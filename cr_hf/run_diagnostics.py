@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import datasets
 import numpy as np
+import scipy.stats
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .configuration_cr import CRConfig
 from .diagnostics import (
+    RESAMPLES,
+    TINY,
     calibration,
     default_output,
     diagnose_features,
     fit_temperature,
-    gradient_intervals,
-    gradient_tail_ratio,
     input_gradient_norms,
     summarise_gradients,
 )
@@ -173,27 +174,25 @@ def diagnose_texts(
 
 
 def compare_with_reference(norms: ArrayLike, reference_norms: ArrayLike) -> dict[str, dict[str, Any]]:
-    """Tail ratio and peak gradient of new rows beside what as many rows of the reference would give.
+    """Tail ratio and peak gradient of new rows beside what as many rows like those of the reference would give.
 
-    Few rows have a lower peak and a less certain tail than many: the interval is that of samples of the same size.
+    Few rows have a lower peak and a less certain tail than many, and the reference is a sample too: the interval is
+    that of the ratio of the two when all rows are dealt out anew, so that 5 % of samples of the same kind lie outside.
 
     Args:
         norms: gradient norms of the new rows, shape (rows,).
         reference_norms: those of the reference.
 
     Returns:
-        `tail_ratio` and `peak`, each with `value, reference, ratio` (value over reference), the 95 % bootstrap
-        `interval` of the reference, and `outside` (`"above"`, `"below"` or `None`).
+        `tail_ratio` and `peak`, each with `value, reference, ratio` (value over reference), the 95 % permutation
+        `interval` of the value, and `outside` (`"above"`, `"below"` or `None`).
     """
     values, reference = np.asarray(norms, dtype=np.float64), np.asarray(reference_norms, dtype=np.float64)
-    intervals = gradient_intervals(reference, rows=len(values))
-    pairs = {
-        "tail_ratio": (gradient_tail_ratio(values), gradient_tail_ratio(reference)),
-        "peak": (float(values.max()), float(reference.max())),
-    }
     found = {}
-    for name, (value, usual) in pairs.items():
-        low, high = intervals[name]
+    for name, measure in (("tail_ratio", _tail_ratios), ("peak", np.max)):
+        value, usual = float(measure(values, axis=-1)), float(measure(reference, axis=-1))
+        ratios = _permuted_ratios(values, reference, measure)
+        low, high = (usual * np.quantile(ratios, [0.025, 0.975])).tolist()
         # As a reader sees them: the reference is rounded.
         outside = "above" if value > high * (1 + 1e-4) else "below" if value < low * (1 - 1e-4) else None
         found[name] = {
@@ -204,6 +203,22 @@ def compare_with_reference(norms: ArrayLike, reference_norms: ArrayLike) -> dict
             "outside": outside,
         }
     return found
+
+
+def _permuted_ratios(
+    values: NDArray[np.float64], reference: NDArray[np.float64], measure: Callable[..., Any]
+) -> NDArray[np.float64]:
+    def ratio(new: NDArray[np.float64], old: NDArray[np.float64], axis: int) -> Any:
+        return measure(new, axis=axis) / np.maximum(measure(old, axis=axis), TINY)
+
+    batch = max(1, 2_000_000 // (len(values) + len(reference)))
+    return scipy.stats.permutation_test(
+        (values, reference), ratio, n_resamples=RESAMPLES, vectorized=True, batch=batch, rng=np.random.default_rng(0)
+    ).null_distribution
+
+
+def _tail_ratios(norms: NDArray[np.float64], axis: int) -> Any:
+    return np.quantile(norms, 0.99, axis=axis) / np.maximum(norms.mean(axis=axis), TINY)
 
 
 # ---- in words ----

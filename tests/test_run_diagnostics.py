@@ -116,13 +116,24 @@ def test_unusual_texts_are_named(finished: Path) -> None:
     norms = np.array(reference["reference_norms"])
     same = compare_with_reference(norms, norms)
     assert all(part["outside"] is None and part["ratio"] == 1 for part in same.values())
-    steep = compare_with_reference([*norms, norms.max() * 30], norms)
+    steep = compare_with_reference([*norms, *[norms.max() * 30] * 3], np.tile(norms, 10))
     assert {part["outside"] for part in steep.values()} == {"above"}
     even = compare_with_reference(np.full(30, norms.min() / 2), norms)
     assert {part["outside"] for part in even.values()} == {"below"}
-    lines = comparison_lines({"rows": 31, "comparison": steep}, "texts")
+    lines = comparison_lines({"rows": 33, "comparison": steep}, "texts")
     assert len(lines) == 2
     assert all("above what is usual" in line for line in lines)
+
+
+@pytest.mark.parametrize("rows", [10, 200])
+def test_rows_like_those_of_the_reference_are_rarely_called_unusual(rows: int) -> None:
+    """In 5 % of samples, however many rows they have: the peak of a long tail is as uncertain in the reference."""
+    generator = np.random.default_rng(0)
+    samples = [generator.lognormal(size=rows + 100) for _ in range(60)]
+    found = [compare_with_reference(norms[:rows], norms[rows:]) for norms in samples]
+    for name in ("tail_ratio", "peak"):
+        assert sum(one[name]["outside"] is not None for one in found) <= 7
+        assert all(one[name]["interval"][0] <= one[name]["interval"][1] for one in found)
 
 
 def test_mistakes_are_one_line(
