@@ -116,11 +116,11 @@ def test_unusual_texts_are_named(finished: Path) -> None:
     norms = np.array(reference["reference_norms"])
     same = compare_with_reference(norms, norms)
     assert all(part["outside"] is None and part["ratio"] == 1 for part in same.values())
-    steep = compare_with_reference([*norms, *[norms.max() * 30] * 3], np.tile(norms, 10))
+    steep = compare_with_reference([*np.tile(norms, 5), *[norms.max() * 30] * 5], np.tile(norms, 40))
     assert {part["outside"] for part in steep.values()} == {"above"}
     even = compare_with_reference(np.full(30, norms.min() / 2), norms)
     assert {part["outside"] for part in even.values()} == {"below"}
-    lines = comparison_lines({"rows": 33, "comparison": steep}, "texts")
+    lines = comparison_lines({"rows": 155, "comparison": steep}, "texts")
     assert len(lines) == 2
     assert all("above what is usual" in line for line in lines)
 
