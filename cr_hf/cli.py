@@ -189,7 +189,7 @@ def study(
         "runs/study"
     ),
 ) -> None:
-    """Compare heads on the same frozen features, and recommend one: study.json, study.csv, study.md, report.html."""
+    """Compare heads on the same features, and recommend one: study.json, study.csv, study.md, report.html, pictures."""
     from .recipe import load_recipe
 
     checked = load_recipe(recipe, overrides)

@@ -208,7 +208,7 @@ def recommendation(study: dict[str, Any]) -> dict[str, Any]:
         if head == "linear":
             why += " That of a linear head is near 1 by construction: it is taken because no other was better on dev."
     headline = f"Use {head}, with {setting_text(setting)}."
-    reasons = [f"At {share(fraction)} of the labels {why}", _evidence(study, fraction, head)]
+    reasons = [f"At {share(fraction)} of the labels {why}", _evidence(study, fraction, head), *_edges(cells[head])]
     if words := overrides(head, setting):
         reasons.append(f"As overrides of the recipe: {words}")
     return {
@@ -245,6 +245,17 @@ def _evidence(study: dict[str, Any], fraction: str, head: str) -> str:
         f"{start} No difference from {listed(others)} is claimed there: they cannot be told apart on test, and {head} "
         "is named by the rule above, not because it was shown to be better."
     )
+
+
+def _edges(cell: dict[str, Any]) -> list[str]:
+    """What of the chosen setting is the lowest or highest that was tried, so that a better one may lie beyond."""
+    found = []
+    for name, value in chosen_setting(cell).items():
+        tried = [setting[name] for setting in cell["tried"]]
+        if min(tried) < max(tried) and value in (min(tried), max(tried)):
+            edge = "lowest" if value == min(tried) else "highest"
+            found.append(f"Its {name} is the {edge} that was tried: a better one may lie beyond.")
+    return found
 
 
 def overrides(head: str, setting: dict[str, float]) -> str | None:

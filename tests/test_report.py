@@ -248,6 +248,13 @@ class TestAdvice:
         assert found["candidates"] == ["cr+dreg"]
         assert "its mean dev accuracy, 80.0 %, is the best, and that of no other head is within" in found["text"]
 
+    @pytest.mark.parametrize(("chosen", "word"), [(0, "lowest"), (1, None), (3, "highest")])
+    def test_a_lambda_at_the_edge_of_those_tried_is_named(self, chosen: int, word: str | None) -> None:
+        study = make_study(["cr+dreg"], [1.0])
+        study["fractions"]["1.0"]["heads"]["cr+dreg"]["chosen"] = chosen
+        text = recommendation(study)["text"]
+        assert f"Its dreg_lambda is the {word} that was tried" in text if word else "was tried" not in text
+
     def test_what_is_claimed_is_told_from_what_is_not(self) -> None:
         study = make_study(["mlp-gelu", "cr", "linear"], [1.0], {"linear": 0.05})
         for head, one in study["fractions"]["1.0"]["heads"].items():
