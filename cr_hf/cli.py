@@ -189,7 +189,7 @@ def study(
         "runs/study"
     ),
 ) -> None:
-    """Compare heads on the same features, and recommend one: study.json, study.csv, study.md, report.html, pictures."""
+    """Compare heads on the same features and recommend one, in report.html, pictures and study.json, .csv and .md."""
     from .recipe import load_recipe
 
     checked = load_recipe(recipe, overrides)
