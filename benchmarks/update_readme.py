@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cr_hf.run_diagnostics import comparison_lines, diagnostic_rows
 from cr_hf.study_tables import accuracy_table, claims, comparison_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -154,6 +155,25 @@ def hub_faults() -> str:
     return "\n".join([*lines, "", f"{found['survived']} of {found['tried']} faults survived, {routes} of the Hub."])
 
 
+def sst5_diagnostics() -> str:
+    """What `cr-hf diagnose` says of a run, and of damaged texts beside it; a few of its lines."""
+    found = read("sst5_diagnostics")
+    columns = {**found["splits"], f"test with {found['damage']['kind']}": found["new_texts"]}
+    shown = (
+        "rows",
+        "gradient tail ratio, margin",
+        "of a linear head, margin",
+        "non-linearity",
+        "peak gradient, margin",
+    )
+    shown += ("largest slope found, logits", "Lipschitz bound, logits", "expected calibration error", "temperature")
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
+    for name, cells in diagnostic_rows(columns, found["output"]):
+        if name.strip() in shown:
+            lines.append(f"| {name.strip()} | " + " | ".join(cells) + " |")
+    return "\n\n".join(["\n".join(lines), *comparison_lines(found["new_texts"], "texts")])
+
+
 def model_cards() -> str:
     """The publishable checkpoints: card, size and hash of the weights."""
     lines = ["| card | repository | weights | SHA-256 of the weights |", "|---|---|---|---|"]
@@ -170,6 +190,7 @@ def model_cards() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "sst5_study": sst5_study,
     "sst5_seeds": sst5_seeds,
+    "sst5_diagnostics": sst5_diagnostics,
     "sst5_finetune": sst5_finetune,
     "yelp_minilm": yelp_minilm,
     "yelp_static": yelp_static,

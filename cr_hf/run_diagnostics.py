@@ -275,13 +275,13 @@ def comparison_lines(found: dict[str, Any], what: str) -> list[str]:
         part = found["comparison"][name]
         low, high = part["interval"]
         ratio = "" if part["ratio"] is None else f", {part['ratio']:.2f} times that of validation"
-        usual = f"{rows} {what} like those of validation give {low:.3g} to {high:.3g}"
+        usual = f"{rows} {what} like those of validation give {low:.4g} to {high:.4g}"
         if part["outside"] is None:
-            lines.append(f"The {title} of these {what} is {part['value']:.3g}{ratio}: nothing unusual, {usual}.")
+            lines.append(f"The {title} of these {what} is {part['value']:.4g}{ratio}: nothing unusual, {usual}.")
             continue
         meaning = "some of them are more sensitive than usual" if part["outside"] == "above" else "they are more even"
         lines.append(
-            f"The {title} of these {what} is {part['value']:.3g}{ratio}: {part['outside']} what is usual, for "
+            f"The {title} of these {what} is {part['value']:.4g}{ratio}: {part['outside']} what is usual, for "
             f"{usual}. So {meaning}; they may differ from what the model was trained on."
         )
     return lines
