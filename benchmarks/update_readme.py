@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from cr_hf.run_diagnostics import comparison_lines, diagnostic_rows
-from cr_hf.study_tables import accuracy_table, claims, comparison_table
+from cr_hf.study_tables import accuracy_table, claims, comparison_table, recommendation
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -30,6 +30,11 @@ def sst5_study() -> str:
     """Heads and comparisons on frozen SST-5 features."""
     study = read("sst5_study")
     return "\n\n".join([accuracy_table(study), comparison_table(study), *claims(study)])
+
+
+def study_advice() -> str:
+    """The recommendation that the study of SST-5 ends in."""
+    return "> " + recommendation(read("sst5_study"))["text"]
 
 
 def sst5_seeds() -> str:
@@ -189,6 +194,7 @@ def model_cards() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "sst5_study": sst5_study,
+    "study_advice": study_advice,
     "sst5_seeds": sst5_seeds,
     "sst5_diagnostics": sst5_diagnostics,
     "sst5_finetune": sst5_finetune,
