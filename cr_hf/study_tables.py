@@ -114,6 +114,11 @@ def accuracy_table(study: dict[str, Any]) -> str:
     return markdown_table(accuracy_rows(study))
 
 
+def tail_ratio_table(study: dict[str, Any]) -> str:
+    """`tail_ratio_rows` as Markdown."""
+    return markdown_table(tail_ratio_rows(study))
+
+
 def comparison_table(study: dict[str, Any]) -> str:
     """`comparison_rows` as Markdown."""
     return markdown_table(comparison_rows(study))
@@ -121,7 +126,7 @@ def comparison_table(study: dict[str, Any]) -> str:
 
 def study_tables(study: dict[str, Any]) -> str:
     """A study as Markdown: accuracies, tail ratios, the declared comparisons, what may be claimed, and the advice."""
-    parts = [accuracy_table(study), markdown_table(tail_ratio_rows(study)), TAIL_RATIO_NOTE]
+    parts = [accuracy_table(study), tail_ratio_table(study), TAIL_RATIO_NOTE]
     parts += [comparison_table(study)] if study["comparisons"] else []
     return "\n\n".join([*parts, *claims(study), recommendation(study)["text"]])
 
