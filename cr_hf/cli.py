@@ -213,9 +213,9 @@ def study(
         search_seeds=search_seeds,
         progress=typer.echo,
     )
-    if not write_report(found, output):
-        typer.echo("for pictures and report.html: pip install 'cr-hf[report]'")
+    has_page = write_report(found, output)
     typer.echo(study_tables(found))
+    typer.echo(f"See {output / 'report.html'}" if has_page else "For report.html: pip install 'cr-hf[report]'")
 
 
 @app.command()
