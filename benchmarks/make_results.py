@@ -200,6 +200,39 @@ def penalty_table() -> str:
     return table([*columns, "gradient tail ratio", "curvature"], rows)
 
 
+def robustness_table() -> str:
+    """Damaged texts, noise, attacks and slopes, head by head."""
+    heads = read("sst5_robustness")["heads"]
+    first = next(iter(heads.values()))
+    percent = "{:.1f}".format
+    kinds = list(first["texts"]["kinds"])
+    texts = [
+        [name, percent(100 * part["texts"]["clean_accuracy"]),
+         *(percent(100 * part["texts"]["kinds"][kind]["mean_accuracy"]) for kind in kinds),
+         percent(100 * part["texts"]["mean_accuracy"])]
+        for name, part in heads.items()
+    ]  # fmt: skip
+    tables = [table(["accuracy in %, texts", "as they are", *kinds, "mean of the damaged"], texts)]
+    noise = [[name, *(percent(100 * one) for one in part["noise"]["accuracies"])] for name, part in heads.items()]
+    tables.append(table(["accuracy in %, noise", *(f"{one:g}" for one in first["noise"]["deviations"])], noise))
+    ways = ("noise", "transfer", "attack")
+    for norm in first["attacks"]:
+        radii = first["attacks"][norm]["radii"]
+        rows = [
+            [name, *(
+                " / ".join(percent(100 * values) for values in point)
+                for point in zip(*(curve[f"{kind}_accuracies"] for kind in ways), strict=True)
+            )]
+            for name, curve in ((name, part["attacks"][norm]) for name, part in heads.items())
+        ]  # fmt: skip
+        tables.append(table([f"{norm}: noise / transfer / attack", *(f"{radius:g}" for radius in radii)], rows))
+    slopes = [
+        [name, *(spread(part[key], 1, 1) for key in ("largest_slopes_found", "lipschitz_bounds"))]
+        for name, part in heads.items()
+    ]
+    return "\n\n".join([*tables, table(["slope by normalised features", "largest found", "certified bound"], slopes)])
+
+
 def schedule_table() -> str:
     """The best three schedules on dev at every noise."""
     rows = []
@@ -240,6 +273,7 @@ SECTIONS: list[tuple[str, str, str, Callable[[], str]]] = [
     ("SST-5, all labelled phrases", "sst5_phrases", "run_sst5_phrases.py", phrases_table),
     ("SST-5, fine-tuned", "sst5_finetune", "run_regimes.py sst5_finetune",
      lambda: regime("sst5_finetune", {"calibration error": "expected_calibration_error"})),
+    ("SST-5, robustness", "sst5_robustness", "run_sst5_robustness.py", robustness_table),
     ("Yelp Full, a sample, word vectors", "yelp_static", "run_regimes.py yelp_static",
      lambda: regime("yelp_static", ORDERED)),
     ("Pima diabetes", "pima", "run_pima.py", pima_table),
@@ -274,6 +308,8 @@ def render() -> str:
         rows = list(claims_of(name))
         summary += [[row["claim"], row["ours"], f"**{row['verdict']}**"] for row, _ in rows]
         lines = [f"## {title}", f"From `benchmarks/results/{name}.json` (`{script}`)."]
+        if not rows and "protocol" in read(name):
+            lines.append(read(name)["protocol"])
         for row, rule in rows:
             lines.append(
                 f"**{row['claim']}**: {row['verdict']}.\n\n- Protocol: {row['protocol']}.\n- Ours: {row['ours']}."
