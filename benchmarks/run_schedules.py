@@ -28,8 +28,8 @@ from cr_hf.study_heads import Head
 SEEDS, FRACTION = 5, 0.25
 NOISES = (0.0, 0.5, 1.0, 2.0)
 SHAPES = ("linear", "cosine", "exponential")
-RANGES = ((0.32, 0.02), (0.08, 0.005), (0.02, 0.00125), (0.02, 0.32))
-CONSTANTS = (0.0, 0.005, 0.02, 0.08, 0.32)
+RANGES = ((0.08, 0.005), (0.02, 0.00125), (0.005, 0.0003), (0.0003, 0.02))
+CONSTANTS = (0.0, 0.001, 0.005, 0.02, 0.08)
 SETTINGS: list[dict[str, Any]] = [
     {"dreg_schedule": "constant", "dreg_lambda": value, "dropout": 0.3} for value in CONSTANTS
 ]
