@@ -13,6 +13,7 @@ from transformers import AutoModel, AutoModelForTextEncoding, PreTrainedConfig, 
 from transformers.utils import cached_file, extract_commit_hash, logging
 
 from .configuration_cr import CRConfig
+from .weight_files import weight_files
 
 logger = logging.get_logger(__name__)
 
@@ -26,6 +27,8 @@ HUB_WEIGHTS = {
         "revision": "1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
     }
 }
+# Said aloud, or transformers asks on standard input, where it takes a text that is to be classified for an answer.
+UNTRUSTED: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "proxies")
 
 
@@ -54,7 +57,7 @@ def load_source(config: CRConfig, options: dict[str, Any], hub: dict[str, Any]) 
     passed = {k: v for k, v in options.items() if k in ("dtype", "attn_implementation", "device_map")}
     if passed.get("dtype", "auto") == "auto":
         passed["dtype"] = config.dtype or torch.float32
-    options = {**passed, "config": config.backbone_config, "local_files_only": True}
+    options = {**passed, "config": config.backbone_config, "local_files_only": True, **UNTRUSTED}
     return auto_class(config.backbone_config).from_pretrained(folder, **options)
 
 
@@ -119,7 +122,7 @@ def backbone_source(name_or_path: str, revision: str | None = None) -> dict[str,
         path = cached_file(name_or_path, "config.json", revision=revision)
         source = {"repo_id": name_or_path, "revision": extract_commit_hash(path, None)}
         folder = Path(str(path)).parent
-    files = [] if not source or folder is None else _weight_files(folder)
+    files = [] if not source or folder is None else weight_files(folder)
     digests = {file.name: sha256_of(file) for file in files}
     source.update(HUB_WEIGHTS.get(digests.get("model.safetensors", ""), {}) if "package" in source else {})
     return {**source, "sha256": digests} if files else None
@@ -169,14 +172,6 @@ def _package_folder(package: str) -> Path | None:
         return Path(str(metadata.distribution(package).locate_file(BACKBONE_PACKAGES[package]))).resolve()
     except (metadata.PackageNotFoundError, KeyError):
         return None
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """One safetensors file, or the index and the shards that it names."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return [path for path in [folder / "model.safetensors"] if path.is_file()]
-    return [index, *(folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values())))]
 
 
 def sentence_transformers_settings(name_or_path: str, revision: str | None) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def build_model(recipe: Recipe, dataset: datasets.DatasetDict) -> tuple[Any, Any
         if recipe.backbone == STATIC_BACKBONE:
             return _static_model(recipe, dataset["train"], fields)
         model = CRForSequenceClassification.from_backbone(path, revision=recipe.backbone_revision, **fields)
-        return model, AutoTokenizer.from_pretrained(path, revision=recipe.backbone_revision)
+        return model, AutoTokenizer.from_pretrained(path, revision=recipe.backbone_revision, trust_remote_code=False)
     except ValueError as error:
         raise RecipeError(f"{recipe.backbone}: {str(error).splitlines()[0]}") from error
     except OSError as error:

@@ -146,6 +146,8 @@ def check_config(folder: Path) -> None:
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind != "cr":
         raise CheckpointError(f"{path} is not of a CR model (model_type={kind!r}): give the directory of a run")
+    if config.get("quantization_config"):
+        raise CheckpointError(f"{path} has a quantization_config, which no run has: copy it again, or train it anew")
 
 
 @torch.no_grad()

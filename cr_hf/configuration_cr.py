@@ -17,6 +17,7 @@ FEATURE_NORMS = ("standardize", "layer_norm")
 # Their positions start after the padding id, so max_position_embeddings (514, say) promises too much (512).
 POSITIONS_AFTER_PADDING = ("camembert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+MAX_LAYERS = 1_000  # of a backbone: each is built, even to find that there are no weights for it
 MAX_LABELS = 1_000_000  # transformers makes a name for each before anything else could be checked
 ALLOWED = {
     "activation": ("polynomial", "gelu", "relu", "tanh", "silu"),
@@ -159,6 +160,9 @@ class CRConfig(PreTrainedConfig):
         return self.backbone_config.get_text_config().num_hidden_layers + 1
 
     def _backbone_features(self, given: int | None) -> int:
+        layers = getattr(self.backbone_config.get_text_config(), "num_hidden_layers", 0)
+        if not (_is_integer(layers) and 0 <= layers <= MAX_LAYERS):
+            raise ValueError(f"the backbone's num_hidden_layers={layers!r} is not allowed: use 0 to {MAX_LAYERS}")
         indices = self.feature_layer_indices
         if indices is not None:
             for index in indices:

@@ -11,15 +11,16 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from hashlib import sha256
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from huggingface_hub import get_token
 
 from .errors import CheckpointError, PublishError
 from .model_card import write_card
+from .recipe import read_recipe
 
 AUTO_MAP = {
     "AutoConfig": "configuration_cr.CRConfig",
@@ -88,15 +89,10 @@ def export_run(
     """
     run_dir, folder = Path(run_dir), Path(folder)
     require_results(run_dir)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PublishError(f"{folder} is not an empty folder: choose another one, so that nothing else is published")
-    from transformers import AutoTokenizer
+    require_empty(folder)
+    from .run import load_model
 
-    from . import register_auto_classes
-    from .modeling_cr import CRForSequenceClassification
-
-    register_auto_classes()
-    model = CRForSequenceClassification.from_pretrained(run_dir)
+    model, tokenizer = load_model(run_dir)
     if getattr(model.config.backbone_config, "auto_map", None):
         raise PublishError(
             f"the backbone {model.config.backbone_config.model_type!r} needs code of its own repository, which a CR "
@@ -106,11 +102,11 @@ def export_run(
         model.save_pretrained(folder, head_only=head_only)
     except (ValueError, OSError) as error:
         raise PublishError(f"{run_dir}: {str(error).splitlines()[0]}") from error
-    AutoTokenizer.from_pretrained(run_dir).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     for file in (file for file in COPIED if (run_dir / file).is_file()):
         shutil.copyfile(run_dir / file, folder / file)
     if (run_dir / "recipe.yaml").is_file():
-        values = _without_folders(yaml.safe_load((run_dir / "recipe.yaml").read_text(encoding="utf-8")))
+        values = _without_folders(read_recipe(run_dir / "recipe.yaml"))
         values.pop("output_dir", None)
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         (folder / "recipe.yaml").write_text(text, encoding="utf-8")
@@ -179,11 +175,15 @@ def check_loads(folder: Path) -> None:
     Raises:
         PublishError: if it does not load, or gives other logits on the probe texts than the run did.
     """
-    probe = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
+    try:
+        probe = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
+        texts, expected = json.dumps(probe["texts"]), np.array(probe["logits"], np.float64)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise PublishError(f"probe.json is damaged ({error}): train the run again") from error
     with tempfile.TemporaryDirectory() as modules:
         done = subprocess.run(
             [sys.executable, "-c", LOAD, str(folder)],
-            input=json.dumps(probe["texts"]),
+            input=texts,
             capture_output=True,
             text=True,
             timeout=LOAD_TIMEOUT,
@@ -192,9 +192,9 @@ def check_loads(folder: Path) -> None:
     if done.returncode:
         cause = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise PublishError(f"{folder} does not load in a fresh process: {cause}")
-    logits = json.loads(done.stdout.strip().splitlines()[-1])
-    pairs = zip(chain.from_iterable(logits), chain.from_iterable(probe["logits"]), strict=True)
-    worst = max(abs(found - expected) / max(1.0, abs(expected)) for found, expected in pairs)
+    logits = np.array(json.loads(done.stdout.strip().splitlines()[-1]))
+    same = logits.shape == expected.shape
+    worst = float(np.max(np.abs(logits - expected) / np.maximum(1, np.abs(expected)))) if same else np.inf
     if not worst <= TOLERANCE:
         raise PublishError(
             f"{folder} gives other logits than the run did (by {worst:.2g}): the backbone or the run changed since"
@@ -252,6 +252,16 @@ def folder_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file, by its path in the repository."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def require_empty(folder: Path) -> None:
+    """Refuse a folder that holds anything.
+
+    Raises:
+        PublishError: naming it.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PublishError(f"{folder} is not an empty folder: choose another one, so that nothing else is published")
 
 
 def require_results(run_dir: Path) -> None:

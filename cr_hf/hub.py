@@ -29,7 +29,7 @@ from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils._http import default_client_factory
 
 from .errors import PublishError
-from .export import check_folder, check_loads, export_run, folder_digests, training_texts
+from .export import check_folder, check_loads, export_run, folder_digests, require_empty, training_texts
 from .model_card import write_card
 
 TIMEOUT = 60.0
@@ -146,11 +146,19 @@ def publish_trainer(trainer: Any, repo_id: str, **options: Any) -> Published:
 def dry_run(run_dir: str | Path, repo_id: str, folder: Path, **options: Any) -> Path:
     """Write the repository to a folder and check it, upload nothing. Options are those of `export_run`."""
     check_name(repo_id)
-    if (folder / "modeling_cr.py").is_file():  # an earlier dry run
+    existed = folder.exists()
+    if all((folder / name).is_file() for name in ("modeling_cr.py", "probe.json", "README.md")):  # an earlier dry run
         shutil.rmtree(folder)
-    export_run(run_dir, folder, name=repo_id, **options)
-    check_folder(folder, training_texts(run_dir))
-    check_loads(folder)
+    require_empty(folder)
+    try:
+        export_run(run_dir, folder, name=repo_id, **options)
+        check_folder(folder, training_texts(run_dir))
+        check_loads(folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        if existed:
+            folder.mkdir()
+        raise
     return folder
 
 

@@ -59,9 +59,13 @@ def write_card(
     mine = run_dir / "README.md"
     cards = [card for card in (mine.read_text(encoding="utf-8") if mine.is_file() else None, published) if card]
     title = name or (str(run_dir) if not run_dir.is_absolute() else run_dir.name)
-    card = render_card(results, config, title, license=license, study=study, earlier=cards)
+    try:
+        card = render_card(results, config, title, license=license, study=study, earlier=cards)
+        entries = _entries(results)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, yaml.YAMLError, RecursionError) as error:
+        cause = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise CheckpointError(f"{run_dir}: no card can be made of its files ({cause}): train the run again") from error
     (folder / "README.md").write_text(str(card), encoding="utf-8")
-    entries = _entries(results)
     if entries:
         path = folder / EVAL_RESULTS
         path.parent.mkdir(exist_ok=True)
@@ -111,16 +115,16 @@ def render_card(
         lambda_choice=_lambda_choice(results["lambda_choice"]) if results.get("lambda_choice") else "",
         synthetic=results["data"]["synthetic"],
         results=_results_table(results["metrics"]),
-        seed=results["training"]["seed"],
+        seed=int(results["training"]["seed"]),
         comparison=_comparison(study) if study else "",
         diagnostics=[
-            f"{key.replace('_', ' ')}: {value:.4g}"
+            f"{escape(key.replace('_', ' '))}: {value:.4g}"
             for key, value in (results.get("diagnostics") or {}).items()
             if isinstance(value, int | float)
         ],
         limits=_limits(results),
         data_licence=DATA_LICENCES.get(results["data"].get("in_place_of") or results["data"]["source"], ""),
-        version=results["cr_hf_version"],
+        version=escape(results["cr_hf_version"]),
         user_before=before,
         user_after=after,
     )
@@ -129,16 +133,18 @@ def render_card(
 def _what(results: dict[str, Any]) -> str:
     """One sentence: the task, the head and what it reads."""
     model, labels = results["model"], results["data"]["labels"] or []
-    kind = "ChainzRule (CR) head" if model["activation"] == "polynomial" else f"MLP head ({model['activation']})"
+    kind = (
+        "ChainzRule (CR) head" if model["activation"] == "polynomial" else f"MLP head ({escape(model['activation'])})"
+    )
     is_table = model["backbone_type"] is None
     classes = (
         f"A {'table' if is_table else 'text'} classifier with {len(labels)} classes ({', '.join(map(escape, labels))})"
     )
     task = classes if labels else "A regression model for texts"
     frozen = "frozen" if model["freeze_backbone"] else "fine-tuned"
-    encoder = f"a {frozen} `{model['backbone_type']}` encoder"
+    encoder = f"a {frozen} {code(model['backbone_type'])} encoder"
     return (
-        f"{task}: a {kind} with widths {model['hidden_sizes']} on {'numeric columns' if is_table else encoder}, "
+        f"{task}: a {kind} with widths {_widths(model)} on {'numeric columns' if is_table else encoder}, "
         f"trained with Differential Regularization (DREG), a penalty on the Jacobian of every layer."
     )
 
@@ -153,6 +159,15 @@ def escape(text: str) -> str:
     """Text as Markdown and HTML show it, on one line: a label may hold anything."""
     one_line = " ".join(str(text).split())
     return re.sub(r"([\\`*_{}\[\]()#|~!])", r"\\\1", html.escape(one_line, quote=False))
+
+
+def code(text: Any) -> str:
+    """Text as a span of code, whatever it holds."""
+    return f"`{' '.join(str(text).replace('`', ' ').split())}`"
+
+
+def _widths(model: dict[str, Any]) -> list[int]:
+    return [int(size) for size in model["hidden_sizes"]]
 
 
 def _metadata(results: dict[str, Any], config: dict[str, Any], name: str, license: str | None) -> ModelCardData:
@@ -216,30 +231,32 @@ def _backbone(config: dict[str, Any]) -> str:
         return ""
     source, places = config["backbone_source"], []
     if "package" in source:
-        places.append(f"the package `{source['package']}=={source['version']}` if it is installed")
+        package = code(f"{source['package']}=={source['version']}")
+        places.append(f"the package {package} if it is installed")
     if "repo_id" in source:
-        places.append(f"`{source['repo_id']}` at commit `{source['revision']}`")
+        places.append(f"{code(source['repo_id'])} at commit {code(source['revision'])}")
     where = ", else from ".join(places)
     return f"This repository holds the head alone. The frozen encoder comes from {where}; its SHA-256 is checked."
 
 
 def _training(results: dict[str, Any]) -> list[str]:
     data, model, run, machine = (results[key] for key in ("data", "model", "training", "environment"))
-    rows = ", ".join(f"{count:,} {split}" for split, count in data["rows"].items())
-    revision = f" at revision `{data['revision']}`" if data["revision"] else ""
+    rows = ", ".join(f"{count:,} {escape(split)}" for split, count in data["rows"].items())
+    revision = f" at revision {code(data['revision'])}" if data["revision"] else ""
     stands_for = f", in place of {escape(data['in_place_of'])}" if data.get("in_place_of") else ""
-    pooled = f"`{model['pooling']}` pooling of hidden states `{model['feature_layers']}`, "
+    pooled = f"{code(model['pooling'])} pooling of hidden states {code(model['feature_layers'])}, "
     pooled = pooled if model["backbone_type"] else ""
+    versions = {"cr_hf": results["cr_hf_version"]}
+    versions |= {name: machine[name.lower()] for name in ("torch", "transformers", "Python")}
     times = [f"{run[key]:,} s {what}" for key, what in SECONDS if run.get(key) is not None]
     return [
         f"data: {escape(data['source'])}{revision}{stands_for}; rows: {rows}",
-        f"DREG lambda {model['dreg_lambda']:.4g} at widths {model['hidden_sizes']} (mode `{model['dreg_mode']}`), "
-        f"dropout {model['dropout']}",
-        f"features: {pooled}{model['in_features']:,} wide, `{model['feature_norm']}`",
+        f"DREG lambda {model['dreg_lambda']:.4g} at widths {_widths(model)} (mode {code(model['dreg_mode'])}), "
+        f"dropout {float(model['dropout'])}",
+        f"features: {pooled}{model['in_features']:,} wide, {code(model['feature_norm'])}",
         f"{model['parameters_head']:,} parameters in the head, {model['parameters_total']:,} in all",
         f"epochs: {run['epochs']:g}; steps: {run['steps']:,}; {', '.join(times)} on {escape(machine['device'])}",
-        f"cr_hf {results['cr_hf_version']}, torch {machine['torch']}, transformers {machine['transformers']}, "
-        f"Python {machine['python']}",
+        ", ".join(f"{name} {escape(version)}" for name, version in versions.items()),
     ]
 
 
@@ -261,13 +278,15 @@ def _lambda_choice(choice: dict[str, Any]) -> str:
 def _results_table(metrics: dict[str, dict[str, Any]]) -> str:
     if not metrics:
         return ""
-    lines = ["| metric | " + " | ".join(f"{split} ({values['rows']:,} rows)" for split, values in metrics.items())]
+    lines = [
+        "| metric | " + " | ".join(f"{escape(split)} ({values['rows']:,} rows)" for split, values in metrics.items())
+    ]
     lines[0] += " |"
     lines.append("|---" * (len(metrics) + 1) + "|")
     names = list(dict.fromkeys(name for values in metrics.values() for name in values if name not in NOT_METRICS))
     for name in names:
         cells = [_cell(name, values) for values in metrics.values()]
-        lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |")
+        lines.append(f"| {escape(name.replace('_', ' '))} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -283,7 +302,7 @@ def _comparison(study: dict[str, Any]) -> str:
     fraction = max(study["fractions"], key=float)
     lines = [
         f"Test accuracy in percent at {float(fraction):.0%} of the labels, mean ± standard deviation of "
-        f"{study['seeds']} seeds, settings chosen on validation.",
+        f"{int(study['seeds'])} seeds, settings chosen on validation.",
         "",
         "| head | accuracy |",
         "|---|---|",
@@ -326,5 +345,5 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: a card needs a finished run directory") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON ({error}): the run is damaged, train it again") from error

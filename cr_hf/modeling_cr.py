@@ -6,6 +6,7 @@ import contextlib
 import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -26,6 +27,7 @@ from .configuration_cr import CRConfig, refuse_unknown_fields
 from .head import CRHead
 from .layers import CRLayer, Standardize, feature_moments, pool, token_batches
 from .objectives import OrderedThresholds, task_loss
+from .weight_files import check_weight_files
 
 logger = logging.get_logger(__name__)
 
@@ -62,10 +64,21 @@ class CRPreTrainedModel(PreTrainedModel):
         """Load a saved classifier, as `PreTrainedModel.from_pretrained` does.
 
         Raises:
+            OSError: if there are no safetensors weights, or they are damaged.
             ValueError: if a tensor is missing or of another shape: it would otherwise be filled with random values.
         """
+        folder = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
+        if pretrained_model_name_or_path and folder.is_dir():
+            given = kwargs.get("config")
+            config: Any = given if isinstance(given, CRConfig) else CRConfig.from_pretrained(folder)
+            check_weight_files(folder, lambda: cls(config))
         report, resizes = (kwargs.pop(name, False) for name in ("output_loading_info", "ignore_mismatched_sizes"))
-        options: Any = {**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        options: Any = {
+            **kwargs,
+            "output_loading_info": True,
+            "ignore_mismatched_sizes": True,
+            "use_safetensors": True,
+        }
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **options)
         model, info = loaded
         check_loaded(pretrained_model_name_or_path, model, info, resizes)
@@ -171,7 +184,7 @@ class CRForSequenceClassification(CRPreTrainedModel):
             )
         super().__init__(config)
         if backbone is None:
-            backbone = auto_class(config.backbone_config).from_config(config.backbone_config)
+            backbone = auto_class(config.backbone_config).from_config(config.backbone_config, trust_remote_code=False)
         self.backbone = backbone
         if getattr(self.backbone, "pooler", None) is not None:
             # It would never get a gradient: the features are pooled hidden states.
@@ -218,11 +231,15 @@ class CRForSequenceClassification(CRPreTrainedModel):
         found = sentence_transformers_settings(backbone_name_or_path, revision)
         refuse_unknown_fields(config_kwargs)
         config = CRConfig(backbone_config=backbone_config, **{**found, **config_kwargs})
+        if not trust_remote_code and Path(backbone_name_or_path).is_dir():
+            fresh = auto_class(backbone_config).from_config
+            check_weight_files(Path(backbone_name_or_path), lambda: fresh(backbone_config, trust_remote_code=False))
         backbone = auto_class(backbone_config).from_pretrained(
             backbone_name_or_path,
             config=backbone_config,
             dtype=dtype,
             attn_implementation=attn_implementation,
+            use_safetensors=True,
             **hub_kwargs,
         )
         if config.freeze_backbone:

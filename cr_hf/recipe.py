@@ -138,7 +138,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         RecipeError: naming the key, the file and the mend.
     """
     path = Path(path)
-    values = _read_yaml(path)
+    values = read_recipe(path)
     for key, value in _read_overrides(overrides or []):
         if key.startswith("data."):
             values["data"][key.removeprefix("data.")] = value
@@ -203,7 +203,12 @@ def load_yaml(text: str) -> Any:
     return yaml.load(text, _Loader)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The keys and values of a recipe file, not checked yet.
+
+    Raises:
+        RecipeError: if it is no file, or its YAML is not plain.
+    """
     if not path.is_file():
         raise RecipeError(f"recipe {path} is not a file: give the path of a YAML file, such as recipes/demo.yaml")
     try:

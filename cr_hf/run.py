@@ -16,7 +16,6 @@ from typing import Any
 import datasets
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from transformers import (
     AutoTokenizer,
     DataCollatorWithPadding,
@@ -182,8 +181,16 @@ def _read_data(recipe: Recipe) -> Any:
 
 
 def load_schema(run_dir: str | Path) -> TableSchema:
-    """How the run of a table reads its rows."""
-    return TableSchema(**json.loads((Path(run_dir) / TABLE).read_text(encoding="utf-8")))
+    """How the run of a table reads its rows.
+
+    Raises:
+        CheckpointError: if its file is missing or damaged.
+    """
+    path = Path(run_dir) / TABLE
+    try:
+        return TableSchema(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): copy it again, or train it anew") from error
 
 
 def read_table_rows(run_dir: str | Path, recipe: Recipe, files: list[str]) -> NDArray[np.float32]:
@@ -212,18 +219,26 @@ def load_run(run_dir: str | Path) -> tuple[Any, Any, Recipe]:
     """
     run_dir = Path(run_dir)
     check_finished(run_dir)
+    recipe = load_recipe(run_dir / RECIPE)
+    return *load_model(run_dir, is_table=recipe.backbone == NO_BACKBONE), recipe
+
+
+def load_model(run_dir: Path, is_table: bool = False) -> tuple[Any, Any]:
+    """Model and tokenizer of a folder that may come from anywhere; the run of a table has no tokenizer.
+
+    Raises:
+        CheckpointError: if they are damaged, not safetensors, or need code of their own.
+    """
     register_auto_classes()  # the tokenizer looks the configuration up
     check_config(run_dir)
-    recipe = load_recipe(run_dir / RECIPE)
-    is_table = recipe.backbone == NO_BACKBONE
     try:
         model = (CRForFeatureClassification if is_table else CRForSequenceClassification).from_pretrained(run_dir)
-        tokenizer = None if is_table else AutoTokenizer.from_pretrained(run_dir)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        cause = str(error).strip().splitlines()[0]
+        tokenizer = None if is_table else AutoTokenizer.from_pretrained(run_dir, trust_remote_code=False)
+    except Exception as error:  # the files may hold anything, and tokenizers raises nothing narrower
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{run_dir} cannot be loaded ({cause}): copy it again, or train it anew") from error
     check_weights(run_dir, model)
-    return model, tokenizer, recipe
+    return model, tokenizer
 
 
 def _finished_model(recipe: Recipe, trainer: CRTrainer, model: Any) -> Any:

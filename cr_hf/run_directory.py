@@ -72,7 +72,7 @@ def read_results(run_dir: Path) -> dict[str, Any]:
     check_finished(run_dir)
     try:
         return dict(json.loads((run_dir / RESULTS).read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{run_dir / RESULTS} is damaged ({error}): train the run again") from error
 
 

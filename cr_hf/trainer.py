@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial, reduce
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import datasets
@@ -129,7 +130,13 @@ class CRTrainer(DiagnosticTrainer):
                 config.class_weights = self._scaled_class_weights(self.args.class_weights, labels)
             if not resume_from_checkpoint:
                 self._fit_feature_norm()
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        except UnpicklingError as error:
+            raise CheckpointError(
+                f"{resume_from_checkpoint} holds a pickle of more than tensors and numbers, which is not read: resume "
+                "from an earlier checkpoint, or train anew"
+            ) from error
 
     def _training_labels(self) -> Any:
         """All labels, where they can be had without reading the rows, else `None`."""

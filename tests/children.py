@@ -1,0 +1,139 @@
+"""Actions in forked processes: with limits, to be killed, and with what they printed."""
+
+import os
+import resource
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+NOBODY = 65534
+
+
+@dataclass
+class Ended:
+    """How a child ended.
+
+    Args:
+        code: its exit code; minus the signal that ended it.
+        output: what it printed.
+        errors: what it printed to standard error.
+        peak: most memory that it held in bytes, what it shared with its parent included.
+    """
+
+    code: int
+    output: str
+    errors: str
+    peak: int
+
+
+class Child:
+    """A forked process: it shares all that was imported before, so that hundreds of them cost little.
+
+    Args:
+        action: what it does; a `SystemExit` is its exit code, any other exception code 1 and a traceback.
+        memory: bytes of address space above those that it starts with.
+        file_size: bytes of the largest file that it may write, as on a full disk.
+        standard_input: what stands there.
+        as_nobody: without the rights of root.
+    """
+
+    def __init__(
+        self,
+        action: Callable[[], object],
+        memory: int | None = None,
+        file_size: int | None = None,
+        standard_input: str = "",
+        as_nobody: bool = False,
+    ) -> None:
+        self._files = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115
+        self._files[0].write(standard_input.encode())
+        self._files[0].seek(0)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._run(action, memory, file_size, as_nobody)
+
+    def _run(self, action: Callable[[], object], memory: int | None, file_size: int | None, as_nobody: bool) -> None:
+        code = 1
+        try:
+            for number, file in enumerate(self._files):
+                os.dup2(file.fileno(), number)
+            sys.stdin, sys.stdout, sys.stderr = (open(number, mode) for number, mode in enumerate("rww"))  # noqa: SIM115
+            if memory is not None:
+                resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + memory,) * 2)
+            if file_size is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (file_size,) * 2)
+            if as_nobody:
+                os.setgroups([])
+                os.setgid(NOBODY)
+                os.setuid(NOBODY)
+            action()
+            code = 0
+        except SystemExit as stopped:
+            code = stopped.code if isinstance(stopped.code, int) else 1
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def wait(self) -> Ended:
+        """Until it has ended."""
+        _, status, usage = os.wait4(self.pid, 0)
+        texts = []
+        for file in self._files:
+            file.seek(0)
+            texts.append(file.read().decode(errors="replace"))
+            file.close()
+        return Ended(os.waitstatus_to_exitcode(status), texts[1], texts[2], usage.ru_maxrss * 1024)
+
+    def kill(self) -> Ended:
+        """At this very moment."""
+        os.kill(self.pid, 9)
+        return self.wait()
+
+
+def run_command(command: list[str], folder: Path, **limits: object) -> Ended:
+    """`cr-hf` in this folder.
+
+    Args:
+        command: its words.
+        folder: where it runs; temporary files go there too.
+        **limits: of `Child`.
+    """
+    import cr_hf.cli
+
+    def run() -> None:
+        os.chdir(folder)
+        os.environ["TMPDIR"] = str(folder)
+        tempfile.tempdir = None
+        sys.argv = ["cr-hf", *command]
+        cr_hf.cli.main()
+
+    return Child(run, **limits).wait()  # type: ignore[arg-type]
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int]]:
+    """What is below a folder: size and time of change by name; of links, those of the links themselves."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        status = path.lstat()
+        found[str(path.relative_to(folder))] = (0, 0) if path.is_dir() else (status.st_size, status.st_mtime_ns)
+    return found
+
+
+def one_line(ended: Ended) -> str:
+    """The line of an error, or what was wrong with how it was told, in brackets."""
+    lines = ended.errors.splitlines()
+    found = [line for line in lines if line.startswith("error: ")]
+    if ended.code != 2 or "Traceback" in ended.errors or len(found) != 1 or lines[-1] != found[0]:
+        return f"[exit code {ended.code}] {ended.errors[-1500:]}"
+    return found[0].removeprefix("error: ")
