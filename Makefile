@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quality bench results model-cards hub-faults
+.PHONY: help setup demo test quality bench results model-cards hub-faults soak
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -53,6 +53,9 @@ hub-faults: setup ## Try every fault of publishing, and write benchmarks/results
 results: setup ## Write RESULTS.md and the tables of README.md from benchmarks/results
 	$(BIN)/python benchmarks/make_results.py
 	$(BIN)/python benchmarks/update_readme.py
+
+soak: setup ## Try to break it for an hour, and write benchmarks/results/soak.json
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py
 
 bench: setup ## Install the peers, measure, and write benchmarks/results
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]"

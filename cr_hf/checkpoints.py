@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -9,7 +10,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
@@ -21,6 +24,7 @@ STAGING = "unfinished"
 """Where a checkpoint is written before it gets its name; no name that a resume would look at."""
 STATE, OPTIMIZER, SCHEDULER = "trainer_state.json", "optimizer.pt", "scheduler.pt"
 SHARDED_WEIGHTS, SHARDED_OPTIMIZER = "pytorch_model_fsdp_0", "optimizer_0"
+FEATURES = "features.sha256"
 WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
 
 
@@ -42,7 +46,7 @@ def last_complete_checkpoint(folder: str | Path) -> Path | None:
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint holds the weights and all that a resume needs beside them."""
+    """Whether a checkpoint holds weights that are numbers, and all that a resume needs beside them."""
     random_states = list(checkpoint.glob("rng_state*.pth"))
     if not random_states or not all(zipfile.is_zipfile(path) for path in random_states):
         return False
@@ -52,9 +56,15 @@ def is_complete(checkpoint: Path) -> bool:
             return all((checkpoint / name / ".metadata").is_file() for name in (SHARDED_WEIGHTS, SHARDED_OPTIMIZER))
         if not all(zipfile.is_zipfile(checkpoint / name) for name in (OPTIMIZER, SCHEDULER)):
             return False
-        return any(tensor_shapes(checkpoint / name) for name in WEIGHTS if (checkpoint / name).is_file())
-    except (OSError, ValueError, SafetensorError):
+        return any(_are_finite(checkpoint / name) for name in WEIGHTS if (checkpoint / name).is_file())
+    except (OSError, ValueError, RecursionError, SafetensorError):
         return False
+
+
+def _are_finite(file: Path) -> bool:
+    with safe_open(file, framework="pt") as tensors:
+        names = list(tensors.keys())
+        return bool(names) and all(bool(tensors.get_tensor(name).isfinite().all()) for name in names)
 
 
 def checkpoint_to_resume(asked: str | bool, folder: str, processes: int) -> Path:
@@ -130,6 +140,31 @@ def check_fits(checkpoint: str | Path, model: nn.Module) -> None:
                 f"{checkpoint} has {name} of shape {saved[name]}, the model needs {list(value.shape)}: resume from a "
                 "checkpoint of this very model"
             )
+
+
+def check_same_features(folder: Path, features: NDArray[Any], labels: NDArray[Any]) -> None:
+    """Refuse to go on from checkpoints of other features: the backbone, or the rows, may have changed since a kill.
+
+    Args:
+        folder: where the checkpoints are; what they were trained on is noted there.
+        features: of the training rows.
+        labels: of the same rows.
+
+    Raises:
+        CheckpointError: if they are not those of the checkpoints.
+    """
+    digest = hashlib.sha256(np.ascontiguousarray(labels).data)
+    kept_in = getattr(features, "filename", None)
+    # The cache names them by a hash of all that they depend on.
+    digest.update(Path(kept_in).parent.name.encode() if kept_in else np.ascontiguousarray(features).data)
+    path = folder / FEATURES
+    if path.is_file() and path.read_text(encoding="utf-8") != digest.hexdigest() and last_complete_checkpoint(folder):
+        raise CheckpointError(
+            f"{folder} was trained on other features, since the backbone or the data changed: put them back, or train "
+            "anew with --overwrite"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(digest.hexdigest(), encoding="utf-8")
 
 
 def check_config(folder: Path) -> None:

@@ -56,7 +56,7 @@ def train(
         flags = [flag for flag, given in (("--overwrite", overwrite), ("--resume", resume)) if given]
         sys.exit(_launch(num_processes, ["train", str(recipe), *(overrides or []), *flags]))
     from .run import train_recipe
-    from .run_directory import read_results
+    from .run_directory import read_results, writing
 
     _load_quietly()
     run_dir = train_recipe(checked, overwrite=overwrite, resume=resume)
@@ -64,7 +64,8 @@ def train(
         return
     from .model_card import write_card
 
-    write_card(run_dir)
+    with writing(run_dir):
+        write_card(run_dir)
     results = read_results(run_dir)
     print_metrics(results["metrics"])
     if "lambda_choice" in results:
@@ -200,6 +201,7 @@ def study(
     if output.exists() and not output.is_dir():
         raise RecipeError(f"--output {output} is a file: choose another folder")
     from .report import write_report
+    from .run_directory import writing
     from .study import run_study
     from .study_tables import study_tables
 
@@ -213,7 +215,8 @@ def study(
         search_seeds=search_seeds,
         progress=typer.echo,
     )
-    has_page = write_report(found, output)
+    with writing(output):
+        has_page = write_report(found, output)
     typer.echo(study_tables(found))
     typer.echo(f"See {output / 'report.html'}" if has_page else "For report.html: pip install 'cr-hf[report]'")
 
@@ -332,6 +335,14 @@ def main() -> None:
         app()
     except CRError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(2)
+    except OSError as error:
+        from .run_directory import OF_THE_DISK
+
+        if error.errno not in OF_THE_DISK:
+            raise
+        place = error.filename or "the output"
+        typer.secho(f"error: {place}: {error.strerror}: free some space, or choose another place", fg="red", err=True)
         sys.exit(2)
 
 

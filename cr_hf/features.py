@@ -64,7 +64,8 @@ def encode_texts(
         `False`.
 
     Raises:
-        DataError: if there is no text, a text is not a string, or the pairs are of another number.
+        DataError: if there is no text, a text is not a string, the pairs are of another number, or the backbone gives
+            NaN or infinity.
         FeatureCacheError: if the disk is full or the cache cannot be read or written.
 
     Example:
@@ -164,6 +165,12 @@ class _Encoder:
             inputs = self.tokenizer.pad(chosen, return_tensors="pt").to(self.model.device)
             features[batch] = self.model.get_features(**inputs).float().cpu().numpy()
             bar.update(int(repeats[batch].sum()))
+        if not np.isfinite(features).all():
+            bad = int(rows[is_new][~np.isfinite(features).all(1)][0])
+            raise DataError(
+                f"row {bad} of the texts: the backbone gives features that are not finite: its weights are damaged, "
+                "or its dtype is too narrow: load it again in float32"
+            )
         return features if len(features) == len(rows) else features.repeat(repeats, axis=0)
 
     def _tokenize(self, *columns: list[str]) -> Any:

@@ -6,6 +6,7 @@ then mounted on the backbone; with a trained backbone the texts are tokenised. B
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -26,7 +27,7 @@ from transformers import (
 
 from . import __version__, register_auto_classes
 from .build import build_model, check_together, recipe_lora_config, training_arguments, trains_on_features
-from .checkpoints import check_config, check_weights, last_complete_checkpoint
+from .checkpoints import check_config, check_same_features, check_weights, last_complete_checkpoint
 from .choose_lambda import kept_lambda, lambda_of_run
 from .configuration_cr import CRConfig
 from .errors import CheckpointError, DataError
@@ -47,7 +48,7 @@ from .results import (
 )
 from .robustness import check_kinds, text_robustness
 from .run_diagnostics import reference_diagnostics
-from .run_directory import PROBE, RECIPE, RESULTS, TABLE, check_directory, check_finished, open_directory
+from .run_directory import PROBE, RECIPE, RESULTS, TABLE, check_directory, check_finished, open_directory, writing
 from .streaming import load_streamed
 from .targets import load_rows
 from .trainer import CRTrainer
@@ -78,10 +79,27 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
     set_seed(recipe.seed)
     model, tokenizer = build_model(recipe, dataset)
     check_together(recipe, arguments, model)
-    with arguments.main_process_first(local=False, desc="opening the run directory"):
-        # Every process has read what is there, and only now does one of them write.
-        if arguments.process_index == 0 and not (resume and (run_dir / RECIPE).is_file()):
-            open_directory(recipe)
+    with contextlib.ExitStack() as stack:
+        with arguments.main_process_first(local=False, desc="opening the run directory"):
+            # Every process has read what is there, and only now does one of them write.
+            if arguments.process_index == 0:
+                stack.enter_context(open_directory(recipe, overwrite, resume))
+        stack.enter_context(writing(run_dir))
+        _train(recipe, arguments, model, tokenizer, dataset, resume, started)
+    return run_dir
+
+
+def _train(
+    recipe: Recipe,
+    arguments: CRTrainingArguments,
+    model: Any,
+    tokenizer: Any,
+    dataset: Any,
+    resume: bool,
+    started: float,
+) -> None:
+    """Train, measure and save, in a run directory that stands open."""
+    run_dir = Path(recipe.output_dir)
     checkpoint = last_complete_checkpoint(str(arguments.output_dir)) if resume else None
     prepare = _frozen_trainer if trains_on_features(recipe, model) else _fine_tuning_trainer
     trainer, splits = prepare(recipe, arguments, model, tokenizer, dataset)
@@ -110,7 +128,6 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
         }
         _save(run_dir, recipe, trainer, model.eval(), tokenizer, results)
     trainer.accelerator.wait_for_everyone()
-    return run_dir
 
 
 def _describe_training(recipe: Recipe, trainer: CRTrainer) -> dict[str, Any]:
@@ -278,6 +295,8 @@ def _frozen_trainer(
         if tokenizer is None
         else encode_splits(model, tokenizer, dataset)
     )
+    if arguments.process_index == 0:
+        check_same_features(Path(str(arguments.output_dir)), *encoded["train"])
     splits = {name: FeatureDataset(features, labels) for name, (features, labels) in encoded.items()}
     values = {**model.config.to_dict(), "backbone_config": None}
     if recipe.chooses_lambda:

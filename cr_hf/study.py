@@ -25,6 +25,7 @@ from .feature_tables import load_tables, table_features
 from .features import encode_splits
 from .recipe import NO_BACKBONE, Recipe
 from .results import describe_data, describe_machine, write_json
+from .run_directory import writing
 from .study_cells import CellStore, Plan, StudyData, declared_settings, train_cell, unpack_hits
 from .study_heads import check_heads
 
@@ -82,16 +83,17 @@ def run_study(
         "comparisons": [dataclasses.asdict(comparison) for comparison in declared],
     }
     declaration = {"heads": declared_settings(heads), "fractions": fractions, **dataclasses.asdict(plan)}
-    store = CellStore(output, {**about, **declaration, "features_sha256": data.fingerprint()})
-    cells = _train_cells(store, heads, fractions, data, plan, progress)
-    seconds = round(sum(cell["seconds"] for cell in cells.values()))
-    study = {
-        **about,
-        "fingerprint": store.fingerprint,
-        "environment": {**describe_machine(), "seconds_training": seconds},
-        **_results(cells, declared, heads, fractions),
-    }
-    write_json(output / "study.json", study)
+    with writing(output):
+        store = CellStore(output, {**about, **declaration, "features_sha256": data.fingerprint()})
+        cells = _train_cells(store, heads, fractions, data, plan, progress)
+        seconds = round(sum(cell["seconds"] for cell in cells.values()))
+        study = {
+            **about,
+            "fingerprint": store.fingerprint,
+            "environment": {**describe_machine(), "seconds_training": seconds},
+            **_results(cells, declared, heads, fractions),
+        }
+        write_json(output / "study.json", study)
     return study
 
 

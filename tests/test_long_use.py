@@ -1,0 +1,30 @@
+"""A little of the long use that `benchmarks/soak.py` measures in full."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from long_use import slope, use
+
+
+def test_nothing_leaks_and_threads_agree(tiny_backbone: Callable[..., Path], tmp_path: Path) -> None:
+    # oneDNN keeps what it has compiled for each new shape, up to a limit that is far from here.
+    with torch.backends.mkldnn.flags(enabled=False):
+        found = use(tiny_backbone("bert"), tmp_path, predictions=2000, cycles=3, calls=100)
+    for name in ("predictions", "train_save_load_cycles"):
+        before, after = found[name]["open_files"]
+        assert after <= before
+        assert found[name]["temporary_files_left"] == []
+    memory = found["predictions"]["memory"]
+    assert memory["interval_low"] <= 500, "bytes a prediction"
+    assert found["threads"] == {**found["threads"], "threads": 8, "calls": 100, "differing": 0}
+
+
+def test_a_leak_has_a_slope() -> None:
+    steps = list(range(0, 1000, 10))
+    found = slope(steps, [10**6 + 64 * step + step % 7 for step in steps])
+    assert found["interval_low"] <= 64 <= found["interval_high"]
+    assert found["bytes_a_step"] == pytest.approx(64, abs=0.1)
+    flat = slope(steps, [10**6 + step % 7 for step in steps])
+    assert flat["interval_low"] <= 0 <= flat["interval_high"]
