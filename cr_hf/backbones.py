@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForTextEncoding, PreTrainedConfig, 
 from transformers.utils import cached_file, extract_commit_hash, logging
 
 from .configuration_cr import CRConfig
-from .weight_files import weight_files
+from .weight_files import check_weight_files, weight_files
 
 logger = logging.get_logger(__name__)
 
@@ -59,6 +59,31 @@ def load_source(config: CRConfig, options: dict[str, Any], hub: dict[str, Any]) 
         passed["dtype"] = config.dtype or torch.float32
     options = {**passed, "config": config.backbone_config, "local_files_only": True, **UNTRUSTED}
     return auto_class(config.backbone_config).from_pretrained(folder, **options)
+
+
+def check_files(model_class: Any, place: Any, options: dict[str, Any]) -> None:
+    """Refuse weights of a local classifier that are not sound before any of them is read.
+
+    Args:
+        model_class: of the classifier.
+        place: a folder, or a Hub id, which is left alone: the Hub's client keeps what it downloads in its folder.
+        options: of loading; `config` and `subfolder` are used.
+
+    Raises:
+        OSError, ValueError: as `check_weight_files` does.
+    """
+    folder = Path(place or "", options.get("subfolder") or "")
+    if place and folder.is_dir():
+        given = options.get("config")
+        config = given if isinstance(given, CRConfig) else CRConfig.from_pretrained(folder)
+        check_weight_files(folder, lambda: model_class(config))
+
+
+def check_backbone_files(name_or_path: str, config: PreTrainedConfig) -> None:
+    """The same of a local backbone."""
+    if Path(name_or_path).is_dir():
+        fresh = auto_class(config).from_config
+        check_weight_files(Path(name_or_path), lambda: fresh(config, trust_remote_code=False))
 
 
 def check_loaded(place: Any, model: PreTrainedModel, info: dict[str, Any], resizes: bool) -> None:

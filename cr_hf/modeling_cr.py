@@ -6,7 +6,6 @@ import contextlib
 import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -18,6 +17,8 @@ from .backbones import (
     HUB_OPTIONS,
     auto_class,
     backbone_source,
+    check_backbone_files,
+    check_files,
     check_loaded,
     load_source,
     refuse_changed,
@@ -27,7 +28,6 @@ from .configuration_cr import CRConfig, refuse_unknown_fields
 from .head import CRHead
 from .layers import CRLayer, Standardize, feature_moments, pool, token_batches
 from .objectives import OrderedThresholds, task_loss
-from .weight_files import check_weight_files
 
 logger = logging.get_logger(__name__)
 
@@ -67,11 +67,7 @@ class CRPreTrainedModel(PreTrainedModel):
             OSError: if there are no safetensors weights, or they are damaged.
             ValueError: if a tensor is missing or of another shape: it would otherwise be filled with random values.
         """
-        folder = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
-        if pretrained_model_name_or_path and folder.is_dir():
-            given = kwargs.get("config")
-            config: Any = given if isinstance(given, CRConfig) else CRConfig.from_pretrained(folder)
-            check_weight_files(folder, lambda: cls(config))
+        check_files(cls, pretrained_model_name_or_path, kwargs)
         report, resizes = (kwargs.pop(name, False) for name in ("output_loading_info", "ignore_mismatched_sizes"))
         options: Any = {
             **kwargs,
@@ -231,17 +227,11 @@ class CRForSequenceClassification(CRPreTrainedModel):
         found = sentence_transformers_settings(backbone_name_or_path, revision)
         refuse_unknown_fields(config_kwargs)
         config = CRConfig(backbone_config=backbone_config, **{**found, **config_kwargs})
-        if not trust_remote_code and Path(backbone_name_or_path).is_dir():
-            fresh = auto_class(backbone_config).from_config
-            check_weight_files(Path(backbone_name_or_path), lambda: fresh(backbone_config, trust_remote_code=False))
-        backbone = auto_class(backbone_config).from_pretrained(
-            backbone_name_or_path,
-            config=backbone_config,
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            use_safetensors=True,
-            **hub_kwargs,
-        )
+        if not trust_remote_code:
+            check_backbone_files(backbone_name_or_path, backbone_config)
+        options = {**hub_kwargs, "config": backbone_config, "dtype": dtype, "attn_implementation": attn_implementation}
+        pretrained = auto_class(backbone_config).from_pretrained
+        backbone = pretrained(backbone_name_or_path, use_safetensors=True, **options)
         if config.freeze_backbone:
             config.backbone_source = backbone_source(backbone_name_or_path, revision)
         return cls(config, backbone=backbone).eval()
