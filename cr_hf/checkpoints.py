@@ -158,7 +158,10 @@ def check_same_features(folder: Path, features: NDArray[Any], labels: NDArray[An
     # The cache names them by a hash of all that they depend on.
     digest.update(Path(kept_in).parent.name.encode() if kept_in else np.ascontiguousarray(features).data)
     path = folder / FEATURES
-    if path.is_file() and path.read_text(encoding="utf-8") != digest.hexdigest() and last_complete_checkpoint(folder):
+    before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if before == digest.hexdigest():
+        return
+    if before and last_complete_checkpoint(folder):
         raise CheckpointError(
             f"{folder} was trained on other features, since the backbone or the data changed: put them back, or train "
             "anew with --overwrite"

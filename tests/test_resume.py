@@ -9,16 +9,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
 from process_jobs import early_stopping_trainer
+from safetensors.torch import load_file, save_file
 
 from cr_hf import CRTrainer
-from cr_hf.checkpoints import is_complete, last_complete_checkpoint
-from cr_hf.errors import CheckpointError
+from cr_hf.checkpoints import check_same_features, is_complete, last_complete_checkpoint
+from cr_hf.errors import CheckpointError, RecipeError
 from cr_hf.recipe import Recipe, load_recipe
 from cr_hf.run import train_recipe
+from cr_hf.run_directory import open_directory
 
 TinyBackbone = Callable[..., Path]
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
@@ -138,6 +141,38 @@ def test_a_torn_checkpoint_is_passed_over(name: str, tmp_path: Path) -> None:
     assert last_complete_checkpoint(tmp_path) == tmp_path / f"checkpoint-{steps[-2]}"
     with pytest.raises(CheckpointError, match="is no complete checkpoint"):
         early_stopping_trainer(tmp_path).train(resume_from_checkpoint=str(torn))
+
+
+def test_a_checkpoint_with_nan_is_passed_over(tmp_path: Path) -> None:
+    early_stopping_trainer(tmp_path, num_train_epochs=2, save_total_limit=5).train()
+    earlier, last = sorted(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+    weights = load_file(last / "model.safetensors")
+    weights["classifier.readout.bias"][0] = float("nan")
+    save_file(weights, last / "model.safetensors", metadata={"format": "pt"})
+    assert last_complete_checkpoint(tmp_path) == earlier
+
+
+def test_checkpoints_of_other_features_are_refused(tmp_path: Path) -> None:
+    features, labels = np.ones((4, 2), np.float32), np.arange(4)
+    check_same_features(tmp_path, features, labels)
+    check_same_features(tmp_path, features + 1, labels)  # no checkpoint yet: it starts anew
+    early_stopping_trainer(tmp_path, num_train_epochs=1).train()
+    check_same_features(tmp_path, features + 1, labels)
+    for other in ((features, labels), (features + 1, labels[::-1])):
+        with pytest.raises(CheckpointError, match="was trained on other features, since the backbone or the data"):
+            check_same_features(tmp_path, *other)
+
+
+def test_one_process_at_a_time_trains_in_a_directory(tiny_backbone: TinyBackbone, tmp_path: Path) -> None:
+    recipe = recipe_of("frozen", tmp_path / "run", tiny_backbone("bert"))
+    with (
+        open_directory(recipe, overwrite=False, resume=False),
+        pytest.raises(RecipeError, match="another process works in"),
+        open_directory(recipe, overwrite=False, resume=True),
+    ):
+        pass
+    with open_directory(recipe, overwrite=False, resume=True):
+        pass
 
 
 def test_a_checkpoint_of_another_shape_is_one_line(tmp_path: Path) -> None:
