@@ -30,7 +30,7 @@ OF_THE_DISK = (
 )
 # What safetensors and torch say instead of raising an `OSError`.
 SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
-TORN_ARCHIVE = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos")
+TORN_ARCHIVE = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos|iostream error")
 
 
 def check_directory(recipe: Recipe, overwrite: bool, resume: bool) -> None:
