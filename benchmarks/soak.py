@@ -44,10 +44,8 @@ from cr_hf.run import train_recipe  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "soak.json"
 GROUPS = ("report", "images", "test")
-TESTS = (
-    "layers dreg configuration_cr objectives metrics modeling_cr head_only trainer recipe run lora cli data features"
-)
-TESTS += " model_card static_embeddings feature_tables numerics hostile long_use"
+TESTS = "layers dreg configuration_cr objectives metrics modeling_cr trainer recipe run lora data model_card"
+TESTS += " static_embeddings head_only comparisons ordinal_references"
 
 
 def make_backbone(folder: Path) -> Path:
@@ -94,14 +92,21 @@ def try_hostile(folder: Path) -> dict[str, Any]:
     return total(cases, started)
 
 
-def try_faults(folder: Path, times: int) -> dict[str, Any]:
-    """Every fault of encoding, training and studies: SIGKILL so many times, the others a quarter of that."""
-    started, cases = time.monotonic(), []
+def try_faults(folder: Path, times: int, only: str, before: list[dict[str, Any]]) -> dict[str, Any]:
+    """Every fault of encoding, training and studies: SIGKILL so many times, the others a quarter of that.
+
+    Args:
+        folder: to work in.
+        times: of SIGKILL.
+        only: faults whose name holds this; of the others what was found `before` stays.
+        before: cases of the report so far.
+    """
+    started, cases = time.monotonic(), [case for case in before if only and only not in case["case"]]
     jobs = {kind: job(make_backbone(folder / kind / "backbone"), folder / kind) for kind, job in faults.JOBS.items()}
     for job in jobs.values():
         job.run_whole()
     for name, (fault, kinds) in faults.FAULTS.items():
-        for kind in kinds:
+        for kind in kinds if only in name else ():
             problems = [
                 attempt(lambda f=fault, k=kind, n=number, name=name: f(jobs[k], random.Random(f"{name} {k} {n}")))
                 for number in range(times if fault is faults.kill else max(1, times // 4))
@@ -130,10 +135,9 @@ def lower_bounds() -> dict[str, str]:
     return found
 
 
-def try_lower_bounds(folder: Path) -> dict[str, Any]:
+def try_lower_bounds(environment: Path) -> dict[str, Any]:
     """The declared lower bounds, installed and tested. On x86_64 that torch is a CUDA build of several GB."""
     started, declared = time.monotonic(), lower_bounds()
-    environment = folder / "venv"
     if not (environment / "bin" / "python").exists():
         venv.create(environment, with_pip=True)
     python = str(environment / "bin" / "python")
@@ -143,7 +147,7 @@ def try_lower_bounds(folder: Path) -> dict[str, Any]:
     versions = {entry["name"].lower().replace("_", "-"): entry["version"] for entry in json.loads(listed.stdout)}
     files = [f"tests/test_{name}.py" for name in TESTS.split()]
     done = subprocess.run(
-        [python, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", *files],
+        [python, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-m", "not slow", *files],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -170,6 +174,7 @@ def main() -> None:
     parser.add_argument(
         "--times", type=int, default=20, help="SIGKILL of each kind of job; other faults a quarter of it"
     )
+    parser.add_argument("--only", default="", help="faults whose name holds this")
     parser.add_argument("--predictions", type=int, default=200_000)
     parser.add_argument("--cycles", type=int, default=50)
     parser.add_argument("--venv", type=Path, help="folder for the lower bounds, kept")
@@ -185,11 +190,13 @@ def main() -> None:
             if part == "hostile":
                 report["parts"][part] = try_hostile(folder)
             elif part == "faults":
-                report["parts"][part] = try_faults(folder, asked.times)
+                report["parts"][part] = try_faults(
+                    folder, asked.times, asked.only, report["parts"].get(part, {}).get("cases", [])
+                )
             elif part == "long_use":
                 report[part] = try_long_use(folder, asked.predictions, asked.cycles, calls=2000)
             else:
-                report[part] = try_lower_bounds(asked.venv or folder)
+                report[part] = try_lower_bounds(asked.venv or folder / "venv")
         write_json(asked.output, report)
     lost = sum(part["lost"] for part in report["parts"].values())
     print(
