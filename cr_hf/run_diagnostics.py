@@ -150,9 +150,11 @@ def diagnose_new(model: CRPreTrainedModel, features: ArrayLike, reference: dict[
         What `diagnose_features` returns, without the linear head, and `comparison`, see `compare_with_reference`.
 
     Raises:
-        DataError: if there is no row, or a feature is not finite.
+        DataError: if there are fewer than two rows, or a feature is not finite.
     """
     rows = torch.from_numpy(np.asarray(features))
+    if len(rows) < 2:
+        raise DataError(f"{len(rows)} row cannot be compared with a reference: give two or more")
     found = diagnose_features(model.classifier, rows)
     norms = input_gradient_norms(model.classifier, rows, reference["output"]).cpu()
     return {**found, "comparison": compare_with_reference(norms, reference["reference_norms"])}

@@ -125,7 +125,7 @@ def test_labels_are_text_in_the_card_and_the_page_of_a_run(run: Path, tmp_path: 
     card = (tmp_path / "published" / "README.md").read_text(encoding="utf-8")
     assert "script" in card
     assert Tags(shown(card)).found == []
-    ended = run_command(["diagnose", "run", f"a film {MARKUP}", "--html", "page.html"], tmp_path)
+    ended = run_command(["diagnose", "run", f"a film {MARKUP}", "a dull film", "--html", "page.html"], tmp_path)
     assert ended.code == 0, ended.errors
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "script" in page
