@@ -260,12 +260,39 @@ def phrases_table() -> str:
 
 
 def soak_table() -> str:
-    """Faults and hostile files: tried, survived, lost."""
+    """Faults and hostile files by case, and what long use and the lower bounds of the dependencies showed."""
     found = read("soak")
     rows = [
-        [name, str(part["tried"]), str(part["survived"]), str(part["lost"])] for name, part in found["parts"].items()
+        [f"{name}: {case['case']}", *(str(case[key]) for key in ("tried", "survived", "lost"))]
+        for name, part in found["parts"].items()
+        for case in (part["cases"] if name != "hostile" else [{"case": "all", **part}])
     ]
-    return table(["what was tried", "tried", "survived", "lost"], rows)
+    lines = [table(["what was tried", "tried", "survived", "lost"], rows)]
+    for name, title in (
+        ("predictions", "predictions"),
+        ("train_save_load_cycles", "cycles of training, saving, loading"),
+    ):
+        part = found["long_use"][name]
+        memory = part["memory"]
+        low, high = memory["interval_low"], memory["interval_high"]
+        lines.append(
+            f"{part['steps']:,} {title} in one process: {memory['bytes_a_step']:+,.1f} bytes each (95 % interval "
+            f"{low:+,.1f} to {high:+,.1f}), {memory['bytes_last'] / 1e6:.1f} MB at the end after "
+            f"{memory['bytes_first'] / 1e6:.1f} MB; open files {part['open_files'][0]} before and "
+            f"{part['open_files'][1]} after, {len(part['temporary_files_left'])} temporary files left."
+        )
+    lines.append(
+        "oneDNN's cache of kernels was held to 16 shapes of batches (`ONEDNN_PRIMITIVE_CACHE_CAPACITY`): by default it "
+        "grows until it holds 1,024, which is no leak but would hide one."
+    )
+    threads, bounds = found["long_use"]["threads"], found["lower_bounds"]["installed"]
+    lines.append(
+        f"{threads['predictions']:,} predictions from {threads['threads']} threads: {threads['differing']} differ."
+    )
+    lines.append(
+        f"Tested with the lowest versions allowed: {', '.join(f'{name} {one}' for name, one in bounds.items())}."
+    )
+    return "\n\n".join(lines)
 
 
 SECTIONS: list[tuple[str, str, str, Callable[[], str]]] = [

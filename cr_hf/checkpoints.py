@@ -17,8 +17,11 @@ from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from transformers import AutoTokenizer
 
+from . import register_auto_classes
 from .errors import CheckpointError
+from .modeling_cr import CRForFeatureClassification, CRForSequenceClassification
 
 STAGING = "unfinished"
 """Where a checkpoint is written before it gets its name; no name that a resume would look at."""
@@ -186,6 +189,24 @@ def check_config(folder: Path) -> None:
         raise CheckpointError(f"{path} is not of a CR model (model_type={kind!r}): give the directory of a run")
     if config.get("quantization_config"):
         raise CheckpointError(f"{path} has a quantization_config, which no run has: copy it again, or train it anew")
+
+
+def load_model(run_dir: Path, is_table: bool = False) -> tuple[Any, Any]:
+    """Model and tokenizer of a folder that may come from anywhere; the run of a table has no tokenizer.
+
+    Raises:
+        CheckpointError: if they are damaged, not safetensors, or need code of their own.
+    """
+    register_auto_classes()  # the tokenizer looks the configuration up
+    check_config(run_dir)
+    try:
+        model = (CRForFeatureClassification if is_table else CRForSequenceClassification).from_pretrained(run_dir)
+        tokenizer = None if is_table else AutoTokenizer.from_pretrained(run_dir, trust_remote_code=False)
+    except Exception as error:  # the files may hold anything, and tokenizers raises nothing narrower
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{run_dir} cannot be loaded ({cause}): copy it again, or train it anew") from error
+    check_weights(run_dir, model)
+    return model, tokenizer
 
 
 @torch.no_grad()

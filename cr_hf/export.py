@@ -90,7 +90,7 @@ def export_run(
     run_dir, folder = Path(run_dir), Path(folder)
     require_results(run_dir)
     require_empty(folder)
-    from .run import load_model
+    from .checkpoints import load_model
 
     model, tokenizer = load_model(run_dir)
     if getattr(model.config.backbone_config, "auto_map", None):

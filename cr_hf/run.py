@@ -18,16 +18,15 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 from transformers import (
-    AutoTokenizer,
     DataCollatorWithPadding,
     EarlyStoppingCallback,
     PreTrainedTokenizerBase,
     set_seed,
 )
 
-from . import __version__, register_auto_classes
+from . import __version__
 from .build import build_model, check_together, recipe_lora_config, training_arguments, trains_on_features
-from .checkpoints import check_config, check_same_features, check_weights, last_complete_checkpoint
+from .checkpoints import check_same_features, last_complete_checkpoint, load_model
 from .choose_lambda import kept_lambda, lambda_of_run
 from .configuration_cr import CRConfig
 from .errors import CheckpointError, DataError
@@ -238,24 +237,6 @@ def load_run(run_dir: str | Path) -> tuple[Any, Any, Recipe]:
     check_finished(run_dir)
     recipe = load_recipe(run_dir / RECIPE)
     return *load_model(run_dir, is_table=recipe.backbone == NO_BACKBONE), recipe
-
-
-def load_model(run_dir: Path, is_table: bool = False) -> tuple[Any, Any]:
-    """Model and tokenizer of a folder that may come from anywhere; the run of a table has no tokenizer.
-
-    Raises:
-        CheckpointError: if they are damaged, not safetensors, or need code of their own.
-    """
-    register_auto_classes()  # the tokenizer looks the configuration up
-    check_config(run_dir)
-    try:
-        model = (CRForFeatureClassification if is_table else CRForSequenceClassification).from_pretrained(run_dir)
-        tokenizer = None if is_table else AutoTokenizer.from_pretrained(run_dir, trust_remote_code=False)
-    except Exception as error:  # the files may hold anything, and tokenizers raises nothing narrower
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{run_dir} cannot be loaded ({cause}): copy it again, or train it anew") from error
-    check_weights(run_dir, model)
-    return model, tokenizer
 
 
 def _finished_model(recipe: Recipe, trainer: CRTrainer, model: Any) -> Any:
