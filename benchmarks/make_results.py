@@ -282,7 +282,7 @@ def soak_table() -> str:
             f"{part['open_files'][1]} after, {len(part['temporary_files_left'])} temporary files left."
         )
     lines.append(
-        "oneDNN's cache of kernels was held to 16 shapes of batches (`ONEDNN_PRIMITIVE_CACHE_CAPACITY`): by default it "
+        "oneDNN's cache of kernels was held to 16 shapes (`ONEDNN_PRIMITIVE_CACHE_CAPACITY`): by default it "
         "grows until it holds 1,024, which is no leak but would hide one."
     )
     threads, bounds = found["long_use"]["threads"], found["lower_bounds"]["installed"]
