@@ -440,6 +440,7 @@ def test_fingerprints_see_order_and_labels(tmp_path: Path) -> None:
         ("a.jsonl", '{"review":"one"}\n{"review":null}\n{"review":"three, 3"}\n'),
         ("a.txt.gz", gzip.compress(b"one\n\nthree, 3")),
     ],
+    ids=["txt", "csv", "tsv", "jsonl", "gz"],
 )
 def test_texts_to_predict_line_up_with_the_input(tmp_path: Path, name: str, content: str | bytes) -> None:
     assert list(read_texts(write(tmp_path / name, content))) == ["one", "", "three, 3"]
