@@ -322,7 +322,7 @@ def claims_of(name: str) -> Iterator[tuple[dict[str, str], str]]:
     for make in MADE_HERE.get(name, []):
         yield make(), " ".join((make.__doc__ or "").split())
     found = read(name)
-    for row in found.get("claims", [found] if "claim" in found else []):
+    for row in found.get("claims", []):
         yield row, found.get("rule", "")
 
 

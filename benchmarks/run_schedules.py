@@ -81,6 +81,7 @@ def main() -> None:
     middles = [mean_lambda(entry["setting"]) for entry in entries]
     trend = float(scipy.stats.spearmanr(NOISES, middles).statistic)
     certain = [part for part in compared if part["claimed"] and part["difference"] > 0]
+    follows = abs(trend) >= 0.8 and np.mean([part["difference"] for part in compared]) > 0
     row = {
         "claim": "Lambda schedule: the best annealing range depends on the noise of the representation (2606.07908)",
         "protocol": f"frozen SST-5 features, {FRACTION:.0%} of the labels, {SEEDS} seeds; {len(SETTINGS)} schedules "
@@ -91,15 +92,16 @@ def main() -> None:
             for entry in entries
         )
         + f"; rank correlation of noise and middle of the range {trend:+.2f}",
-        "verdict": "reproduced" if certain else "in direction only" if abs(trend) >= 0.8 else "not reproduced",
+        "verdict": "reproduced" if certain else "in direction only" if follows else "not reproduced",
     }
     write_json(
         RESULTS / "schedules.json",
         {
             "regime": "schedules",
             "rule": "reproduced: at some noise the schedule chosen there is certainly better on test (p after Holm "
-            f"below {LEVEL}, corrected interval above 0) than the one chosen without noise; in direction only: noise "
-            "and the middle of the chosen range have a rank correlation of 0.8 or more in size; else not reproduced",
+            f"below {LEVEL}, corrected interval above 0) than the one chosen without noise; in direction only: it is "
+            "better on average, and noise and the middle of the chosen range have a rank correlation of 0.8 or more in "
+            "size; else not reproduced",
             "claims": [row],
             "seeds": SEEDS,
             "fraction": FRACTION,

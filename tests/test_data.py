@@ -79,6 +79,7 @@ def test_local_files_are_not_the_data_set_that_a_recipe_names(tmp_path: Path) ->
     assert describe_data(embedded, load_data(embedded))["source"] == "embedded"
 
 
+@needs_shared_data
 def test_yelp_folder_has_validation_split_off_and_pool_on_request() -> None:
     folder = str(SHARED_DATA / "yelp5")
     loaded = load_data(DataConfig(dir=folder))
