@@ -100,8 +100,8 @@ def main() -> None:
             "regime": "schedules",
             "rule": "reproduced: at some noise the schedule chosen there is certainly better on test (p after Holm "
             f"below {LEVEL}, corrected interval above 0) than the one chosen without noise; in direction only: it is "
-            "better on average, and noise and the middle of the chosen range have a rank correlation of 0.8 or more in "
-            "size; else not reproduced",
+            "better on average, and noise and the middle of the chosen range have a rank correlation of 0.8 or more "
+            "in size; else not reproduced",
             "claims": [row],
             "seeds": SEEDS,
             "fraction": FRACTION,
