@@ -337,12 +337,13 @@ def render() -> str:
         lines = [f"## {title}", f"From `benchmarks/results/{name}.json` (`{script}`)."]
         if not rows and "protocol" in read(name):
             lines.append(read(name)["protocol"])
-        for row, rule in rows:
+        for row, _ in rows:
             lines.append(
                 f"**{row['claim']}**: {row['verdict']}.\n\n- Protocol: {row['protocol']}.\n- Ours: {row['ours']}."
             )
-            if rule:
-                lines[-1] += f"\n- Rule: {rule.rstrip('.')}."
+        # A file has one rule for all of its claims.
+        rules = [rule.rstrip(".") for rule in dict.fromkeys(rule for _, rule in rows) if rule]
+        lines += [f"Rule: {rule}." for rule in rules]
         parts.append("\n\n".join([*lines, make_table()]))
     cost = inference_cost()
     summary.append([cost["claim"], cost["ours"] + f": {cost['protocol']}", f"**{cost['verdict']}**"])
