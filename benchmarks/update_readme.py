@@ -49,6 +49,22 @@ def sst5_seeds() -> str:
     )
 
 
+def auto_lambda() -> str:
+    """What `dreg_lambda: auto` picks, and the paired difference from the fixed default on test."""
+    found = read("auto_lambda")
+    lines = [
+        "| share of the labels | lambda picked, by seed | auto minus fixed, points | 95 % interval |",
+        "|---|---|---|---|",
+    ]
+    for share, part in found["fractions"].items():
+        picks = ", ".join(f"{choice['chosen']:.3g}" for choice in part["choices"])
+        difference = part["auto_minus_fixed"]
+        low, high = (100 * value for value in difference["interval"])
+        cells = [f"{float(share):.0%}", picks, f"{100 * difference['difference']:+.2f}", f"{low:+.2f} to {high:+.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", f"Fixed: {found['fixed']}. Seeds: {found['seeds']}."])
+
+
 def regime(name: str, metrics: dict[str, str]) -> str:
     """Arms of a regime of run_regimes.py: test metrics, and the paired differences."""
     found = read(name)
@@ -196,6 +212,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sst5_study": sst5_study,
     "study_advice": study_advice,
     "sst5_seeds": sst5_seeds,
+    "auto_lambda": auto_lambda,
     "sst5_diagnostics": sst5_diagnostics,
     "sst5_finetune": sst5_finetune,
     "yelp_minilm": yelp_minilm,
