@@ -130,8 +130,12 @@ def gradient_tail_ratio(norms: ArrayLike) -> float:
     Source: arXiv 2606.07908 has a tail ratio; whose gradient it takes is open. Ours: design.md, definition 12.
     """
     values = np.asarray(norms, dtype=np.float64)
-    mean = values.mean()
-    return float(np.quantile(values, 0.99) / mean) if mean > 0 else math.nan
+    return float(tail_ratios(values)) if values.any() else math.nan
+
+
+def tail_ratios(norms: NDArray[np.float64], axis: int = -1) -> Any:
+    """99th percentile over mean of gradient norms along an axis; 0 where every gradient is 0."""
+    return np.quantile(norms, 0.99, axis=axis) / np.maximum(norms.mean(axis=axis), TINY)
 
 
 def gradient_intervals(norms: ArrayLike, seed: int = 0) -> dict[str, list[float]]:
@@ -150,8 +154,7 @@ def gradient_intervals(norms: ArrayLike, seed: int = 0) -> dict[str, list[float]
     batch = max(1, 2_000_000 // size)
     for start in range(0, RESAMPLES, batch):
         drawn = values[generator.integers(len(values), size=(min(batch, RESAMPLES - start), size))]
-        means = np.maximum(drawn.mean(1), TINY)
-        found["tail_ratio"].append(np.quantile(drawn, 0.99, axis=1) / means)
+        found["tail_ratio"].append(tail_ratios(drawn))
         found["peak"].append(drawn.max(1))
     return {name: np.quantile(np.concatenate(parts), [0.025, 0.975]).tolist() for name, parts in found.items()}
 

@@ -22,6 +22,7 @@ from .diagnostics import (
     fit_temperature,
     input_gradient_norms,
     summarise_gradients,
+    tail_ratios,
 )
 from .errors import CheckpointError, DataError
 from .features import FeatureDataset, encode_texts
@@ -191,7 +192,7 @@ def compare_with_reference(norms: ArrayLike, reference_norms: ArrayLike) -> dict
     """
     values, reference = np.asarray(norms, dtype=np.float64), np.asarray(reference_norms, dtype=np.float64)
     found = {}
-    for name, measure in (("tail_ratio", _tail_ratios), ("peak", np.max)):
+    for name, measure in (("tail_ratio", tail_ratios), ("peak", np.max)):
         value, usual = float(measure(values, axis=-1)), float(measure(reference, axis=-1))
         ratios = _permuted_ratios(values, reference, measure)
         low, high = (usual * np.quantile(ratios, [0.025, 0.975])).tolist()
@@ -217,10 +218,6 @@ def _permuted_ratios(
     return scipy.stats.permutation_test(
         (values, reference), ratio, n_resamples=RESAMPLES, vectorized=True, batch=batch, rng=np.random.default_rng(0)
     ).null_distribution
-
-
-def _tail_ratios(norms: NDArray[np.float64], axis: int) -> Any:
-    return np.quantile(norms, 0.99, axis=axis) / np.maximum(norms.mean(axis=axis), TINY)
 
 
 # ---- in words ----
