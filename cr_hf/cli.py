@@ -337,12 +337,13 @@ def main() -> None:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(2)
     except OSError as error:
-        from .run_directory import OF_THE_DISK
+        from .run_directory import disk_error
 
-        if error.errno not in OF_THE_DISK:
+        cause = disk_error(error)
+        if cause is None:
             raise
         place = error.filename or "the output"
-        typer.secho(f"error: {place}: {error.strerror}: free some space, or choose another place", fg="red", err=True)
+        typer.secho(f"error: {place}: {cause}: free some space, or choose another place", fg="red", err=True)
         sys.exit(2)
 
 
