@@ -58,31 +58,38 @@ def write_report(study: dict[str, Any], folder: Path) -> bool:
     write_text(folder / "study.csv", study_csv(study))
     if any(importlib.util.find_spec(module) is None for module in EXTRA):
         return False
-    from . import pictures
+    from .pictures import save_picture
 
-    for picture in pictures_of(study):
-        draw = getattr(pictures, f"draw_{picture.name}")
-        pictures.save_picture(draw(study), folder / f"{picture.name}.png")
-    write_text(folder / "report.html", study_page(study, folder.resolve().name))
+    drawn = draw_pictures(study)
+    for picture, figure in drawn:
+        save_picture(figure, folder / f"{picture.name}.png")
+    write_text(folder / "report.html", study_page(study, folder.resolve().name, drawn))
     return True
 
 
-def study_page(study: dict[str, Any], title: str) -> str:
+def draw_pictures(study: dict[str, Any]) -> list[tuple[Picture, Any]]:
+    """Every picture of a study with its figure."""
+    from . import pictures
+
+    return [(picture, getattr(pictures, f"draw_{picture.name}")(study)) for picture in pictures_of(study)]
+
+
+def study_page(study: dict[str, Any], title: str, drawn: list[tuple[Picture, Any]] | None = None) -> str:
     """A study as one HTML page that needs no network and no script; everything in it is escaped.
 
     Args:
         study: as `run_study` returns it.
         title: of the page.
+        drawn: its pictures; `None` draws them.
     """
     from jinja2 import Environment, PackageLoader
     from markupsafe import Markup
 
-    from . import pictures
+    from .pictures import inline_svg
 
     shown = [
-        (picture, Markup(pictures.inline_svg(getattr(pictures, f"draw_{picture.name}")(study), *alternative)))
-        for picture in pictures_of(study)
-        for alternative in [(picture.name, f"{picture.title}. {picture.caption}")]
+        (picture, Markup(inline_svg(figure, picture.name, f"{picture.title}. {picture.caption}")))
+        for picture, figure in (draw_pictures(study) if drawn is None else drawn)
     ]
     template = Environment(
         loader=PackageLoader("cr_hf", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
