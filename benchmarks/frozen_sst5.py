@@ -12,9 +12,9 @@ from cr_hf.data import stratified_order
 from cr_hf.recipe import load_recipe
 from cr_hf.results import describe_data, describe_machine
 from cr_hf.study import plan_of, read_features
-from cr_hf.study_cells import Plan, StudyData, dev_accuracy, train_settings
+from cr_hf.study_cells import Plan, StudyData, best_setting, train_settings
 from cr_hf.study_heads import Head
-from cr_hf.sweep import HeadResult, SweepArguments, predict_heads
+from cr_hf.sweep import HeadResult, SweepArguments
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -46,22 +46,11 @@ def choose_setting(
 ) -> tuple[list[HeadResult], dict[str, Any]]:
     """Every setting with every seed; the heads of the one with the best mean dev accuracy, and what was tried."""
     results = train_settings(head, head.settings, range(plan.seeds), subsets, data, plan, arguments)
-    dev = np.array([dev_accuracy(result) for result in results]).reshape(len(head.settings), plan.seeds).mean(1)
-    chosen = int(dev.argmax())
-    tried = [{**setting, "dev_accuracy": float(mean)} for setting, mean in zip(head.settings, dev, strict=True)]
-    return results[chosen * plan.seeds : (chosen + 1) * plan.seeds], {
+    kept, chosen, dev = best_setting(results, len(head.settings))
+    means = dev.mean(1).tolist()
+    tried = [{**setting, "dev_accuracy": mean} for setting, mean in zip(head.settings, means, strict=True)]
+    return kept, {
         "setting": head.settings[chosen],
         "tried": tried,
         "parameters": sum(value.numel() for value in results[0].head().parameters()),
     }
-
-
-def hits_of(heads: list[HeadResult], features: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """1 where a head is right, else 0, shape (len(heads), rows)."""
-    return (predict_heads(heads, features, batch_size=512).argmax(-1).numpy() == labels).astype(np.float64)
-
-
-def in_words(comparison: dict[str, Any], interval: str = "interval") -> str:
-    """A difference in points with its interval."""
-    low, high = comparison[interval]
-    return f"{100 * comparison['difference']:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"

@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 from update_readme import ORDERED, RESULTS, ROOT, read, regime
 
-from cr_hf.study_tables import accuracy_table, claims, comparison_table, tail_ratio_table
+from cr_hf.study_tables import (
+    accuracy_table,
+    claims,
+    comparison_table,
+    difference_text,
+    markdown_table,
+    spread,
+    tail_ratio_table,
+)
 
 PATH = ROOT / "RESULTS.md"
 HEAD = """# What ChainzRule and DREG do, measured
@@ -31,16 +39,14 @@ None of the papers' code, splits or settings are public, so a number that differ
 """
 
 
-def spread(values: Any, scale: float = 100, digits: int = 1) -> str:
-    """Mean and standard deviation."""
-    numbers = scale * np.asarray(values, dtype=float)
-    return f"{numbers.mean():.{digits}f} ± {numbers.std(ddof=1):.{digits}f}"
+def percent(values: Any, digits: int = 1) -> str:
+    """Mean and standard deviation of shares, in percent."""
+    return spread(100 * np.asarray(values), digits)
 
 
-def table(columns: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+def share_text(share: float) -> str:
+    """A share in percent."""
+    return f"{100 * share:.1f}"
 
 
 # ---- claims whose result files are tables of runs ----
@@ -54,7 +60,7 @@ def sst5_frozen() -> dict[str, str]:
         "claim": "SST-5 frozen: 46.20 ± 0.37 %",
         "protocol": f"frozen all-MiniLM-L6-v2, two layers of 128, {study['seeds']} seeds, four settings a head and "
         "fraction chosen on dev; another encoder than the papers', so the level is not comparable",
-        "ours": "; ".join(f"{spread(values)} % with {share:.0%} of the labels" for share, values in cells.items()),
+        "ours": "; ".join(f"{percent(values)} % with {share:.0%} of the labels" for share, values in cells.items()),
         "verdict": "reproduced" if np.mean(cells[1.0]) >= 0.462 else "not reproduced",
     }
 
@@ -77,8 +83,7 @@ def dreg_helps() -> dict[str, str]:
         "claim": "SST-5 frozen: CR with DREG is more accurate than an ordinary head of equal size",
         "protocol": f"the same study; paired differences, crossed bootstrap, Holm over {study['tests']} tests",
         "ours": "; ".join(
-            f"{100 * part['difference']:+.2f} [{100 * part['interval'][0]:+.2f}, {100 * part['interval'][1]:+.2f}] "
-            f"points over the GELU MLP with {share:.0%} of the labels"
+            f"{difference_text(part)} points over the GELU MLP with {share:.0%} of the labels"
             for share, part in found.items()
         ),
         "verdict": verdict,
@@ -144,8 +149,8 @@ def pima_table() -> str:
     rows = [
         [
             arm,
-            *(spread(entry["arms"][arm]["accuracies"]) for entry in folds.values()),
-            spread(splits[arm]["accuracies"]),
+            *(percent(entry["arms"][arm]["accuracies"]) for entry in folds.values()),
+            percent(splits[arm]["accuracies"]),
         ]
         for arm in splits
     ]
@@ -157,18 +162,18 @@ def pima_table() -> str:
         for part in entry["comparisons"]
     ]  # fmt: skip
     differences = ["training rows", "cr+dreg minus", "points", "95 % interval", "p after Holm"]
-    return table(columns, rows) + "\n\n" + table(differences, lines)
+    return markdown_table([columns, *rows]) + "\n\n" + markdown_table([differences, *lines])
 
 
 def mnist_table() -> str:
     """Accuracy and peak gradient by size."""
     arms = read("mnist")["arms"]
     rows = [
-        [str(record["hidden_sizes"][0]), arm, f"{record['parameters']:,}", spread(record["test_accuracies"], digits=2),
-         spread(record["peak_gradients"], 1)]
+        [str(record["hidden_sizes"][0]), arm, f"{record['parameters']:,}", percent(record["test_accuracies"], 2),
+         spread(record["peak_gradients"])]
         for arm, records in arms.items() for record in records
     ]  # fmt: skip
-    return table(["units", "head", "parameters", "test accuracy in %", "peak gradient"], rows)
+    return markdown_table([["units", "head", "parameters", "test accuracy in %", "peak gradient"], *rows])
 
 
 def cifar_table() -> str:
@@ -177,13 +182,12 @@ def cifar_table() -> str:
         [
             arm,
             f"{record['parameters']:,}",
-            spread(record["test_accuracies"]),
-            spread(record["mean_corruption_accuracies"]),
+            percent(record["test_accuracies"]),
+            percent(record["mean_corruption_accuracies"]),
         ]
-        for arm, records in read("cifar10c")["arms"].items()
-        for record in (records if isinstance(records, list) else [records])
+        for arm, record in read("cifar10c")["arms"].items()
     ]
-    return table(["head", "parameters", "clean accuracy in %", "mean corruption accuracy in %"], rows)
+    return markdown_table([["head", "parameters", "clean accuracy in %", "mean corruption accuracy in %"], *rows])
 
 
 def penalty_table() -> str:
@@ -192,45 +196,50 @@ def penalty_table() -> str:
     noises = list(next(iter(heads.values()))["noise_accuracies"])
     rows = [
         [name, ", ".join(f"{key} {value:g}" for key, value in record["setting"].items()),
-         *(spread(values) for values in (record["test_accuracies"], *record["noise_accuracies"].values())),
-         spread(record["gradient_tail_ratios"], 1, 2), spread(record["curvatures"], 1, 2)]
+         *(percent(values) for values in (record["test_accuracies"], *record["noise_accuracies"].values())),
+         spread(record["gradient_tail_ratios"], 2), spread(record["curvatures"], 2)]
         for name, record in heads.items()
     ]  # fmt: skip
     columns = ["head", "chosen on dev", "test accuracy in %", *(f"noise {noise}" for noise in noises)]
-    return table([*columns, "gradient tail ratio", "curvature"], rows)
+    return markdown_table([[*columns, "gradient tail ratio", "curvature"], *rows])
 
 
 def robustness_table() -> str:
     """Damaged texts, noise, attacks and slopes, head by head."""
     heads = read("sst5_robustness")["heads"]
     first = next(iter(heads.values()))
-    percent = "{:.1f}".format
     kinds = list(first["texts"]["kinds"])
     texts = [
-        [name, percent(100 * part["texts"]["clean_accuracy"]),
-         *(percent(100 * part["texts"]["kinds"][kind]["mean_accuracy"]) for kind in kinds),
-         percent(100 * part["texts"]["mean_accuracy"])]
+        [name, share_text(part["texts"]["clean_accuracy"]),
+         *(share_text(part["texts"]["kinds"][kind]["mean_accuracy"]) for kind in kinds),
+         share_text(part["texts"]["mean_accuracy"])]
         for name, part in heads.items()
     ]  # fmt: skip
-    tables = [table(["accuracy in %, texts", "as they are", *kinds, "mean of the damaged"], texts)]
-    noise = [[name, *(percent(100 * one) for one in part["noise"]["accuracies"])] for name, part in heads.items()]
-    tables.append(table(["accuracy in %, noise", *(f"{one:g}" for one in first["noise"]["deviations"])], noise))
+    tables = [markdown_table([["accuracy in %, texts", "as they are", *kinds, "mean of the damaged"], *texts])]
+    noise = [[name, *(share_text(one) for one in part["noise"]["accuracies"])] for name, part in heads.items()]
+    tables.append(
+        markdown_table([["accuracy in %, noise", *(f"{one:g}" for one in first["noise"]["deviations"])], *noise])
+    )
     ways = ("noise", "transfer", "attack")
     for norm in first["attacks"]:
         radii = first["attacks"][norm]["radii"]
         rows = [
             [name, *(
-                " / ".join(percent(100 * values) for values in point)
+                " / ".join(map(share_text, point))
                 for point in zip(*(curve[f"{kind}_accuracies"] for kind in ways), strict=True)
             )]
             for name, curve in ((name, part["attacks"][norm]) for name, part in heads.items())
         ]  # fmt: skip
-        tables.append(table([f"{norm}: noise / transfer / attack", *(f"{radius:g}" for radius in radii)], rows))
+        tables.append(
+            markdown_table([[f"{norm}: noise / transfer / attack", *(f"{radius:g}" for radius in radii)], *rows])
+        )
     slopes = [
-        [name, *(spread(part[key], 1, 1) for key in ("largest_slopes_found", "lipschitz_bounds"))]
+        [name, *(spread(part[key]) for key in ("largest_slopes_found", "lipschitz_bounds"))]
         for name, part in heads.items()
     ]
-    return "\n\n".join([*tables, table(["slope by normalised features", "largest found", "certified bound"], slopes)])
+    return "\n\n".join(
+        [*tables, markdown_table([["slope by normalised features", "largest found", "certified bound"], *slopes])]
+    )
 
 
 def schedule_table() -> str:
@@ -244,19 +253,21 @@ def schedule_table() -> str:
             + f" ({100 * one['dev_accuracy']:.2f})"
             for one in best
         ]
-        rows.append([f"{entry['noise']:g}", *names, spread(entry["test_accuracies"])])
-    return table(["noise", "best on dev (accuracy in %)", "second", "third", "test accuracy of the best"], rows)
+        rows.append([f"{entry['noise']:g}", *names, percent(entry["test_accuracies"])])
+    return markdown_table(
+        [["noise", "best on dev (accuracy in %)", "second", "third", "test accuracy of the best"], *rows]
+    )
 
 
 def phrases_table() -> str:
     """Sentences alone and all phrases."""
     found = read("sst5_phrases")
     rows = [
-        [kind, f"{found['rows'][kind]:,}", arm, spread(record["test_accuracies"])]
+        [kind, f"{found['rows'][kind]:,}", arm, percent(record["test_accuracies"])]
         for kind in ("sentences", "phrases")
         for arm, record in found[kind].items()
     ]
-    return table(["trained on", "rows", "head", "test accuracy in %"], rows)
+    return markdown_table([["trained on", "rows", "head", "test accuracy in %"], *rows])
 
 
 def soak_table() -> str:
@@ -267,7 +278,7 @@ def soak_table() -> str:
         for name, part in found["parts"].items()
         for case in (part["cases"] if name != "hostile" else [{"case": "all", **part}])
     ]
-    lines = [table(["what was tried", "tried", "survived", "lost"], rows)]
+    lines = [markdown_table([["what was tried", "tried", "survived", "lost"], *rows])]
     for name, title in (
         ("predictions", "predictions"),
         ("train_save_load_cycles", "cycles of training, saving, loading"),
@@ -347,7 +358,9 @@ def render() -> str:
         parts.append("\n\n".join([*lines, make_table()]))
     cost = inference_cost()
     summary.append([cost["claim"], cost["ours"] + f": {cost['protocol']}", f"**{cost['verdict']}**"])
-    return "\n".join([HEAD, table(["claim", "found here", "verdict"], summary), "", "\n\n".join(parts), ""])
+    return "\n".join(
+        [HEAD, markdown_table([["claim", "found here", "verdict"], *summary]), "", "\n\n".join(parts), ""]
+    )
 
 
 def main() -> int:

@@ -14,7 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from frozen_sst5 import DATA, RESULTS, hits_of, load, subsets_of
+from frozen_sst5 import DATA, RESULTS, load, subsets_of
+from trained_heads import hits_of
 from transformers.utils import logging
 
 from cr_hf import CRConfig

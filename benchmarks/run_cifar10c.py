@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pixel_heads import Pixels, as_features, hits_of, split_pixels, train_arm
+from trained_heads import Pixels, as_features, hits_of, split_pixels, train_arm
 
 from cr_hf.comparisons import compare_all
 from cr_hf.image_corruptions import CORRUPTIONS, corrupt
 from cr_hf.results import describe_machine, write_json
 from cr_hf.robustness import SEVERITIES, robustness_curves
+from cr_hf.study_tables import difference_text
 from cr_hf.sweep import HeadResult, SweepArguments
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -101,12 +102,10 @@ def main() -> None:
         record["test_accuracies"] = clean[arm].mean(1).tolist()
         record["mean_corruption_accuracies"] = means[arm].mean(1).tolist()
         record["curves"] = {kind: found["accuracies"] for kind, found in curves["kinds"].items()}
-    shown = []
-    for comparison in compared["mean_corruption_accuracy"]:
-        low, high = (100 * value for value in comparison["corrected_interval"])
-        shown.append(
-            f"{100 * comparison['difference']:+.2f} [{low:+.2f}, {high:+.2f}] points over {comparison['reference']}"
-        )
+    shown = [
+        f"{difference_text(comparison, 'corrected_interval')} points over {comparison['reference']}"
+        for comparison in compared["mean_corruption_accuracy"]
+    ]
     verdict = verdict_of(compared["mean_corruption_accuracy"])
     protocol = (
         f"pixels standardised, one hidden layer of {HIDDEN_SIZES[0]}; {len(pixels.train[1]):,} training images, "

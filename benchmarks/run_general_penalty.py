@@ -14,14 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from frozen_sst5 import DATA, RESULTS, choose_setting, hits_of, in_words, load, subsets_of
+from frozen_sst5 import DATA, RESULTS, choose_setting, load, subsets_of
 from numpy.typing import NDArray
+from trained_heads import hits_of
 from transformers.utils import logging
 
 from cr_hf.comparisons import LEVEL, compare_all
 from cr_hf.diagnostics import curvature, gradient_tail_ratio, input_gradient_norms
 from cr_hf.results import write_json
 from cr_hf.study_heads import HEADS
+from cr_hf.study_tables import difference_text
 
 SEEDS = 6
 DEVIATIONS = (0.5, 1.0, 2.0)
@@ -67,6 +69,11 @@ def verdict(found: list[dict[str, Any]], names: list[str]) -> str:
     return "in direction only" if all(part["difference"] > 0 for part in own) else "not reproduced"
 
 
+def differences(found: list[dict[str, Any]]) -> str:
+    """Comparisons in words."""
+    return f"{OURS} minus " + "; ".join(f"{part['reference']} {difference_text(part)}" for part in found)
+
+
 def low_frequency(heads: dict[str, dict[str, Any]]) -> dict[str, str]:
     """In direction only if every seed's polynomial head curves less than the GELU head of the same seed."""
     ours, theirs = (np.array(heads[name]["curvatures"]) for name in ("cr+dreg", "mlp-gelu"))
@@ -99,13 +106,15 @@ def main() -> None:
         {
             "claim": "DREG as a general penalty: best accuracy under GELU (2606.23942)",
             "protocol": protocol,
-            "ours": "gelu+dreg minus " + "; ".join(f"{part['reference']} {in_words(part)}" for part in parts["clean"]),
+            "ours": "gelu+dreg minus "
+            + "; ".join(f"{part['reference']} {difference_text(part)}" for part in parts["clean"]),
             "verdict": verdict(parts["clean"], list(OTHERS)),
         },
         {
             "claim": "DREG as a general penalty: second to spectral normalisation alone under noise (2606.23942)",
             "protocol": f"the same heads, mean over noise of {DEVIATIONS} deviations on the test features",
-            "ours": "gelu+dreg minus " + "; ".join(f"{part['reference']} {in_words(part)}" for part in parts["noise"]),
+            "ours": "gelu+dreg minus "
+            + "; ".join(f"{part['reference']} {difference_text(part)}" for part in parts["noise"]),
             "verdict": verdict(parts["noise"], [name for name in OTHERS if name != "gelu+spectral-norm"]),
         },
         low_frequency(about["heads"]),

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pixel_heads import hits_of, split_pixels, train_arm
+from trained_heads import hits_of, split_pixels, train_arm
 
 from cr_hf.comparisons import compare_all
 from cr_hf.diagnostics import input_gradient_norms

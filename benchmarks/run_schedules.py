@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 import scipy.stats
 import torch
-from frozen_sst5 import DATA, RESULTS, choose_setting, hits_of, in_words, load, subsets_of
+from frozen_sst5 import DATA, RESULTS, choose_setting, load, subsets_of
+from trained_heads import hits_of
 from transformers.utils import logging
 
 from cr_hf.comparisons import LEVEL, compare_all
 from cr_hf.results import write_json
 from cr_hf.study_cells import StudyData, train_settings
 from cr_hf.study_heads import Head
+from cr_hf.study_tables import difference_text
 
 SEEDS, FRACTION = 5, 0.25
 NOISES = (0.0, 0.5, 1.0, 2.0)
@@ -88,7 +90,7 @@ def main() -> None:
         "(shape x range) at each noise, chosen on dev, compared on test with the one that is best without noise",
         "ours": "; ".join(
             f"noise {entry['noise']}: {describe(entry['setting'])}"
-            + (f", {in_words(entry['chosen_minus_chosen_without_noise'])} points" if entry["noise"] else "")
+            + (f", {difference_text(entry['chosen_minus_chosen_without_noise'])} points" if entry["noise"] else "")
             for entry in entries
         )
         + f"; rank correlation of noise and middle of the range {trend:+.2f}",

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from frozen_sst5 import DATA, RESULTS, choose_setting, hits_of, load
+from frozen_sst5 import DATA, RESULTS, choose_setting, load
+from trained_heads import hits_of
 from transformers.utils import logging
 
 from cr_hf.comparisons import crossed_bootstrap

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from frozen_sst5 import DATA, RESULTS, ROOT, hits_of, load, subsets_of
+from frozen_sst5 import DATA, RESULTS, ROOT, load, subsets_of
 from numpy.typing import NDArray
+from trained_heads import hits_of
 from transformers.utils import logging
 
 from cr_hf.build import build_model

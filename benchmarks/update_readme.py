@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from cr_hf.run_diagnostics import comparison_lines, diagnostic_rows
-from cr_hf.study_tables import accuracy_table, claims, comparison_table, recommendation
+from cr_hf.study_tables import accuracy_table, claims, comparison_table, markdown_table, recommendation, spread
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -52,43 +52,41 @@ def sst5_seeds() -> str:
 def auto_lambda() -> str:
     """What `dreg_lambda: auto` picks, and the paired difference from the fixed default on test."""
     found = read("auto_lambda")
-    lines = [
-        "| share of the labels | lambda picked, by seed | auto minus fixed, points | 95 % interval |",
-        "|---|---|---|---|",
-    ]
+    rows = [["share of the labels", "lambda picked, by seed", "auto minus fixed, points", "95 % interval"]]
     for share, part in found["fractions"].items():
         picks = ", ".join(f"{choice['chosen']:.3g}" for choice in part["choices"])
         difference = part["auto_minus_fixed"]
         low, high = (100 * value for value in difference["interval"])
-        cells = [f"{float(share):.0%}", picks, f"{100 * difference['difference']:+.2f}", f"{low:+.2f} to {high:+.2f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", f"Fixed: {found['fixed']}. Seeds: {found['seeds']}."])
+        points = f"{100 * difference['difference']:+.2f}"
+        rows.append([f"{float(share):.0%}", picks, points, f"{low:+.2f} to {high:+.2f}"])
+    return "\n".join([markdown_table(rows), "", f"Fixed: {found['fixed']}. Seeds: {found['seeds']}."])
 
 
 def regime(name: str, metrics: dict[str, str]) -> str:
     """Arms of a regime of run_regimes.py: test metrics, and the paired differences."""
     found = read(name)
-    lines = ["| " + " | ".join(["arm", "head parameters", "accuracy", *metrics]) + " |"]
-    lines.append("|---" * (3 + len(metrics)) + "|")
+    rows = [["arm", "head parameters", "accuracy", *metrics]]
     for arm, values in found["arms"].items():
         test = values["test"]
         accuracy = f"{100 * test['accuracy']['mean']:.1f}"
         if found["seeds"] > 1:
             accuracy += f" ± {100 * test['accuracy']['std']:.1f}"
-        cells = [f"{values['parameters_head']:,}", accuracy, *(f"{test[key]['mean']:.3f}" for key in metrics.values())]
-        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *differences(found["test_accuracy_differences"]), f"Seeds: {found['seeds']}."])
+        others = (f"{test[key]['mean']:.3f}" for key in metrics.values())
+        rows.append([arm, f"{values['parameters_head']:,}", accuracy, *others])
+    return "\n".join(
+        [markdown_table(rows), "", *differences(found["test_accuracy_differences"]), f"Seeds: {found['seeds']}."]
+    )
 
 
 def differences(pairs: dict) -> list[str]:
     """A table of paired differences and a blank line; of one seed there are none."""
     if not pairs:
         return []
-    lines = ["| difference of accuracy in points | 95 % interval |", "|---|---|"]
+    rows = [["difference of accuracy in points", "95 % interval"]]
     for name, pair in pairs.items():
         low, high = (100 * value for value in pair["interval"])
-        lines.append(f"| {name}: {100 * pair['difference']:+.2f} | {low:+.2f} to {high:+.2f} |")
-    return [*lines, ""]
+        rows.append([f"{name}: {100 * pair['difference']:+.2f}", f"{low:+.2f} to {high:+.2f}"])
+    return [markdown_table(rows), ""]
 
 
 ORDERED = {"mean absolute error": "mean_absolute_error", "quadratic weighted kappa": "quadratic_weighted_kappa"}
@@ -122,17 +120,17 @@ def single_score() -> str:
 def ordinal_losses() -> str:
     """Ordinal losses on one body: ours, cross-entropy, CORAL, CORN."""
     found = read("ordinal_losses")
-    columns = ["loss", "accuracy", "of the median class", *ORDERED]
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    rows = [["loss", "accuracy", "of the median class", *ORDERED]]
     for method in dict.fromkeys(run["method"] for run in found["runs"]):
         test = [run["test"] for run in found["runs"] if run["method"] == method]
         accuracy, median = (
             100 * np.array([values[key] for values in test]) for key in ("accuracy", "accuracy_of_median")
         )
-        cells = [f"{accuracy.mean():.1f} ± {accuracy.std(ddof=1):.1f}", f"{median.mean():.1f}"]
-        cells += [f"{np.mean([values[key] for values in test]):.3f}" for key in ORDERED.values()]
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *differences(found["test_accuracy_differences"]), f"Seeds: {found['seeds']}."])
+        others = [f"{np.mean([values[key] for values in test]):.3f}" for key in ORDERED.values()]
+        rows.append([method, spread(accuracy), f"{median.mean():.1f}", *others])
+    return "\n".join(
+        [markdown_table(rows), "", *differences(found["test_accuracy_differences"]), f"Seeds: {found['seeds']}."]
+    )
 
 
 def large_data() -> str:
@@ -146,7 +144,7 @@ def large_data() -> str:
 
 def speed() -> str:
     """Every row of the benchmarks, ours over the peer."""
-    lines = ["| work | ratio | quartiles | aim |", "|---|---|---|---|"]
+    rows = [["work", "ratio", "quartiles", "aim"]]
     machines = set()
     for name in ("head_step", "model_step", "sweep", "encoding", "ten_seeds"):
         if not (RESULTS / f"{name}.json").exists():
@@ -158,22 +156,20 @@ def speed() -> str:
             low, high = row["quartiles"]
             met = "" if row["target"] is None else ("met" if row["ratio"] <= row["target"] else "missed")
             goal = "shown" if row["target"] is None else f"<= {row['target']:g}, {met}"
-            lines.append(f"| {row['name']} ({threads} thr.) | {row['ratio']:.3g} | {low:.3g} to {high:.3g} | {goal} |")
-    return "\n".join([*lines, "", f"Measured on: {'; '.join(sorted(machines))}."])
+            rows.append([f"{row['name']} ({threads} thr.)", f"{row['ratio']:.3g}", f"{low:.3g} to {high:.3g}", goal])
+    return "\n".join([markdown_table(rows), "", f"Measured on: {'; '.join(sorted(machines))}."])
 
 
 def hub_faults() -> str:
     """Faults of a publish: tried, and what came of them."""
     found = read("hub_faults")
-    lines = [
-        "| fault | routes tried | published nevertheless | one clear error, complete after a rerun |",
-        "|---|---|---|---|",
-    ]
+    rows = [["fault", "routes tried", "published nevertheless", "one clear error, complete after a rerun"]]
     for name, counts in found["kinds"].items():
-        row = (name, counts["tried"], counts["published"], counts["clear_error_and_rerun"])
-        lines.append("| " + " | ".join(map(str, row)) + " |")
+        rows.append([name, *(str(counts[key]) for key in ("tried", "published", "clear_error_and_rerun"))])
     routes = f"on {len(found['routes'])} routes"
-    return "\n".join([*lines, "", f"{found['survived']} of {found['tried']} faults survived, {routes} of the Hub."])
+    return "\n".join(
+        [markdown_table(rows), "", f"{found['survived']} of {found['tried']} faults survived, {routes} of the Hub."]
+    )
 
 
 def sst5_diagnostics() -> str:
@@ -188,24 +184,22 @@ def sst5_diagnostics() -> str:
         "peak gradient, margin",
     )
     shown += ("largest slope found, logits", "Lipschitz bound, logits", "expected calibration error", "temperature")
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
-    for name, cells in diagnostic_rows(columns, found["output"]):
-        if name.strip() in shown:
-            lines.append(f"| {name.strip()} | " + " | ".join(cells) + " |")
-    return "\n\n".join(["\n".join(lines), *comparison_lines(found["new_texts"], "texts")])
+    every = diagnostic_rows(columns, found["output"])
+    rows = [["", *columns], *([name.strip(), *cells] for name, cells in every if name.strip() in shown)]
+    return "\n\n".join([markdown_table(rows), *comparison_lines(found["new_texts"], "texts")])
 
 
 def model_cards() -> str:
     """The publishable checkpoints: card, size and hash of the weights."""
-    lines = ["| card | repository | weights | SHA-256 of the weights |", "|---|---|---|---|"]
+    rows = [["card", "repository", "weights", "SHA-256 of the weights"]]
     for path in sorted((ROOT / "model_cards").glob("*/about.json")):
         files = json.loads(path.read_text(encoding="utf-8"))["files"]
         weights = files["model.safetensors"]
         total = sum(file["bytes"] for file in files.values())
         link = f"[{path.parent.name}](model_cards/{path.parent.name}/README.md)"
-        sizes = f"{total / 1e6:.1f} MB | {weights['bytes'] / 1e6:.2f} MB"
-        lines.append(f"| {link} | {sizes} | `{weights['sha256']}` |")
-    return "\n".join(lines)
+        sizes = [f"{total / 1e6:.1f} MB", f"{weights['bytes'] / 1e6:.2f} MB"]
+        rows.append([link, *sizes, f"`{weights['sha256']}`"])
+    return markdown_table(rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {

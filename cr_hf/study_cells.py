@@ -171,9 +171,7 @@ def train_cell(name: str, data: StudyData, plan: Plan, fraction: float) -> dict[
     arguments = plan.schedule(size, fraction)
     searchers = range(plan.search_seeds)
     tried = train_settings(head, head.settings, searchers, subsets, data, plan, arguments)
-    dev = np.array([dev_accuracy(result) for result in tried]).reshape(len(head.settings), plan.search_seeds)
-    chosen = int(dev.mean(1).argmax())
-    kept = tried[chosen * plan.search_seeds : (chosen + 1) * plan.search_seeds]
+    kept, chosen, dev = best_setting(tried, len(head.settings))
     rest = range(plan.search_seeds, plan.seeds)
     kept += train_settings(head, head.settings[chosen : chosen + 1], rest, subsets, data, plan, arguments)
     return {
@@ -214,6 +212,21 @@ def train_settings(
         validation_features=data.validation[0], validation_labels=data.validation[1],
         group_type=HeadGroup if head.penalty is None else PENALTIES[head.penalty],
     )  # fmt: skip
+
+
+def best_setting(results: Sequence[HeadResult], settings: int) -> tuple[list[HeadResult], int, NDArray[np.float64]]:
+    """The heads of the setting with the best mean accuracy on dev, of equal ones the first.
+
+    Args:
+        results: setting by setting, seed by seed.
+        settings: how many.
+
+    Returns:
+        Its heads, its number, and every accuracy, shape (settings, seeds).
+    """
+    dev = np.array([dev_accuracy(result) for result in results]).reshape(settings, -1)
+    chosen, seeds = int(dev.mean(1).argmax()), dev.shape[1]
+    return list(results[chosen * seeds : (chosen + 1) * seeds]), chosen, dev
 
 
 def dev_accuracy(result: HeadResult) -> float:

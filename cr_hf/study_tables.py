@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from .comparisons import LEVEL
 from .study_heads import HEADS
@@ -56,7 +56,7 @@ def heads_of(study: dict[str, Any]) -> list[str]:
 
 def accuracy_rows(study: dict[str, Any]) -> list[list[str]]:
     """Mean and standard deviation over seeds of the test accuracy, in percent: a header, then heads by fractions."""
-    return _heads_by_fractions(study, "head", lambda cell: _spread(100 * per_seed(cell, "test_accuracies"), 1))
+    return _heads_by_fractions(study, "head", lambda cell: spread(100 * per_seed(cell, "test_accuracies")))
 
 
 def tail_ratio_rows(study: dict[str, Any]) -> list[list[str]]:
@@ -97,7 +97,7 @@ def comparison_rows(study: dict[str, Any]) -> list[list[str]]:
         cells = []
         for entry in study["fractions"].values():
             found = entry["comparisons"][number]
-            text = f"{_difference(found)}, p {p_text(found['t_p_holm'])}"
+            text = f"{difference_text(found)}, p {p_text(found['t_p_holm'])}"
             cells.append(f"**{text}**" if found["claimed"] else text)
         rows.append([f"{declared['head']} minus {declared['reference']}", *cells])
     return rows
@@ -150,7 +150,7 @@ def claims(study: dict[str, Any]) -> list[str]:
     if not tests:
         return [search_note(study) + " No comparison was declared, so nothing is claimed."]
     claimed = [
-        f"- {_in_words(one)} {one['reference']} at {share(name)} of the labels: {_difference(one)}, "
+        f"- {_in_words(one)} {one['reference']} at {share(name)} of the labels: {difference_text(one)}, "
         f"p {p_text(one['t_p_holm'])} (Wilcoxon {p_text(one['wilcoxon_p_holm'])}, "
         f"Bonferroni {p_text(one['t_p_bonferroni'])}), effect size d_z {one['cohens_d_z'] or float('inf'):.2f}, in "
         f"{one['seeds_won' if one['difference'] > 0 else 'seeds_lost']} of {study['seeds']} seeds"
@@ -307,8 +307,9 @@ def p_text(p: float) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.2f}"
 
 
-def _difference(found: dict[str, Any]) -> str:
-    low, high = (100 * value for value in found["interval"])
+def difference_text(found: dict[str, Any], interval: str = "interval") -> str:
+    """A difference of `comparisons.py` in points, with one of its intervals."""
+    low, high = (100 * value for value in found[interval])
     return f"{100 * found['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
@@ -316,8 +317,10 @@ def _in_words(one: dict[str, Any]) -> str:
     return f"{one['head']} {'above' if one['difference'] > 0 else 'below'}"
 
 
-def _spread(values: NDArray[np.float64], digits: int) -> str:
-    return f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}"
+def spread(values: ArrayLike, digits: int = 1) -> str:
+    """Mean and standard deviation."""
+    numbers = np.asarray(values, dtype=np.float64)
+    return f"{numbers.mean():.{digits}f} ± {numbers.std(ddof=1):.{digits}f}"
 
 
 def _mean(cell: dict[str, Any], measure: str, digits: int) -> str:

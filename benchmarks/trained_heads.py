@@ -1,4 +1,4 @@
-"""What the pixel regimes share: arms of equal size, trained on the same rows and seeds, chosen on validation rows."""
+"""What the scripts that train heads share: arms of equal size, chosen on validation rows, and where they are right."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cr_hf import CRConfig
+from cr_hf.study_cells import best_setting
 from cr_hf.sweep import HeadResult, HeadSpec, SweepArguments, predict_heads, train_heads
 
 
@@ -72,9 +73,7 @@ def train_arm(
         validation_features=pixels.validation[0],
         validation_labels=pixels.validation[1],
     )
-    validation = np.array([max(result.accuracies) for result in results]).reshape(len(settings), seeds)
-    chosen = int(validation.mean(1).argmax())
-    kept = results[chosen * seeds : (chosen + 1) * seeds]
+    kept, chosen, validation = best_setting(results, len(settings))
     record = {
         "hidden_sizes": hidden_sizes,
         "parameters": sum(value.numel() for value in kept[0].head().parameters()),
