@@ -33,38 +33,67 @@ def layer_dreg(derivative: Tensor | None, weight: Tensor) -> Tensor:
 
     Source: arXiv 2605.15463; the closed form is at the head of this file.
     """
-    row_norms = squared_norm(weight, -1)
-    if derivative is None:
-        return row_norms.sum(-1)
-    if derivative.shape[-1] != weight.shape[-2]:
+    if derivative is not None and derivative.shape[-1] != weight.shape[-2]:
         raise ValueError(
             f"derivative has {derivative.shape[-1]} units but weight has {weight.shape[-2]} rows: "
             "pass the derivative and the weight of the same layer"
         )
-    return (squared_norm(derivative, -2) * row_norms).sum(-1) / derivative.shape[-2]
+    return network_dreg([derivative], [weight])[..., 0]
 
 
-def squared_norm(values: Tensor, dim: int) -> Tensor:
-    """Sum of squares along a dimension, forward and backward in one pass over memory each."""
-    return values.square().sum(dim) if torch.compiler.is_compiling() else _SquaredNorm.apply(values, dim)
+def network_dreg(derivatives: Sequence[Tensor | None], weights: Sequence[Tensor]) -> Tensor:
+    """`layer_dreg` of every layer.
+
+    Args:
+        derivatives: of each layer.
+        weights: of each layer.
+
+    Returns:
+        Shape (..., num_layers).
+    """
+    norms = iter(squared_norms(weights, [derivative for derivative in derivatives if derivative is not None]))
+    row_norms = [next(norms) for _ in weights]
+    penalties = [
+        rows.sum(-1) if derivative is None else (next(norms) * rows).sum(-1) / derivative.shape[-2]
+        for derivative, rows in zip(derivatives, row_norms, strict=True)
+    ]
+    return torch.stack(penalties, -1)
 
 
-class _SquaredNorm(torch.autograd.Function):
+def squared_norms(by_row: Sequence[Tensor], by_column: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Sums of squares of each row of the first tensors, then of each column of the others."""
+    # A compiler fuses the plain operations, and needs to see them.
+    norms = _squared_norms if torch.compiler.is_compiling() else _SquaredNorms.apply
+    return norms(len(by_row), *by_row, *by_column)
+
+
+def _squared_norms(rows_of: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    # torch's norm of rows is one pass over memory; that of columns takes ten times as long as the squares.
+    return tuple(
+        torch.linalg.vector_norm(values, dim=-1).square() if index < rows_of else values.square().sum(-2)
+        for index, values in enumerate(tensors)
+    )
+
+
+class _SquaredNorms(torch.autograd.Function):
+    """A gradient in one pass over memory, and one node in the graph for all layers."""
+
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(values: Tensor, dim: int) -> Tensor:
-        return torch.linalg.vector_norm(values, dim=dim).square()
+    def forward(rows_of: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return _squared_norms(rows_of, *tensors)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
-        values, ctx.dim = inputs
-        ctx.save_for_backward(values)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.rows_of, *tensors = inputs
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (values,) = ctx.saved_tensors
-        return values * (2 * gradient).unsqueeze(ctx.dim), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        dims = [-1 if index < ctx.rows_of else -2 for index in range(len(gradients))]
+        pairs = zip(ctx.saved_tensors, gradients, dims, strict=True)
+        return None, *(values * (2 * gradient).unsqueeze(dim) for values, gradient, dim in pairs)
 
 
 def chain_tangents(in_features: int, num_tangents: int | None, seed: int) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .configuration_cr import CRConfig
-from .dreg import chain_dreg, chain_tangents, layer_dreg
+from .dreg import chain_dreg, chain_tangents, network_dreg
+from .dropout import Dropout
 from .layers import CRLayer, Standardize
 from .objectives import OrderedThresholds, ordinal_log_probabilities
 
@@ -27,7 +28,7 @@ class CRHead(nn.Module):
         options = {name: getattr(config, name) for name in LAYER_OPTIONS}
         widths = [width, *config.hidden_sizes]
         self.layers: Any = nn.ModuleList(CRLayer(*pair, **options) for pair in pairwise(widths))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         ordinal = config.objective == "ordinal"
         self.readout = nn.Linear(widths[-1], 1 if ordinal else num_labels)
         self.thresholds = OrderedThresholds(num_labels) if ordinal else None
@@ -67,8 +68,7 @@ class CRHead(nn.Module):
             return logits, None
         weights = [layer.linear.weight for layer in self.layers] + [self.readout.weight]
         if not chained:
-            pairs = zip([*derivatives, None], weights, strict=True)
-            return logits, torch.stack([layer_dreg(derivative, weight) for derivative, weight in pairs])
+            return logits, network_dreg([*derivatives, None], weights)
         exact = self.config.dreg_num_tangents is None
         tangents = chain_tangents(self.config.in_features, None, 0) if exact else self._draw_tangents()
         return logits, chain_dreg([*derivatives, None], weights, tangents.to(weights[0]), [*masks, None])

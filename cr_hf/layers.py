@@ -49,7 +49,7 @@ def horner(z: Tensor, coefficients: Tensor, reach: float) -> tuple[Tensor, Tenso
     """`polynomial` in operations that autograd follows by itself."""
     inside = z if reach == math.inf else z.clamp(-reach, reach)
     terms = coefficients.unsqueeze(-2).unbind(-3)
-    value = terms[-2] + terms[-1] * inside
+    value = torch.addcmul(terms[-2], terms[-1], inside)
     # Where it is the result already, it has the shape of z: an autograd function must not return a view of its input.
     derivative = terms[-1] + torch.zeros_like(z) if len(terms) == 2 else terms[-1]
     for term in reversed(terms[:-2]):
@@ -81,24 +81,22 @@ class _Polynomial(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, by_value: Tensor, by_derivative: Tensor) -> tuple[Tensor, Tensor, None]:
         z, coefficients, derivative = ctx.saved_tensors
-        degree = coefficients.shape[-2] - 1
         terms = coefficients.unsqueeze(-2).unbind(-3)
         inside = z.clamp(-ctx.reach, ctx.reach)
-        by_slope = torch.addcmul(by_derivative, by_value, z - inside)
-        by_z = by_value * derivative
-        if degree > 1:
-            curvature = (degree * (degree - 1) * terms[degree]).expand_as(z)
-            for power in range(degree - 1, 1, -1):
-                curvature = torch.addcmul(power * (power - 1) * terms[power], curvature, inside)
-            # The clamp's own backward makes a boolean mask, which takes ten times as long on a CPU.
-            by_z = by_z + torch.ops.aten.hardtanh_backward(curvature * by_slope, z, -ctx.reach, ctx.reach)
-        weighted, powers = by_value * inside, None
-        by_coefficients = [by_value.sum(-2)]
-        for power in range(1, degree + 1):
-            by_power = torch.add(weighted, by_slope, alpha=power)
-            by_coefficients.append((by_power if powers is None else by_power * powers).sum(-2))
-            powers = inside if powers is None else powers * inside
-        return by_z, torch.stack(by_coefficients, -2), None
+        # Of the k-th coefficient: c**k by_value + k c**(k - 1) by_slope, each from the one below.
+        by_power = by_slope = torch.addcmul(by_derivative, by_value, z - inside)
+        by_coefficient = torch.addcmul(by_slope, by_value, inside)
+        sums = [by_value.sum(-2), by_coefficient.sum(-2)]
+        through_curvature = torch.zeros_like(terms[0])
+        for power, term in enumerate(terms[2:], 2):
+            through_curvature = torch.addcmul(through_curvature, by_power, power * (power - 1) * term)
+            by_power = by_power * inside
+            by_coefficient = torch.addcmul(by_power, by_coefficient, inside)
+            sums.append(by_coefficient.sum(-2))
+        # The clamp's own backward makes a boolean mask, which takes ten times as long on a CPU.
+        if len(terms) > 2:
+            through_curvature = torch.ops.aten.hardtanh_backward(through_curvature, z, -ctx.reach, ctx.reach)
+        return torch.addcmul(through_curvature, by_value, derivative), torch.stack(sums, -2), None
 
 
 def fixed_activation(z: Tensor, activation: str) -> tuple[Tensor, Tensor]:
@@ -337,7 +335,7 @@ class Standardize(nn.Module):
                 "the feature statistics are not fitted: train with CRTrainer, or call "
                 "model.fit_feature_norm(features) on the training rows first"
             )
-        return (features - self.mean) * self.scale
+        return (features - self.mean).mul_(self.scale)
 
 
 @torch.no_grad()

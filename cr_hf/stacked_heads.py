@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers.utils import logging
 
 from .configuration_cr import CRConfig
-from .dreg import squared_norm
+from .dreg import squared_norms
 from .errors import DataError
 from .layers import Standardize, feature_moments, fixed_activation, polynomial
 from .modeling_cr import CRHead
@@ -99,7 +99,7 @@ def stacked_forward(
         else:
             hidden, derivative = fixed_activation(z, config.activation)
         # `dreg.layer_dreg`, with the row norms at hand.
-        dreg = dreg + (squared_norm(derivative, -2) * row_norms).sum(-1) / derivative.shape[-2]
+        dreg = dreg + (squared_norms([], [derivative])[0] * row_norms).sum(-1) / derivative.shape[-2]
         if masks:
             hidden = hidden * masks[index]
     logits, row_norms = _LinearMap.apply(hidden, parameters["readout.weight"], parameters["readout.bias"])
@@ -129,40 +129,6 @@ def stacked_task_loss(logits: Tensor, labels: Tensor, config: CRConfig) -> Tenso
     if config.class_weights is not None:
         losses = losses * logits.new_tensor(config.class_weights)[labels]
     return losses.mean(1)
-
-
-class StackedDropout:
-    """Dropout masks of K heads, each head's from a generator of its own.
-
-    Args:
-        rates: of each head.
-        seeds: of each head's generator.
-        widths: units of each CR layer.
-        like: a tensor of the type and device of the masks.
-    """
-
-    def __init__(self, rates: Sequence[float], seeds: Sequence[int], widths: Sequence[int], like: Tensor) -> None:
-        self.widths = widths if any(rates) else []
-        # The seed's own stream has drawn the initialisation and draws the data order.
-        draws = [torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        self.generators = [torch.Generator(like.device).manual_seed(int(draw)) for draw in draws]
-        self.threshold = like.new_tensor([round((1 - rate) * 2**16) - 2**15 for rate in rates]).unsqueeze(1)
-        self.scale = like.new_tensor([1 / (1 - rate) for rate in rates]).unsqueeze(1)
-
-    def masks(self, batch: int) -> list[Tensor]:
-        """One mask per layer, 0 or 1 / keep, shape (K, batch, width); an empty list if no head has dropout."""
-        if not self.widths:
-            return []
-        decisions = batch * sum(self.widths)
-        # 16 bits make a decision: drawing them is most of what a mask costs on a CPU.
-        bits = torch.empty(len(self.generators), -(-decisions // 4), dtype=torch.int64, device=self.scale.device)
-        for row, generator in zip(bits, self.generators, strict=True):
-            row.random_(-(2**63), None, generator=generator)
-        drawn = bits.view(torch.int16)[:, :decisions].to(self.scale.dtype)
-        # Between whole numbers the clamped difference is the comparison, without a slow boolean tensor.
-        kept = torch.sub(self.threshold, drawn, out=drawn).clamp_(0, 1).mul_(self.scale)
-        parts = kept.split([batch * width for width in self.widths], dim=1)
-        return [part.unflatten(1, (batch, width)) for part, width in zip(parts, self.widths, strict=True)]
 
 
 class StackedAdamW:

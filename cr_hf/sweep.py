@@ -20,6 +20,7 @@ from transformers import get_scheduler
 
 from .configuration_cr import CRConfig
 from .dreg import check_schedule, scheduled_lambda
+from .dropout import StackedDropout
 from .errors import DataError
 from .modeling_cr import CRHead
 from .stacked_heads import (
@@ -27,7 +28,6 @@ from .stacked_heads import (
     Rows,
     Stacked,
     StackedAdamW,
-    StackedDropout,
     TrainingRows,
     all_rows,
     check_subsets,

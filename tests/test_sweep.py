@@ -16,7 +16,7 @@ from cr_hf.dreg import scheduled_lambda
 from cr_hf.errors import DataError
 from cr_hf.modeling_cr import CRForFeatureClassification, CRHead
 from cr_hf.objectives import task_loss
-from cr_hf.stacked_heads import StackedDropout, default_group_size
+from cr_hf.stacked_heads import default_group_size
 from cr_hf.sweep import HeadResult, HeadSpec, SweepArguments, predict_heads, train_heads
 
 WIDTH, LABELS, ROWS = 12, 3, 150
@@ -185,23 +185,6 @@ def test_the_weights_are_those_of_a_plain_loop(config, arguments):
         torch.manual_seed(spec.seed)
         start = CRHead(config).double()
         assert all(not torch.equal(result.state[name], values) for name, values in start.named_parameters())
-
-
-def test_dropout_masks_have_the_asked_rate_and_do_not_depend_on_the_neighbours():
-    rates, widths, like = [0.3, 0.0, 0.5], [40, 7], torch.zeros(())
-    together = StackedDropout(rates, [1, 2, 3], widths, like)
-    alone = StackedDropout(rates[2:], [3], widths, like)
-    for batch in (64, 64, 13):
-        masks = together.masks(batch)
-        assert [mask.shape for mask in masks] == [(3, batch, 40), (3, batch, 7)]
-        for mask, single in zip(masks, alone.masks(batch), strict=True):
-            assert torch.equal(mask[2], single[0])
-            assert torch.equal(mask[1], torch.ones_like(mask[1]))
-            torch.testing.assert_close(mask[0].unique(), torch.tensor([0, 1 / 0.7]))
-    many = StackedDropout(rates, [1, 2, 3], [500], like).masks(400)[0]
-    torch.testing.assert_close((many > 0).float().mean((1, 2)), torch.tensor([0.7, 1.0, 0.5]), atol=5e-3, rtol=0)
-    torch.testing.assert_close(many.mean((1, 2)), torch.ones(3), atol=1e-2, rtol=0)
-    assert StackedDropout([0.0], [1], widths, like).masks(8) == []
 
 
 def test_dropout_is_on_in_training():
