@@ -67,9 +67,21 @@ def step_of(model: nn.Module, loss_of: Callable[[nn.Module], Tensor], compiled: 
     return step
 
 
-def main() -> None:
-    """Measure and publish."""
+PAIRS = (
+    ("CR + DREG / GELU MLP, both compiled", "cr compiled", "mlp compiled", 1.10),
+    ("CR + DREG / GELU MLP, both eager", "cr", "mlp", 1.5),
+    ("CR + DREG eager / input-gradient penalty", "cr", "gradient", 0.65),
+    ("CR + DREG compiled / input-gradient penalty", "cr compiled", "gradient", 0.50),
+    ("CR + DREG eager / one-projection Jacobian", "cr", "projection", 0.65),
+    ("CR + DREG compiled / one-projection Jacobian", "cr compiled", "projection", 0.55),
+)
+
+
+def measure(threads: int) -> list[dict]:
+    """The rows of a number of threads."""
     torch.manual_seed(0)
+    torch.set_num_threads(threads)
+    torch.compiler.reset()  # a compiled program holds the number of threads
     device = "cuda" if torch.cuda.is_available() else "cpu"
     features = torch.randn(BATCH, IN_FEATURES, device=device)
     labels = torch.randint(0, LABELS, (BATCH,), device=device)
@@ -89,15 +101,12 @@ def main() -> None:
         "projection": step_of(mlp().to(device), lambda model: one_projection_loss(model, features, labels)),
     }
     seconds = in_turn(work, rounds=60, repeat=5, warm_up=5)
-    pairs = (
-        ("CR + DREG / GELU MLP, both compiled", "cr compiled", "mlp compiled", 1.10),
-        ("CR + DREG / GELU MLP, both eager", "cr", "mlp", 1.5),
-        ("CR + DREG eager / input-gradient penalty", "cr", "gradient", 0.65),
-        ("CR + DREG compiled / input-gradient penalty", "cr compiled", "gradient", 0.50),
-        ("CR + DREG eager / one-projection Jacobian", "cr", "projection", 0.65),
-        ("CR + DREG compiled / one-projection Jacobian", "cr compiled", "projection", 0.55),
-    )
-    publish("head_step", [ratio(name, seconds[ours], seconds[peer], goal) for name, ours, peer, goal in pairs])
+    return [ratio(name, seconds[ours], seconds[peer], goal, threads=threads) for name, ours, peer, goal in PAIRS]
+
+
+def main() -> None:
+    """Measure with one thread and with all, and publish."""
+    publish("head_step", [row for threads in sorted({1, torch.get_num_threads()}) for row in measure(threads)])
 
 
 if __name__ == "__main__":

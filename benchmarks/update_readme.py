@@ -146,17 +146,18 @@ def speed() -> str:
     """Every row of the benchmarks, ours over the peer."""
     rows = [["work", "ratio", "quartiles", "aim"]]
     machines = set()
-    for name in ("head_step", "model_step", "sweep", "encoding", "ten_seeds"):
-        if not (RESULTS / f"{name}.json").exists():
+    for file_name in ("head_step", "model_step", "sweep", "encoding", "ten_seeds"):
+        if not (RESULTS / f"{file_name}.json").exists():
             continue
-        found = read(name)
+        found = read(file_name)
         threads = found["environment"]["threads"]
         machines.add(found["environment"]["device"])
         for row in found["rows"]:
             low, high = row["quartiles"]
             met = "" if row["target"] is None else ("met" if row["ratio"] <= row["target"] else "missed")
             goal = "shown" if row["target"] is None else f"<= {row['target']:g}, {met}"
-            rows.append([f"{row['name']} ({threads} thr.)", f"{row['ratio']:.3g}", f"{low:.3g} to {high:.3g}", goal])
+            name = f"{row['name']} ({row.get('threads', threads)} thr.)"
+            rows.append([name, f"{row['ratio']:.3g}", f"{low:.3g} to {high:.3g}", goal])
     return "\n".join([markdown_table(rows), "", f"Measured on: {'; '.join(sorted(machines))}."])
 
 

@@ -14,19 +14,19 @@ from torch import Tensor, nn
 DECISIONS = 2**16
 
 
-def decide(drawn: Tensor, keep: Tensor) -> Tensor:
+def decide(drawn: Tensor, keep: Tensor | float) -> Tensor:
     """Turn numbers into a dropout mask, in place.
 
     Args:
         drawn: uniform over the whole numbers of 16 bits, with a sign, shape (..., n), in float32 or float64.
-        keep: chance of keeping a unit, a whole number of parts in 65536, above 0, shape (..., 1).
+        keep: chance of keeping a unit, a whole number of parts in 65536, above 0; one number, or shape (..., 1).
 
     Returns:
         `drawn`, now 0 or 1 / keep.
     """
-    threshold = keep * DECISIONS - DECISIONS // 2
+    last_dropped = (1 - keep) * DECISIONS - DECISIONS // 2 - 1
     # Between whole numbers the clamped difference is the comparison, without a slow boolean tensor.
-    return torch.sub(threshold, drawn, out=drawn).clamp_(0, 1).mul_(1 / keep)
+    return drawn.sub_(last_dropped).clamp_(0, 1).mul_(1 / keep)
 
 
 def _fill_mask(mask: Tensor, keep: float) -> None:
@@ -34,7 +34,7 @@ def _fill_mask(mask: Tensor, keep: float) -> None:
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
     units = mask.view(-1)
     units.copy_(bits.view(torch.int16)[:count])
-    decide(units, units.new_tensor([keep]))
+    decide(units, keep)
 
 
 # To a compiler one operation: it cannot trace `random_`, and its own draws are the slow ones. Two layers' masks would

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from .layers import hermite_coefficients
+from .activations import hermite_coefficients
 from .study_tables import heads_of, largest_fraction, per_seed, share
 
 TEXT, GRID = "#1b1b1b", "#b4b4b4"

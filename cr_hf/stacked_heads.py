@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.utils import logging
 
+from .activations import fixed_activation, polynomial
 from .configuration_cr import CRConfig
 from .dreg import squared_norms
 from .errors import DataError
-from .layers import Standardize, feature_moments, fixed_activation, polynomial
+from .layers import Standardize, feature_moments
 from .modeling_cr import CRHead
 from .objectives import OrderedThresholds, ordinal_log_probabilities
 

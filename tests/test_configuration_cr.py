@@ -11,10 +11,11 @@ from conftest import BACKBONES, TinyBackbone
 from transformers import AutoConfig, BertConfig
 
 from cr_hf import CRConfig
+from cr_hf.activations import ACTIVATIONS
 from cr_hf.backbones import sentence_transformers_settings
 from cr_hf.configuration_cr import ALLOWED, refuse_unknown_fields
 from cr_hf.dreg import DREG_MODES
-from cr_hf.layers import ACTIVATIONS, COEFFICIENT_INITS
+from cr_hf.layers import COEFFICIENT_INITS
 from cr_hf.objectives import OBJECTIVES
 
 EVERY_FIELD: dict[str, Any] = {

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.func import functional_call, jacrev, vmap
 
+from cr_hf.activations import ACTIVATIONS, polynomial
 from cr_hf.dreg import DREG_SCHEDULES, chain_dreg, chain_tangents, check_schedule, layer_dreg, scheduled_lambda
-from cr_hf.layers import ACTIVATIONS, CRLayer, polynomial
+from cr_hf.layers import CRLayer
 
 DEGREES = [1, 2, 3, 4, 5]
 # (activation, degree): every degree of the polynomial, and every fixed activation once.

@@ -28,8 +28,9 @@ from transformers import (
 )
 
 from cr_hf import CRConfig, CRForFeatureClassification, CRForSequenceClassification
+from cr_hf.activations import hermite_coefficients
 from cr_hf.dreg import layer_dreg
-from cr_hf.layers import COEFFICIENT_NOISE, CRLayer, Standardize, hermite_coefficients
+from cr_hf.layers import COEFFICIENT_NOISE, CRLayer, Standardize
 from cr_hf.modeling_cr import CRPreTrainedModel
 
 TEXTS = ["A gorgeous, witty film!", "dull", "the food was not very good and the service was terrible."]

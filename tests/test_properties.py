@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from cr_hf import CRConfig
+from cr_hf.activations import ACTIVATIONS, fixed_activation, polynomial
 from cr_hf.configuration_cr import FEATURE_NORMS, POOLINGS
 from cr_hf.dreg import DREG_SCHEDULES, check_schedule, scheduled_lambda
-from cr_hf.layers import ACTIVATIONS, fixed_activation, polynomial, pool
+from cr_hf.layers import pool
 from cr_hf.objectives import OrderedThresholds, ordinal_log_probabilities
 
 settings.register_profile("steady", deadline=None, max_examples=60, derandomize=True, database=None)
