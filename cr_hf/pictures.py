@@ -154,12 +154,20 @@ def draw_polynomials(study: dict[str, Any]) -> Figure:
     return _with_legend(figure, panels[0], lines=True)
 
 
+def heads_with_probabilities(study: dict[str, Any]) -> list[str]:
+    """Heads that say how sure they are, at the largest fraction."""
+    cells = study["fractions"][largest_fraction(study)]["heads"]
+    return [head for head, cell in cells.items() if cell["reliability"]]
+
+
 @matplotlib.rc_context(STYLE)
 def draw_reliability(study: dict[str, Any]) -> Figure:
     """Accuracy against confidence on test at the largest fraction, one panel a head, with 95 % Wilson intervals."""
     cells, rows = study["fractions"][largest_fraction(study)]["heads"], study["data"]["rows"]["test"]
-    figure, panels = _figure(len(cells))
-    for number, ((head, cell), axes) in enumerate(zip(cells.items(), panels, strict=False)):
+    known = [pair for pair in enumerate(cells) if pair[1] in heads_with_probabilities(study)]
+    figure, panels = _figure(len(known))
+    for (number, head), axes in zip(known, panels, strict=False):
+        cell = cells[head]
         bins = cell["reliability"]
         confidences, accuracies = (np.array([one[name] for one in bins]) for name in ("confidence", "accuracy"))
         # As many rows as there are, not rows times seeds: the seeds predict the same ones.

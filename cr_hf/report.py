@@ -133,7 +133,7 @@ def protocol(study: dict[str, Any]) -> list[str]:
 
 def pictures_of(study: dict[str, Any]) -> list[Picture]:
     """The pictures that a study has something for."""
-    from .pictures import heads_with_coefficient, heads_with_polynomials
+    from .pictures import heads_with_coefficient, heads_with_polynomials, heads_with_probabilities
 
     at = f"at {share(largest_fraction(study))} of the labels"
     found = [
@@ -169,12 +169,14 @@ def pictures_of(study: dict[str, Any]) -> list[Picture]:
                 "coefficient_init: identity, then at the dotted one.",
             )
         )
-    found.append(
-        Picture(
-            "reliability",
-            "Reliability",
-            f"Accuracy on test by confidence {at}, all seeds together, with 95 % Wilson intervals over rows; on the "
-            "dashed line confidence is right, below it too high. The number is the expected calibration error.",
+    if heads_with_probabilities(study):
+        found.append(
+            Picture(
+                "reliability",
+                "Reliability",
+                f"Accuracy on test by confidence {at}, all seeds together, with 95 % Wilson intervals over rows; on "
+                "the dashed line confidence is right, below it too high. The number is the expected calibration "
+                "error.",
+            )
         )
-    )
     return found

@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.special
 import torch
 from numpy.typing import NDArray
 
+from .classical_heads import FittedEstimator, fit_settings, log_probabilities
 from .configuration_cr import CRConfig
 from .data import stratified_order
 from .diagnostics import gradient_tail_ratio, input_gradient_norms, non_linearity
@@ -30,6 +31,8 @@ from .penalties import PENALTIES
 from .results import write_json
 from .study_heads import HEADS, Head
 from .sweep import HeadGroup, HeadResult, HeadSpec, SweepArguments, predict_heads, train_heads
+
+Trained = TypeVar("Trained", HeadResult, FittedEstimator)
 
 FORMAT = 1
 DECLARED, CELLS = "declared.json", "cells"
@@ -170,22 +173,25 @@ def train_cell(name: str, data: StudyData, plan: Plan, fraction: float) -> dict[
     subsets = [np.sort(stratified_order(labels, seed)[:size]) for seed in range(plan.seeds)]
     arguments = plan.schedule(size, fraction)
     searchers = range(plan.search_seeds)
-    tried = train_settings(head, head.settings, searchers, subsets, data, plan, arguments)
-    kept, chosen, dev = best_setting(tried, len(head.settings))
-    rest = range(plan.search_seeds, plan.seeds)
-    kept += train_settings(head, head.settings[chosen : chosen + 1], rest, subsets, data, plan, arguments)
+
+    def train(settings: Sequence[dict[str, float]], seeds: Sequence[int]) -> list[Any]:
+        if head.estimator is not None:
+            return fit_settings(head.estimator, settings, seeds, subsets, data.train, data.validation)
+        return train_settings(head, settings, seeds, subsets, data, plan, arguments)
+
+    kept, chosen, dev = best_setting(train(head.settings, searchers), len(head.settings))
+    kept += train(head.settings[chosen : chosen + 1], range(plan.search_seeds, plan.seeds))
     return {
         "rows": size,
-        "epochs": arguments.num_train_epochs,
-        "batch_size": arguments.batch_size,
+        "epochs": arguments.num_train_epochs if head.estimator is None else None,
+        "batch_size": arguments.batch_size if head.estimator is None else None,
         "tried": [
             {**setting, "dev_accuracy": float(mean), "dev_deviation": float(deviation)}
             for setting, mean, deviation in zip(head.settings, dev.mean(1), dev.std(1, ddof=1), strict=True)
         ],
         "chosen": chosen,
         "dev_accuracies": [dev_accuracy(result) for result in kept],
-        **_measure(kept, *data.test),
-        "parameters": sum(value.numel() for value in kept[0].head().parameters()),
+        **(_measure if head.estimator is None else _measure_estimators)(kept, *data.test),
         "seconds": time.monotonic() - started,
     }
 
@@ -200,7 +206,8 @@ def train_settings(
     arguments: SweepArguments,
 ) -> list[HeadResult]:
     """Every setting of a head with every seed, on the rows of the seed's subset: setting by setting, seed by seed."""
-    shared = {"dreg_lambda": 0.0, **{name: plan.training[name] for name in ("learning_rate", "weight_decay")}}
+    shared = {name: plan.training[name] for name in ("learning_rate", "weight_decay")}
+    shared |= {"dreg_lambda": 0.0, "dreg_schedule": head.schedule}
     specs = []
     for setting, seed in product(settings, seeds):
         own = {"dreg_lambda" if name == "penalty" else name: value for name, value in setting.items()}
@@ -214,7 +221,7 @@ def train_settings(
     )  # fmt: skip
 
 
-def best_setting(results: Sequence[HeadResult], settings: int) -> tuple[list[HeadResult], int, NDArray[np.float64]]:
+def best_setting(results: Sequence[Trained], settings: int) -> tuple[list[Trained], int, NDArray[np.float64]]:
     """The heads of the setting with the best mean accuracy on dev, of equal ones the first.
 
     Args:
@@ -229,15 +236,15 @@ def best_setting(results: Sequence[HeadResult], settings: int) -> tuple[list[Hea
     return list(results[chosen * seeds : (chosen + 1) * seeds]), chosen, dev
 
 
-def dev_accuracy(result: HeadResult) -> float:
+def dev_accuracy(result: HeadResult | FittedEstimator) -> float:
     """The dev accuracy of the epoch that is kept; 0 where no epoch had finite logits."""
     return 0.0 if result.best_epoch is None else result.accuracies[result.best_epoch]
 
 
 def _measure(kept: Sequence[HeadResult], features: Any, labels: NDArray[np.int64]) -> dict[str, Any]:
     """The chosen setting on the test rows, seed by seed."""
-    log_probabilities = scipy.special.log_softmax(predict_heads(kept, features).double().numpy(), axis=-1)
-    hits = log_probabilities.argmax(-1) == labels
+    predicted = scipy.special.log_softmax(predict_heads(kept, features).double().numpy(), axis=-1)
+    hits = predicted.argmax(-1) == labels
     rows = torch.from_numpy(np.array(features))
     modules = [result.head() for result in kept]
     norms = [input_gradient_norms(module, rows).cpu().numpy() for module in modules]
@@ -247,9 +254,25 @@ def _measure(kept: Sequence[HeadResult], features: Any, labels: NDArray[np.int64
         "gradient_tail_ratios": [gradient_tail_ratio(values) for values in norms],
         "peak_gradients": [float(values.max()) for values in norms],
         "non_linearities": [non_linearity(module, rows) for module in modules],
-        "expected_calibration_errors": [ExpectedCalibrationError.score(one, labels) for one in log_probabilities],
-        "reliability": reliability(log_probabilities, hits),
+        "expected_calibration_errors": [ExpectedCalibrationError.score(one, labels) for one in predicted],
+        "reliability": reliability(predicted, hits),
         "coefficients": kept[0].state["layers.0.coefficients"].tolist() if has_coefficients else None,
+        "hits": pack_hits(hits),
+        "parameters": sum(value.numel() for value in modules[0].parameters()),
+    }
+
+
+def _measure_estimators(kept: Sequence[FittedEstimator], features: Any, labels: NDArray[np.int64]) -> dict[str, Any]:
+    """`_measure`, without what only a network has; without calibration too where there are no probabilities."""
+    hits = np.stack([fitted.pipeline.predict(np.asarray(features)) == labels for fitted in kept])
+    found = [log_probabilities(fitted, features) for fitted in kept]
+    known = [one for one in found if one is not None]
+    networks_only = ("gradient_tail_ratios", "peak_gradients", "non_linearities", "coefficients", "parameters")
+    return {
+        "test_accuracies": hits.mean(1).tolist(),
+        **dict.fromkeys(networks_only),
+        "expected_calibration_errors": [ExpectedCalibrationError.score(one, labels) for one in known] or None,
+        "reliability": reliability(np.stack(known), hits) if known else None,
         "hits": pack_hits(hits),
     }
 

@@ -21,6 +21,7 @@ MEASURES = {
     "non_linearities": "non-linearity",
     "expected_calibration_errors": "expected calibration error",
 }
+NO_SUCH_MEASURE = "none"
 TAIL_RATIO_NOTE = (
     "The gradient tail ratio is the 99th percentile over the mean, over test rows, of the norm of the gradient of the "
     "margin by the features: 1 where the head is as sensitive everywhere, more where some rows are far more "
@@ -30,8 +31,8 @@ TAIL_RATIO_NOTE = (
 
 
 def per_seed(cell: dict[str, Any], measure: str) -> NDArray[np.float64]:
-    """A measure of a cell, seed by seed; NaN where a head diverged."""
-    return np.array(cell[measure], dtype=np.float64)
+    """A measure of a cell, seed by seed; NaN where a head diverged, or is no network and has no such measure."""
+    return np.array(cell[measure] or [np.nan] * len(cell["test_accuracies"]), dtype=np.float64)
 
 
 def chosen_setting(cell: dict[str, Any]) -> dict[str, float]:
@@ -64,7 +65,11 @@ def tail_ratio_rows(study: dict[str, Any]) -> list[list[str]]:
     return _heads_by_fractions(
         study,
         "gradient tail ratio (non-linearity)",
-        lambda cell: f"{_mean(cell, 'gradient_tail_ratios', 2)} ({_mean(cell, 'non_linearities', 2)})",
+        lambda cell: (
+            f"{_mean(cell, 'gradient_tail_ratios', 2)} ({_mean(cell, 'non_linearities', 2)})"
+            if cell["gradient_tail_ratios"]
+            else NO_SUCH_MEASURE
+        ),
     )
 
 
@@ -85,7 +90,8 @@ def measure_rows(study: dict[str, Any]) -> list[list[str]]:
         rows.append([
             head, f"{100 * per_seed(cell, 'dev_accuracies').mean():.1f}",
             f"{100 * per_seed(cell, 'test_accuracies').mean():.1f} [{low:.1f}, {high:.1f}]",
-            _mean(cell, "expected_calibration_errors", 3), _mean(cell, "peak_gradients", 2), f"{cell['parameters']:,}",
+            _mean(cell, "expected_calibration_errors", 3), _mean(cell, "peak_gradients", 2),
+            f"{cell['parameters']:,}" if cell["parameters"] else NO_SUCH_MEASURE,
         ])  # fmt: skip
     return rows
 
@@ -132,12 +138,15 @@ def study_tables(study: dict[str, Any]) -> str:
 
 
 def search_note(study: dict[str, Any]) -> str:
-    """How the settings were chosen, in one sentence."""
+    """How the settings were chosen, in a sentence or two."""
     settings = len(next(iter(next(iter(study["fractions"].values()))["heads"].values()))["tried"])
-    return (
+    note = (
         f"{settings} settings per head and fraction, chosen on dev by the mean over the first "
         f"{study['search_seeds']} of {study['seeds']} seeds; the test rows were only seen with the chosen one."
     )
+    if any(HEADS[head].estimator is not None for head in heads_of(study)):
+        note += " Networks also choose their epoch on dev, which flatters their dev accuracy beside the other heads'."
+    return note
 
 
 def claims(study: dict[str, Any]) -> list[str]:
@@ -185,7 +194,8 @@ def recommendation(study: dict[str, Any]) -> dict[str, Any]:
 
     At the largest fraction: among the heads whose mean dev accuracy (of the chosen setting) is within one standard
     error, over seeds, of the best, the one with the lowest gradient tail ratio, which needs no labels. A linear head
-    has a tail ratio near 1 by construction, and is taken where it is among them.
+    has a tail ratio near 1 by construction, and is taken where it is among them. What is no network has none, and is
+    taken where no network is among them.
 
     Returns:
         `head`, `setting`, `fraction`, `candidates`, and in words `headline`, `reasons` and, of both, `text`.
@@ -197,19 +207,24 @@ def recommendation(study: dict[str, Any]) -> dict[str, Any]:
     error = dev[best].std(ddof=1) / np.sqrt(len(dev[best]))
     candidates = [head for head, values in dev.items() if values.mean() >= dev[best].mean() - error]
     tau = {head: per_seed(cells[head], "gradient_tail_ratios").mean() for head in candidates}
-    head = min(candidates, key=lambda name: np.nan_to_num(tau[name], nan=np.inf))
+    measured = [head for head in candidates if np.isfinite(tau[head])]
+    head = min(measured, key=lambda name: tau[name]) if measured else best
     setting = chosen_setting(cells[head])
     mean = {name: f"{100 * dev[name].mean():.1f} %" for name in candidates}
     within = f"one standard error over {study['seeds']} seeds ({100 * error:.2f} points)"
     if len(candidates) == 1:
         why = f"its mean dev accuracy, {mean[head]}, is the best, and that of no other head is within {within} of it."
     else:
-        others = [name for name in candidates if name != head]
         why = (
             f"{len(candidates)} heads have a mean dev accuracy within {within} of the best: "
-            f"{listed(f'{name} {mean[name]}' for name in candidates)}. Of these, {head} has the lowest gradient "
-            f"tail ratio: {tau[head]:.2f}, against {listed(f'{tau[name]:.2f} for {name}' for name in others)}."
+            f"{listed(f'{name} {mean[name]}' for name in candidates)}."
         )
+        others = [f"{tau[name]:.2f} for {name}" for name in measured if name != head]
+        others += [f"none for {name}" for name in candidates if name not in measured]
+        if measured:
+            why += f" Of these, {head} has the lowest gradient tail ratio: {tau[head]:.2f}, against {listed(others)}."
+        else:
+            why += f" None of these has a gradient tail ratio, and {head} is the best on dev."
         if head == "linear":
             why += " That of a linear head is near 1 by construction: it is taken because no other was better on dev."
     headline = f"Use {head}, with {setting_text(setting)}."
@@ -256,6 +271,8 @@ def _edges(cell: dict[str, Any]) -> list[str]:
     """What of the chosen setting is the lowest or highest that was tried, so that a better one may lie beyond."""
     found = []
     for name, value in chosen_setting(cell).items():
+        if name == "dreg_lambda_end":  # a fixed share of where lambda starts
+            continue
         tried = [setting[name] for setting in cell["tried"]]
         if min(tried) < max(tried) and value in (min(tried), max(tried)):
             edge = "lowest" if value == min(tried) else "highest"
@@ -264,10 +281,12 @@ def _edges(cell: dict[str, Any]) -> list[str]:
 
 
 def overrides(head: str, setting: dict[str, float]) -> str | None:
-    """A head and its setting as overrides of a recipe; `None` where its penalty is one that no recipe has."""
-    if HEADS[head].penalty is not None:
+    """A head and its setting as overrides of a recipe; `None` where it is something that no recipe has."""
+    found = HEADS[head]
+    if found.penalty is not None or found.estimator is not None:
         return None
-    values = {**HEADS[head].fields, "dreg_lambda": 0, **setting}
+    schedule = {} if found.schedule == "constant" else {"dreg_schedule": found.schedule}
+    values = {**found.fields, "dreg_lambda": 0, **schedule, **setting}
     return " ".join(f"{name}={value}" for name, value in values.items())
 
 
@@ -287,7 +306,8 @@ def study_csv(study: dict[str, Any]) -> str:
         for head, cell in entry["heads"].items():
             chosen = [chosen_setting(cell).get(name, "") for name in settings]
             for seed in range(study["seeds"]):
-                writer.writerow([fraction, cell["rows"], head, seed, *chosen, *[cell[name][seed] for name in names]])
+                numbers = [cell[name][seed] if cell[name] else "" for name in names]
+                writer.writerow([fraction, cell["rows"], head, seed, *chosen, *numbers])
     return out.getvalue()
 
 
@@ -324,6 +344,8 @@ def spread(values: ArrayLike, digits: int = 1) -> str:
 
 
 def _mean(cell: dict[str, Any], measure: str, digits: int) -> str:
+    if cell[measure] is None:
+        return NO_SUCH_MEASURE
     mean = per_seed(cell, measure).mean()
     return f"{mean:.{digits}f}" if np.isfinite(mean) else "diverged"
 

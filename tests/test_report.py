@@ -281,7 +281,7 @@ class TestAdvice:
         demo = Path(__file__).resolve().parents[1] / "recipes" / "demo.yaml"
         for head, about in HEADS.items():
             words = overrides(head, about.settings[0])
-            assert (words is None) == (about.penalty is not None)
+            assert (words is None) == bool(about.penalty or about.estimator)
             if words is not None:
                 recipe = load_recipe(demo, words.replace(" ", "\n").splitlines())
                 fields = {**recipe.model, **recipe.training}

@@ -11,20 +11,28 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.datasets import make_classification
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
 
 import cr_hf.cli
 import cr_hf.study
 from cr_hf.comparisons import compare
+from cr_hf.data import stratified_order
 from cr_hf.errors import CheckpointError, RecipeError
 from cr_hf.recipe import load_recipe
 from cr_hf.report import write_report
-from cr_hf.study import run_study
+from cr_hf.study import read_features, run_study
 from cr_hf.study_cells import Plan, pack_hits, reliability, unpack_hits
-from cr_hf.study_heads import HEADS
-from cr_hf.study_tables import claims, recommendation, study_csv, study_tables
+from cr_hf.study_heads import HEADS, check_heads
+from cr_hf.study_tables import chosen_setting, claims, overrides, recommendation, study_csv, study_tables
+from cr_hf.sweep import HeadSpec
 
 DEMO = Path(__file__).resolve().parents[1] / "recipes" / "demo.yaml"
 TINY = ["data.max_train_samples=80", "data.max_eval_samples=40", "num_train_epochs=1", "hidden_sizes=[8]"]
+PIMA = DEMO.with_name("pima.yaml")
 ASKED = (["linear", "cr", "cr+dreg"], [0.25, 1.0])
 
 
@@ -174,6 +182,104 @@ class TestTables:
         assert found["head"] == "cr+dreg"
         assert found["candidates"] == ["cr", "cr+dreg"]
         assert found["text"].startswith("Use cr+dreg, with dreg_lambda=0.0")
+
+
+CLASSICAL = ("cr", "logistic-regression", "svm", "gradient-boosting", "xgboost")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides of the recipe for tables: rows of three classes."""
+    features, labels = make_classification(300, 5, n_informative=4, n_redundant=0, n_classes=3, random_state=0)
+    path = tmp_path_factory.mktemp("table") / "rows.csv"
+    rows = [",".join(map(str, [*row, label])) for row, label in zip(features, labels, strict=True)]
+    path.write_text("\n".join(["a,b,c,d,e,label", *rows]) + "\n", encoding="utf-8")
+    own = {"train_file": path, "label_column": "label"}
+    own |= dict.fromkeys(("label_names", "missing_value", "missing_columns"), "null")
+    return [*(f"data.{name}={value}" for name, value in own.items()), "hidden_sizes=[4]", "num_train_epochs=2"]
+
+
+@pytest.fixture(scope="module")
+def folder(table: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("classical")
+    run_study(
+        load_recipe(PIMA, table), CLASSICAL, [0.5, 1.0], 3, output, search_seeds=2, comparisons="svm:cr,xgboost:svm"
+    )
+    return output
+
+
+class TestHeadsThatAreNoNetworks:
+    def test_cells_are_those_of_the_packages(self, folder: Path, table: list[str]) -> None:
+        _, _, data = read_features(load_recipe(PIMA, table))
+        order = np.sort(stratified_order(data.train[1], 1)[: round(0.5 * len(data.train[1]))])
+        own = {
+            "logistic-regression": lambda setting: LogisticRegression(max_iter=1000, **setting),
+            "svm": lambda setting: SVC(**setting),
+        }
+        cells = read(folder)["fractions"]["0.5"]["heads"]
+        for head, make in own.items():
+            pipeline = make_pipeline(StandardScaler(), make(chosen_setting(cells[head])))
+            pipeline.fit(data.train[0][order], data.train[1][order])
+            assert cells[head]["test_accuracies"][1] == pipeline.score(*data.test)
+            assert cells[head]["dev_accuracies"][1] == pipeline.score(*data.validation)
+
+    def test_measures_that_only_networks_have_are_left_out(self, folder: Path) -> None:
+        cells = read(folder)["fractions"]["1.0"]["heads"]
+        for head in CLASSICAL[1:]:
+            for measure in ("gradient_tail_ratios", "peak_gradients", "parameters", "epochs"):
+                assert cells[head][measure] is None
+                assert cells["cr"][measure] is not None
+            assert (cells[head]["expected_calibration_errors"] is None) == (head == "svm")
+            assert np.mean(cells[head]["test_accuracies"]) > 0.5
+
+    def test_tables_and_page(self, folder: Path, tmp_path: Path) -> None:
+        study = read(folder)
+        text = study_tables(study)
+        assert "| xgboost | none | none |" in text
+        assert "flatters their dev accuracy" in text
+        (line,) = [line for line in study_csv(study).splitlines() if line.startswith("1.0,") and ",svm,0," in line]
+        assert line.endswith(",,,,")
+        assert write_report(study, tmp_path)
+        assert "support vector machine" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+    @pytest.mark.parametrize("kept", [("svm", "xgboost"), ("cr", "svm")])
+    def test_recommendation_takes_a_network_where_it_is_as_good(self, folder: Path, kept: tuple[str, str]) -> None:
+        study = read(folder)
+        for entry in study["fractions"].values():
+            entry["heads"] = {head: {**entry["heads"][head], "dev_accuracies": [0.6, 0.7, 0.8]} for head in kept}
+        found = recommendation(study)
+        assert found["head"] == kept[0]
+        if kept[0] == "cr":
+            assert "none for svm" in found["text"]
+            assert "activation=polynomial" in found["text"]
+        else:
+            assert "None of these has a gradient tail ratio" in found["text"]
+            assert "overrides" not in found["text"]
+
+    def test_a_package_that_lacks_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "xgboost", None)
+        with pytest.raises(RecipeError, match=r"XGBoost needs xgboost: pip install 'cr-hf\[tables\]'"):
+            check_heads(["cr", "xgboost"])
+
+
+def test_schedules_of_lambda() -> None:
+    for schedule in ("linear", "cosine", "exponential"):
+        head = HEADS[f"cr+dreg-{schedule}"]
+        for setting in head.settings:
+            spec = HeadSpec(dreg_schedule=head.schedule, **setting)
+            assert spec.lambda_at(0, 10) == pytest.approx(setting["dreg_lambda"])
+            assert spec.lambda_at(10, 10) == pytest.approx(setting["dreg_lambda"] / 16)
+        words = overrides(f"cr+dreg-{schedule}", head.settings[0])
+        recipe = load_recipe(DEMO, words.split())
+        assert recipe.training["dreg_schedule"] == schedule
+        assert recipe.training["dreg_lambda_end"] == pytest.approx(recipe.model["dreg_lambda"] / 16)
+
+
+def test_a_schedule_is_trained_with(tiny_backbone: Callable[..., Path], tmp_path: Path) -> None:
+    recipe = load_recipe(DEMO, [f"backbone={tiny_backbone('bert')}", *TINY])
+    found = run_study(recipe, ["cr+dreg", "cr+dreg-cosine"], [1.0], 2, tmp_path, search_seeds=2)
+    constant, falling = found["fractions"]["1.0"]["heads"].values()
+    assert constant["gradient_tail_ratios"] != falling["gradient_tail_ratios"]
 
 
 def test_hits_survive_packing() -> None:
