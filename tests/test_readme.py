@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import cr_hf.cli
+from cr_hf.study_heads import HEADS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -41,6 +42,10 @@ def test_tables_are_those_of_the_committed_results(script: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_head_of_a_study_is_named() -> None:
+    assert [head for head in HEADS if f"`{head}`" not in README] == []
 
 
 @pytest.mark.slow
