@@ -15,9 +15,10 @@ BATCH, ROUNDS = 16, 30
 TEXT = "A film that is by turns gorgeous, witty and exhausting, and that never quite decides what it wants to be. "
 
 
-def main() -> None:
-    """Measure and publish."""
+def measure(threads: int) -> list[dict]:
+    """The rows of a number of threads."""
     torch.manual_seed(0)
+    torch.set_num_threads(threads)
     path = str(get_model_path())
     model = CRForSequenceClassification.from_backbone(path, num_labels=5, feature_norm="layer_norm")
     batch = AutoTokenizer.from_pretrained(path)([TEXT] * BATCH, return_tensors="pt")
@@ -46,13 +47,15 @@ def main() -> None:
             end = time.perf_counter()
         whole_inference.append(end - start)
         head_inference.append(end - middle)
-    publish(
-        "model_step",
-        [
-            ratio("fine-tuning step: head with DREG / whole step", head[2:], whole[2:], 0.02),
-            ratio("inference: head / whole forward", head_inference[2:], whole_inference[2:], 0.01),
-        ],
-    )
+    return [
+        ratio("fine-tuning step: head with DREG / whole step", head[2:], whole[2:], 0.02, threads=threads),
+        ratio("inference: head / whole forward", head_inference[2:], whole_inference[2:], 0.01, threads=threads),
+    ]
+
+
+def main() -> None:
+    """Measure with one thread and with all, and publish."""
+    publish("model_step", [row for threads in sorted({1, torch.get_num_threads()}) for row in measure(threads)])
 
 
 if __name__ == "__main__":

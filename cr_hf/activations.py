@@ -30,15 +30,19 @@ def polynomial(z: Tensor, coefficients: Tensor, polynomial_range: float | None =
     Source: arXiv 2605.15463 (learnable cubic); the linear tails are this package's own.
     """
     reach = math.inf if polynomial_range is None else polynomial_range
-    # A compiler fuses the plain operations, and needs to see them.
-    if torch.compiler.is_compiling():
+    if plain_operations():
         return horner(z, coefficients, reach)
     return _Polynomial.apply(z, coefficients, math.inf if _is_within(z, reach) else reach)
 
 
+def plain_operations() -> bool:
+    """Whether to leave the gradient to autograd: a compiler or a trace needs to see it, or there is none."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or not torch.is_grad_enabled()
+
+
 def _is_within(z: Tensor, reach: float) -> bool:
     """Whether the tails are seen to be empty, as they mostly are: a third of the work is theirs."""
-    if torch.jit.is_tracing() or reach == math.inf or z.device.type != "cpu" or z.numel() == 0:
+    if reach == math.inf or z.device.type != "cpu" or z.numel() == 0:
         return False
     try:
         return bool(z.detach().abs().amax() < reach)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .activations import plain_operations
+
 DREG_MODES = ("layer", "chain")
 DREG_SCHEDULES = ("constant", "linear", "cosine", "exponential")
 
@@ -62,8 +64,7 @@ def network_dreg(derivatives: Sequence[Tensor | None], weights: Sequence[Tensor]
 
 def squared_norms(by_row: Sequence[Tensor], by_column: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Sums of squares of each row of the first tensors, then of each column of the others."""
-    # A compiler fuses the plain operations, and needs to see them.
-    norms = _squared_norms if torch.compiler.is_compiling() else _SquaredNorms.apply
+    norms = _squared_norms if plain_operations() else _SquaredNorms.apply
     return norms(len(by_row), *by_row, *by_column)
 
 

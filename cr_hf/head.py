@@ -44,8 +44,11 @@ class CRHead(nn.Module):
             raise ValueError(
                 f"features have {features.shape[-1]} columns, the head expects in_features={self.config.in_features}"
             )
+        features = features.to(self.readout.weight.dtype)
+        if not torch.is_autocast_enabled(features.device.type):
+            return self._forward(features, output_dreg)
         with torch.autocast(features.device.type, enabled=False):
-            return self._forward(features.to(self.readout.weight.dtype), output_dreg)
+            return self._forward(features, output_dreg)
 
     def _forward(self, features: Tensor, output_dreg: bool) -> tuple[Tensor, Tensor | None]:
         hidden = self.feature_norm(features)
@@ -60,7 +63,7 @@ class CRHead(nn.Module):
                 hidden = hidden * masks[-1]
             else:
                 masks.append(None)
-                hidden = self.dropout(hidden)
+                hidden = self.dropout(hidden) if self.dropout.training else hidden
         logits = self.readout(hidden)
         if self.thresholds is not None:
             logits = ordinal_log_probabilities(logits, self.thresholds())
