@@ -102,6 +102,11 @@ def yelp_static() -> str:
     return regime("yelp_static", ORDERED)
 
 
+def yelp_static_pool() -> str:
+    """The same with the pool beside the training rows."""
+    return regime("yelp_static_pool", ORDERED)
+
+
 def sst5_finetune() -> str:
     """A fine-tuned backbone: the CR head against the linear one."""
     return regime("sst5_finetune", {"macro F1": "macro_f1", "calibration error": "expected_calibration_error"})
@@ -212,6 +217,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sst5_finetune": sst5_finetune,
     "yelp_minilm": yelp_minilm,
     "yelp_static": yelp_static,
+    "yelp_static_pool": yelp_static_pool,
     "single_score": single_score,
     "ordinal_losses": ordinal_losses,
     "speed": speed,

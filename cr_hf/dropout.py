@@ -71,7 +71,8 @@ class StackedDropout:
         # The seed's own stream has drawn the initialisation and draws the data order.
         draws = [torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         self.generators = [torch.Generator(like.device).manual_seed(int(draw)) for draw in draws]
-        self.keep = like.new_tensor([round((1 - rate) * DECISIONS) / DECISIONS for rate in rates]).unsqueeze(1)
+        chances = [max(1, round((1 - rate) * DECISIONS)) / DECISIONS for rate in rates]
+        self.keep = like.new_tensor(chances).unsqueeze(1)
 
     def masks(self, batch: int) -> list[Tensor]:
         """One mask per layer, 0 or 1 / keep, shape (K, batch, width); an empty list if no head has dropout."""

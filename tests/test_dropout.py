@@ -114,3 +114,4 @@ def test_stacked_masks_have_the_asked_rate_and_do_not_depend_on_the_neighbours()
     torch.testing.assert_close((many > 0).float().mean((1, 2)), torch.tensor([0.7, 1.0, 0.5]), atol=5e-3, rtol=0)
     torch.testing.assert_close(many.mean((1, 2)), torch.ones(3), atol=1e-2, rtol=0)
     assert StackedDropout([0.0], [1], widths, like).masks(8) == []
+    assert torch.isfinite(StackedDropout([1 - 1e-9], [1], [500], like).masks(400)[0]).all()
