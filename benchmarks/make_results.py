@@ -118,7 +118,8 @@ def yelp() -> dict[str, str]:
         parts.append(f"{found['data']['rows']['train']:,} rows, {found['seeds']} seeds: {', '.join(arms)}")
     return {
         "claim": "Yelp Full, ordinal: 70.17 % with 3.2M parameters, against a ten-model mean of 66.35 %",
-        "protocol": "word vectors learned from scratch on a sample in place of 650,000 rows, the first 5,000 test rows",
+        "protocol": "word vectors learned from scratch on a sample in place of 650,000 rows, "
+        "the first 5,000 test rows",
         "ours": "; ".join(parts),
         "verdict": "not testable here",
     }

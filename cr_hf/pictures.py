@@ -54,7 +54,7 @@ def draw_accuracy(study: dict[str, Any]) -> Figure:
         low, high = cell["accuracy_interval"]
         return 100 * float(per_seed(cell, "test_accuracies").mean()), 100 * low, 100 * high
 
-    return _against_share(study, means_and_ends, "test accuracy in %")
+    return _against_share(study, "test_accuracies", means_and_ends, "test accuracy in %")
 
 
 @matplotlib.rc_context(STYLE)
@@ -66,10 +66,10 @@ def draw_tail_ratio(study: dict[str, Any]) -> Figure:
         half = _t_half_width(float(values.std(ddof=1)), len(values))
         return float(values.mean()), float(values.mean()) - half, float(values.mean()) + half
 
-    return _against_share(study, means_and_ends, "gradient tail ratio")
+    return _against_share(study, "gradient_tail_ratios", means_and_ends, "gradient tail ratio")
 
 
-def _against_share(study: dict[str, Any], means_and_ends: Any, label: str) -> Figure:
+def _against_share(study: dict[str, Any], measure: str, means_and_ends: Any, label: str) -> Figure:
     figure, (axes,) = _figure()
     fractions = np.array([float(name) for name in study["fractions"]])
     heads = heads_of(study)
@@ -78,6 +78,8 @@ def _against_share(study: dict[str, Any], means_and_ends: Any, label: str) -> Fi
     nearest = (ordered[1:] / ordered[:-1]).min() if len(ordered) > 1 else 2.0
     step = min(1.04, nearest ** (0.7 / len(heads)))
     for number, head in enumerate(heads):
+        if head not in heads_with(study, measure):
+            continue
         found = [means_and_ends(entry["heads"][head]) for entry in study["fractions"].values()]
         means, lows, highs = np.array(found).T
         places = fractions * step ** (number - (len(heads) - 1) / 2)
@@ -125,16 +127,16 @@ def draw_lambda(study: dict[str, Any]) -> Figure:
     return _with_legend(figure, axes)
 
 
-def heads_with_polynomials(study: dict[str, Any]) -> list[str]:
-    """Heads whose first layer has learned coefficients, at the largest fraction."""
+def heads_with(study: dict[str, Any], measure: str) -> list[str]:
+    """Heads that have a measure at the largest fraction: what is no network has no gradient, an SVM no confidence."""
     cells = study["fractions"][largest_fraction(study)]["heads"]
-    return [head for head, cell in cells.items() if cell.get("coefficients")]
+    return [head for head, cell in cells.items() if cell.get(measure)]
 
 
 @matplotlib.rc_context(STYLE)
 def draw_polynomials(study: dict[str, Any]) -> Figure:
     """Learned polynomials of some units of the first layer, one panel a head, beside GELU's cubic and the identity."""
-    heads = heads_with_polynomials(study)
+    heads = heads_with(study, "coefficients")
     cells = study["fractions"][largest_fraction(study)]["heads"]
     figure, panels = _figure(len(heads))
     z = np.linspace(-3, 3, 121)
@@ -154,17 +156,11 @@ def draw_polynomials(study: dict[str, Any]) -> Figure:
     return _with_legend(figure, panels[0], lines=True)
 
 
-def heads_with_probabilities(study: dict[str, Any]) -> list[str]:
-    """Heads that say how sure they are, at the largest fraction."""
-    cells = study["fractions"][largest_fraction(study)]["heads"]
-    return [head for head, cell in cells.items() if cell["reliability"]]
-
-
 @matplotlib.rc_context(STYLE)
 def draw_reliability(study: dict[str, Any]) -> Figure:
     """Accuracy against confidence on test at the largest fraction, one panel a head, with 95 % Wilson intervals."""
     cells, rows = study["fractions"][largest_fraction(study)]["heads"], study["data"]["rows"]["test"]
-    known = [pair for pair in enumerate(cells) if pair[1] in heads_with_probabilities(study)]
+    known = [pair for pair in enumerate(cells) if pair[1] in heads_with(study, "reliability")]
     figure, panels = _figure(len(known))
     for (number, head), axes in zip(known, panels, strict=False):
         cell = cells[head]

@@ -133,7 +133,7 @@ def protocol(study: dict[str, Any]) -> list[str]:
 
 def pictures_of(study: dict[str, Any]) -> list[Picture]:
     """The pictures that a study has something for."""
-    from .pictures import heads_with_coefficient, heads_with_polynomials, heads_with_probabilities
+    from .pictures import heads_with, heads_with_coefficient
 
     at = f"at {share(largest_fraction(study))} of the labels"
     found = [
@@ -143,13 +143,16 @@ def pictures_of(study: dict[str, Any]) -> list[Picture]:
             "Means over seeds with 95 % intervals by bootstrap over seeds and test rows. All heads see the same test "
             "rows, so bars that overlap do not say that heads are alike: the paired comparisons do.",
         ),
-        Picture(
-            "tail_ratio",
-            "Gradient tail ratio by share of the labels",
-            "Means with 95 % t intervals over seeds. The ratio depends on how non-linear a head is: a linear one has "
-            "1 by construction, so compare heads of similar non-linearity (in the table).",
-        ),
     ]
+    if heads_with(study, "gradient_tail_ratios"):
+        found.append(
+            Picture(
+                "tail_ratio",
+                "Gradient tail ratio by share of the labels",
+                "Means with 95 % t intervals over seeds. The ratio depends on how non-linear a head is: a linear one "
+                "has 1 by construction, so compare heads of similar non-linearity (in the table).",
+            )
+        )
     if heads_with_coefficient(study):
         found.append(
             Picture(
@@ -159,7 +162,7 @@ def pictures_of(study: dict[str, Any]) -> list[Picture]:
                 "the chosen lambda. Lambdas of different penalties are not on one scale.",
             )
         )
-    if heads_with_polynomials(study):
+    if heads_with(study, "coefficients"):
         found.append(
             Picture(
                 "polynomials",
@@ -169,7 +172,7 @@ def pictures_of(study: dict[str, Any]) -> list[Picture]:
                 "coefficient_init: identity, then at the dotted one.",
             )
         )
-    if heads_with_probabilities(study):
+    if heads_with(study, "reliability"):
         found.append(
             Picture(
                 "reliability",

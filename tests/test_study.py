@@ -242,6 +242,15 @@ class TestHeadsThatAreNoNetworks:
         assert write_report(study, tmp_path)
         assert "support vector machine" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
+    def test_a_study_without_a_network_has_no_picture_of_gradients(self, folder: Path, tmp_path: Path) -> None:
+        study = read(folder)
+        study.update(comparisons=[], tests=0)
+        for entry in study["fractions"].values():
+            entry["heads"] = {head: entry["heads"][head] for head in ("svm", "xgboost")}
+            entry["comparisons"] = []
+        assert write_report(study, tmp_path)
+        assert {path.name for path in tmp_path.glob("*.png")} == {"accuracy.png", "reliability.png"}
+
     @pytest.mark.parametrize("kept", [("svm", "xgboost"), ("cr", "svm")])
     def test_recommendation_takes_a_network_where_it_is_as_good(self, folder: Path, kept: tuple[str, str]) -> None:
         study = read(folder)
