@@ -25,7 +25,7 @@ DATA_LICENCES = {
 }
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SECONDS = (
-    ("seconds_preparing", "to prepare (kept features are read, not computed)"),
+    ("seconds_preparing", "to prepare (features kept from an earlier run are not computed again)"),
     ("seconds_training", "of training"),
 )
 # Those that the Hub knows: its name and ours.
