@@ -127,12 +127,13 @@ def yelp() -> dict[str, str]:
 
 def inference_cost() -> dict[str, str]:
     """Reproduced if the head takes at most 1 % of a forward pass of the encoder."""
-    row = next(row for row in read("model_step")["rows"] if row["name"].startswith("inference"))
+    rows = [row for row in read("model_step")["rows"] if row["name"].startswith("inference")]
+    shares = [f"{row['ratio']:.2%} with {row['threads']} thread{'s' * (row['threads'] > 1)}" for row in rows]
     return {
         "claim": "Standard inference cost",
         "protocol": "time in the head over the whole forward pass of MiniLM, measured in turn in one process",
-        "ours": f"{row['ratio']:.2%} of the time",
-        "verdict": "reproduced" if row["ratio"] <= 0.01 else "not reproduced",
+        "ours": f"of the time {' and '.join(shares)}",
+        "verdict": "reproduced" if max(row["ratio"] for row in rows) <= 0.01 else "not reproduced",
     }
 
 
