@@ -85,7 +85,7 @@ def main() -> None:
     data_dir = sys.argv[3] if len(sys.argv) > 3 else f"../shared/data/{data}"
     path = ROOT / "benchmarks" / "results" / f"{regime}.json"
     stored = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.is_file() else []
-    done = {(run["arm"], run["seed"]): run for run in stored if "hits" in run}
+    done = {(run["arm"], run["seed"]): run for run in stored}
     runs: list[dict[str, Any]] = []
     for seed in range(seeds):
         for arm in arms:
