@@ -767,7 +767,7 @@ COMMANDS: list[tuple[str, str]] = [
     ),
     (
         "study DEMO backbone=BACKBONE --output OUT --heads cr,,mlp",
-        "--heads: '' is unknown: use linear, mlp-relu, mlp-gelu, cr, cr+dreg, gelu+dreg",
+        "--heads: '' is unknown: use linear, mlp-relu, mlp-gelu, cr, cr+dreg, cr+dreg-linear",
     ),
     (
         "study DEMO backbone=BACKBONE --output OUT --fractions half",
