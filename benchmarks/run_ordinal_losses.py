@@ -27,7 +27,7 @@ from cr_hf.build import build_model
 from cr_hf.comparisons import compare
 from cr_hf.configuration_cr import CRConfig
 from cr_hf.data import load_data
-from cr_hf.dreg import layer_dreg
+from cr_hf.dreg import network_dreg
 from cr_hf.features import encode_splits
 from cr_hf.layers import CRLayer
 from cr_hf.objectives import OrderedThresholds, ordinal_log_probabilities
@@ -55,17 +55,17 @@ class Network(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The method's own outputs, (batch, outputs), and DREG summed over the layers."""
-        hidden, penalties = features, []
+        hidden, derivatives = features, []
         for layer in self.layers:
             hidden, derivative = layer(hidden)
-            penalties.append(layer_dreg(derivative, layer.linear.weight))
+            derivatives.append(derivative)
             hidden = self.dropout(hidden)
         readout = self.readout.coral_weights if self.method == "CORAL" else self.readout
-        penalties.append(layer_dreg(None, readout.weight))
+        weights = [*(layer.linear.weight for layer in self.layers), readout.weight]
         outputs = self.readout(hidden)
         if self.thresholds is not None:
             outputs = ordinal_log_probabilities(outputs, self.thresholds())
-        return outputs, torch.stack(penalties).sum()
+        return outputs, network_dreg([*derivatives, None], weights).sum()
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The method's loss, as its package computes it."""

@@ -21,10 +21,7 @@ import sklearn
 import torch
 import xgboost
 from numpy.typing import NDArray
-from sklearn.base import ClassifierMixin
-from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import (
     GridSearchCV,
     RepeatedStratifiedKFold,
@@ -34,9 +31,9 @@ from sklearn.model_selection import (
 )
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
 
 from cr_hf import CRConfig
+from cr_hf.classical_heads import make_estimator
 from cr_hf.comparisons import LEVEL, corrected_resampled_t, holm
 from cr_hf.diagnostics import gradient_tail_ratio, input_gradient_norms
 from cr_hf.results import describe_machine, write_json
@@ -54,11 +51,11 @@ HEADS: dict[str, tuple[str, list[dict[str, float]]]] = {
     "mlp-gelu": ("gelu", DROPOUTS),
 }
 DEPTHS = {"max_depth": [2, 3], "n_estimators": [50, 150]}
-CLASSICAL: dict[str, tuple[ClassifierMixin, dict[str, list[Any]]]] = {
-    "logistic regression": (LogisticRegression(max_iter=1000), {"C": [0.01, 0.1, 1, 10]}),
-    "SVM": (SVC(), {"C": [0.1, 1, 10, 100]}),
-    "gradient boosting": (GradientBoostingClassifier(random_state=0), DEPTHS),
-    "XGBoost": (xgboost.XGBClassifier(random_state=0, n_jobs=1, learning_rate=0.1), DEPTHS),
+CLASSICAL: dict[str, dict[str, list[Any]]] = {
+    "logistic regression": {"C": [0.01, 0.1, 1, 10]},
+    "SVM": {"C": [0.1, 1, 10, 100]},
+    "gradient boosting": DEPTHS,
+    "XGBoost": DEPTHS,
 }
 REFERENCES = ("logistic regression", "SVM", "XGBoost", "mlp-relu", "cr")
 CLAIMED = 0.8571
@@ -174,7 +171,7 @@ def measure_classical(
     arm: str, features: NDArray[np.float32], labels: NDArray[np.int64], splits: list[Split]
 ) -> dict[str, Any]:
     """Accuracy on test of a scikit-learn pipeline on every split, its setting chosen on the same inner folds."""
-    model, grid = CLASSICAL[arm]
+    grid, model = CLASSICAL[arm], make_estimator(arm, random_state=0)
     pipeline = make_pipeline(SimpleImputer(strategy="median"), StandardScaler(), model)
     step = pipeline.steps[-1][0]
     accuracies = []

@@ -36,18 +36,19 @@ class FittedEstimator:
     best_epoch: int = 0
 
 
-def estimator_class(name: str) -> tuple[Any, dict[str, Any]]:
-    """The class of one of `ESTIMATORS`, and the arguments it is always given.
+def make_estimator(name: str, **arguments: Any) -> Any:
+    """One of `ESTIMATORS`, not fitted.
 
     Raises:
         RecipeError: if its package is not installed.
     """
-    module, class_name, arguments = ESTIMATORS[name]
+    module, class_name, always = ESTIMATORS[name]
     try:
-        return getattr(importlib.import_module(module), class_name), arguments
-    except ImportError:
-        package = module.partition(".")[0]
-        raise RecipeError(f"a study with {name} needs {package}: pip install 'cr-hf[tables]'") from None
+        importlib.import_module("sklearn")  # which XGBoost's classifier needs as well
+        found = getattr(importlib.import_module(module), class_name)
+    except ImportError as error:
+        raise RecipeError(f"a study with {name} needs {error.name}: pip install 'cr-hf[tables]'") from None
+    return found(**always, **arguments)
 
 
 def fit_settings(
@@ -74,11 +75,10 @@ def fit_settings(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    estimator, always = estimator_class(name)
     features, labels = np.asarray(train[0]), train[1]
     fitted = []
     for setting, seed in product(settings, seeds):
-        pipeline = make_pipeline(StandardScaler(), estimator(**always, **setting, random_state=seed))
+        pipeline = make_pipeline(StandardScaler(), make_estimator(name, **setting, random_state=seed))
         pipeline.fit(features[subsets[seed]], labels[subsets[seed]])
         fitted.append(FittedEstimator(pipeline, [float(pipeline.score(np.asarray(validation[0]), validation[1]))]))
     return fitted

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .configuration_cr import CRConfig
-from .dreg import layer_dreg
+from .dreg import network_dreg
 from .errors import DataError
 from .head import CRHead
 from .lipschitz import largest_slope_found, lipschitz_bound
@@ -214,14 +214,14 @@ def dreg_per_layer(head: CRHead, features: Tensor) -> list[float]:
         head: a fitted head.
         features: raw, shape (rows, in_features).
     """
-    total = torch.zeros(len(head.layers) + 1, dtype=torch.float64)
+    weights = [*(layer.linear.weight for layer in head.layers), head.readout.weight]
+    total = torch.zeros(len(weights), dtype=torch.float64)
     for hidden in _normalised(head, features):
-        parts, rows = [], len(hidden)
+        derivatives, rows = [], len(hidden)
         for layer in head.layers:
             hidden, derivative = layer(hidden)
-            parts.append(layer_dreg(derivative, layer.linear.weight))
-        parts.append(layer_dreg(None, head.readout.weight))
-        total += torch.stack(parts).double().cpu() * rows
+            derivatives.append(derivative)
+        total += network_dreg([*derivatives, None], weights).double().cpu() * rows
     return (total / len(features)).tolist()
 
 

@@ -77,8 +77,9 @@ def _against_share(study: dict[str, Any], measure: str, means_and_ends: Any, lab
     ordered = np.sort(fractions)
     nearest = (ordered[1:] / ordered[:-1]).min() if len(ordered) > 1 else 2.0
     step = min(1.04, nearest ** (0.7 / len(heads)))
+    known = heads_with(study, measure)
     for number, head in enumerate(heads):
-        if head not in heads_with(study, measure):
+        if head not in known:
             continue
         found = [means_and_ends(entry["heads"][head]) for entry in study["fractions"].values()]
         means, lows, highs = np.array(found).T
@@ -160,10 +161,10 @@ def draw_polynomials(study: dict[str, Any]) -> Figure:
 def draw_reliability(study: dict[str, Any]) -> Figure:
     """Accuracy against confidence on test at the largest fraction, one panel a head, with 95 % Wilson intervals."""
     cells, rows = study["fractions"][largest_fraction(study)]["heads"], study["data"]["rows"]["test"]
-    known = [pair for pair in enumerate(cells) if pair[1] in heads_with(study, "reliability")]
+    heads, known = heads_of(study), heads_with(study, "reliability")
     figure, panels = _figure(len(known))
-    for (number, head), axes in zip(known, panels, strict=False):
-        cell = cells[head]
+    for head, axes in zip(known, panels, strict=False):
+        number, cell = heads.index(head), cells[head]
         bins = cell["reliability"]
         confidences, accuracies = (np.array([one[name] for one in bins]) for name in ("confidence", "accuracy"))
         # As many rows as there are, not rows times seeds: the seeds predict the same ones.

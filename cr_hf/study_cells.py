@@ -173,25 +173,22 @@ def train_cell(name: str, data: StudyData, plan: Plan, fraction: float) -> dict[
     subsets = [np.sort(stratified_order(labels, seed)[:size]) for seed in range(plan.seeds)]
     arguments = plan.schedule(size, fraction)
     searchers = range(plan.search_seeds)
-
-    def train(settings: Sequence[dict[str, float]], seeds: Sequence[int]) -> list[Any]:
-        if head.estimator is not None:
-            return fit_settings(head.estimator, settings, seeds, subsets, data.train, data.validation)
-        return train_settings(head, settings, seeds, subsets, data, plan, arguments)
-
-    kept, chosen, dev = best_setting(train(head.settings, searchers), len(head.settings))
-    kept += train(head.settings[chosen : chosen + 1], range(plan.search_seeds, plan.seeds))
+    tried = train_settings(head, head.settings, searchers, subsets, data, plan, arguments)
+    kept, chosen, dev = best_setting(tried, len(head.settings))
+    rest = range(plan.search_seeds, plan.seeds)
+    kept += train_settings(head, head.settings[chosen : chosen + 1], rest, subsets, data, plan, arguments)
+    is_network = head.estimator is None
     return {
         "rows": size,
-        "epochs": arguments.num_train_epochs if head.estimator is None else None,
-        "batch_size": arguments.batch_size if head.estimator is None else None,
+        "epochs": arguments.num_train_epochs if is_network else None,
+        "batch_size": arguments.batch_size if is_network else None,
         "tried": [
             {**setting, "dev_accuracy": float(mean), "dev_deviation": float(deviation)}
             for setting, mean, deviation in zip(head.settings, dev.mean(1), dev.std(1, ddof=1), strict=True)
         ],
         "chosen": chosen,
         "dev_accuracies": [dev_accuracy(result) for result in kept],
-        **(_measure if head.estimator is None else _measure_estimators)(kept, *data.test),
+        **(_measure if is_network else _measure_estimators)(kept, *data.test),
         "seconds": time.monotonic() - started,
     }
 
@@ -204,8 +201,14 @@ def train_settings(
     data: StudyData,
     plan: Plan,
     arguments: SweepArguments,
-) -> list[HeadResult]:
-    """Every setting of a head with every seed, on the rows of the seed's subset: setting by setting, seed by seed."""
+) -> list[Any]:
+    """Every setting of a head with every seed, on the rows of the seed's subset: setting by setting, seed by seed.
+
+    Returns:
+        `HeadResult`s, or `FittedEstimator`s of a head that is no network.
+    """
+    if head.estimator is not None:
+        return fit_settings(head.estimator, settings, seeds, subsets, data.train, data.validation)
     shared = {name: plan.training[name] for name in ("learning_rate", "weight_decay")}
     shared |= {"dreg_lambda": 0.0, "dreg_schedule": head.schedule}
     specs = []

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .classical_heads import estimator_class
+from .classical_heads import make_estimator
 from .errors import RecipeError, nearest
 
 LINEAR_SETTINGS = tuple({"learning_rate": value} for value in (1e-4, 3e-4, 1e-3, 3e-3))
@@ -94,4 +94,4 @@ def check_heads(heads: Sequence[str]) -> None:
         if heads.count(head) > 1:
             raise RecipeError(f"--heads: {head!r} is given twice")
         if (estimator := HEADS[head].estimator) is not None:
-            estimator_class(estimator)
+            make_estimator(estimator)

@@ -265,9 +265,10 @@ class TestHeadsThatAreNoNetworks:
             assert "None of these has a gradient tail ratio" in found["text"]
             assert "overrides" not in found["text"]
 
-    def test_a_package_that_lacks_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "xgboost", None)
-        with pytest.raises(RecipeError, match=r"XGBoost needs xgboost: pip install 'cr-hf\[tables\]'"):
+    @pytest.mark.parametrize("package", ["xgboost", "sklearn"])
+    def test_a_package_that_lacks_is_named(self, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(RecipeError, match=rf"XGBoost needs {package}: pip install 'cr-hf\[tables\]'"):
             check_heads(["cr", "xgboost"])
 
 
