@@ -121,7 +121,7 @@ def protocol(study: dict[str, Any]) -> list[str]:
     sentences = [
         f"Data: {data['source']}, {rows['train']:,} training, {rows['validation']:,} dev and {rows['test']:,} test "
         f"rows; classes: {', '.join(map(str, data['labels']))}.",
-        f"Every head reads the same {features['in_features']:,} features of a row, and has {layers}.",
+        f"Every head reads the same {features['in_features']:,} features of a row, and a network has {layers}.",
         f"Trained on {listed(shares)} of the training labels, with {study['seeds']} seeds each. A seed is an "
         "initialisation, an order of the data and, below 100%, a stratified subset of the labels; the same seed of "
         "two heads has the same rows.",
