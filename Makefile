@@ -24,10 +24,11 @@ demo: setup ## Train on embedded data with a real encoder, offline; print metric
 test: setup ## Run the tests
 	$(BIN)/python -m pytest --numprocesses 2
 
-quality: setup ## Check style, format and types
+quality: setup ## Check style, format, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # Where the data sets are; without it, take `data.dir=...` away and they come from the Hub.
 DATA ?= ../shared/data
@@ -48,7 +49,7 @@ published/%: runs/%/results.json
 model-cards: published/sst5_frozen published/yelp_minilm ## Train, write publishable folders to runs/published, render the cards
 
 hub-faults: setup ## Try every fault of publishing, and write benchmarks/results/hub_faults.json
-	$(BIN)/python tests/hub_faults.py benchmarks/results/hub_faults.json
+	$(BIN)/python tests/support/hub_faults.py benchmarks/results/hub_faults.json
 
 results: setup ## Write RESULTS.md and the tables of README.md from benchmarks/results
 	$(BIN)/python benchmarks/make_results.py

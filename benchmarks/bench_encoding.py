@@ -14,8 +14,8 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer, pipeline
 
 from cr_hf import CRForSequenceClassification
-from cr_hf.data import DataConfig, load_data
-from cr_hf.features import encode_texts
+from cr_hf.data.splits import DataConfig, load_data
+from cr_hf.features.encode import encode_texts
 
 TEXTS, PIPELINE_BATCH = 512, 32
 

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 from cr_hf import CRConfig, CRForFeatureClassification, CRTrainer, CRTrainingArguments
-from cr_hf.features import FeatureDataset, collate_features
-from cr_hf.results import describe_machine, write_json
+from cr_hf.features.encode import FeatureDataset, collate_features
+from cr_hf.files import write_json
+from cr_hf.runs.results import describe_machine
 
 ROWS, WIDTH, CLASSES, STEPS = (65_000, 650_000), 2_688, 5, 400
 LIMIT_GB, GROWTH = 2.0, 1.10

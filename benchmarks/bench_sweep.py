@@ -12,7 +12,7 @@ import numpy as np
 from harness import in_turn, publish, ratio
 
 from cr_hf import CRConfig
-from cr_hf.sweep import HeadSpec, SweepArguments, train_heads
+from cr_hf.training.sweep import HeadSpec, SweepArguments, train_heads
 
 HEADS, ROWS, LABELS = 20, 2048, 5
 

@@ -27,10 +27,10 @@ from transformers import (
 )
 
 from cr_hf import CRForSequenceClassification
-from cr_hf.data import DataConfig, load_data
-from cr_hf.features import encode_texts
-from cr_hf.layers import token_batches
-from cr_hf.sweep import HeadSpec, SweepArguments, predict_heads, train_heads
+from cr_hf.data.splits import DataConfig, load_data
+from cr_hf.features.encode import encode_texts
+from cr_hf.modeling.layers import token_batches
+from cr_hf.training.sweep import HeadSpec, SweepArguments, predict_heads, train_heads
 
 SEEDS, EPOCHS, STOCK_ROWS = 10, 6, 1024
 
@@ -102,17 +102,17 @@ def warm_start(folder: str) -> float:
     """Seconds from the end of the imports to the first training step of `cr-hf train` with cached features."""
     script = """
 import sys, time, tempfile
-import cr_hf.run
-from cr_hf.recipe import load_recipe
+import cr_hf.runs.train
+from cr_hf.runs.recipe import load_recipe
 start = time.perf_counter()
 class Reached(Exception): pass
-class First(cr_hf.run.CRTrainer):
+class First(cr_hf.runs.train.CRTrainer):
     def training_step(self, *a, **k): raise Reached
-cr_hf.run.CRTrainer = First
+cr_hf.runs.train.CRTrainer = First
 with tempfile.TemporaryDirectory() as folder:
     try:
         more = [f"data.dir={sys.argv[2]}", "backbone=offline", f"output_dir={folder}/run"]
-        cr_hf.run.train_recipe(load_recipe(sys.argv[1], more))
+        cr_hf.runs.train.train_recipe(load_recipe(sys.argv[1], more))
     except Reached:
         print(time.perf_counter() - start)
 """

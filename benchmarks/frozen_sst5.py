@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cr_hf.data import stratified_order
-from cr_hf.recipe import load_recipe
-from cr_hf.results import describe_data, describe_machine
-from cr_hf.study import plan_of, read_features
-from cr_hf.study_cells import Plan, StudyData, best_setting, train_settings
-from cr_hf.study_heads import Head
-from cr_hf.sweep import HeadResult, SweepArguments
+from cr_hf.data.splits import stratified_order
+from cr_hf.runs.recipe import load_recipe
+from cr_hf.runs.results import describe_data, describe_machine
+from cr_hf.study.arms import Head
+from cr_hf.study.cells import Plan, StudyData, best_setting, train_settings
+from cr_hf.study.study import plan_of, read_features
+from cr_hf.training.sweep import HeadResult, SweepArguments
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

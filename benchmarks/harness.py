@@ -13,7 +13,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from cr_hf.results import describe_machine, write_json
+from cr_hf.files import write_json
+from cr_hf.runs.results import describe_machine
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

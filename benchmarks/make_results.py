@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from update_readme import ORDERED, RESULTS, ROOT, read, regime
 
-from cr_hf.study_tables import (
+from cr_hf.study.tables import (
     accuracy_table,
     claims,
     comparison_table,

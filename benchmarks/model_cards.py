@@ -9,9 +9,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from cr_hf.export import folder_digests
-from cr_hf.model_card import write_card
-from cr_hf.results import write_json
+from cr_hf.files import write_json
+from cr_hf.hub.card import write_card
+from cr_hf.hub.export import folder_digests
 
 CARDS = Path(__file__).resolve().parents[1] / "model_cards"
 # No licence is given for weights learned from Yelp's reviews, which are for academic use.

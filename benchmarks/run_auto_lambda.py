@@ -19,11 +19,11 @@ from trained_heads import hits_of
 from transformers.utils import logging
 
 from cr_hf import CRConfig
-from cr_hf.choose_lambda import choose_lambda
-from cr_hf.comparisons import compare
-from cr_hf.results import write_json
-from cr_hf.study_cells import Plan, StudyData
-from cr_hf.sweep import HeadSpec, train_heads
+from cr_hf.evaluation.statistics import compare
+from cr_hf.files import write_json
+from cr_hf.runs.choose_lambda import choose_lambda
+from cr_hf.study.cells import Plan, StudyData
+from cr_hf.training.sweep import HeadSpec, train_heads
 
 FRACTIONS, SEEDS, FIXED = (0.05, 0.25, 1.0), 5, 0.02
 

@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/run_cifar10c.py [DATA_DIR]     (default: ../shared/data/cifar10)
 
-The corruptions are `cr_hf.image_corruptions`: made anew from the clean test pixels, not the published files. Mean
+The corruptions are `image_corruptions`: made anew from the clean test pixels, not the published files. Mean
 corruption accuracy is the mean over 15 corruptions x 5 severities x test images.
 """
 
@@ -15,15 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from image_corruptions import CORRUPTIONS, corrupt
 from numpy.typing import NDArray
 from trained_heads import Pixels, as_features, hits_of, split_pixels, train_arm
 
-from cr_hf.comparisons import compare_all
-from cr_hf.image_corruptions import CORRUPTIONS, corrupt
-from cr_hf.results import describe_machine, write_json
-from cr_hf.robustness import SEVERITIES, robustness_curves
-from cr_hf.study_tables import difference_text
-from cr_hf.sweep import HeadResult, SweepArguments
+from cr_hf.evaluation.statistics import compare_all
+from cr_hf.evaluation.text_damage import SEVERITIES, robustness_curves
+from cr_hf.files import write_json
+from cr_hf.runs.results import describe_machine
+from cr_hf.study.tables import difference_text
+from cr_hf.training.sweep import HeadResult, SweepArguments
 
 RESULTS = Path(__file__).resolve().parent / "results"
 HIDDEN_SIZES = [64]

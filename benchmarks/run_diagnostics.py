@@ -9,11 +9,11 @@ import json
 import sys
 from pathlib import Path
 
-from cr_hf.results import write_json
-from cr_hf.robustness import perturb_text
-from cr_hf.run import load_run
-from cr_hf.run_diagnostics import diagnose_texts
-from cr_hf.targets import load_rows
+from cr_hf.data.labels import load_rows
+from cr_hf.evaluation.text_damage import perturb_text
+from cr_hf.files import write_json
+from cr_hf.runs.diagnose import diagnose_texts
+from cr_hf.runs.train import load_run
 
 ROOT = Path(__file__).resolve().parents[1]
 KIND, SEVERITY, TEXTS = "typos", 3, 500

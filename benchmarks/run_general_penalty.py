@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from trained_heads import hits_of
 from transformers.utils import logging
 
-from cr_hf.comparisons import LEVEL, compare_all
-from cr_hf.diagnostics import curvature, gradient_tail_ratio, input_gradient_norms
-from cr_hf.results import write_json
-from cr_hf.study_heads import HEADS
-from cr_hf.study_tables import difference_text
+from cr_hf.evaluation.sensitivity import curvature, gradient_tail_ratio, input_gradient_norms
+from cr_hf.evaluation.statistics import LEVEL, compare_all
+from cr_hf.files import write_json
+from cr_hf.study.arms import HEADS
+from cr_hf.study.tables import difference_text
 
 SEEDS = 6
 DEVIATIONS = (0.5, 1.0, 2.0)

@@ -20,12 +20,13 @@ import torch
 from numpy.typing import NDArray
 from trained_heads import hits_of, split_pixels, train_arm
 
-from cr_hf.comparisons import compare_all
-from cr_hf.diagnostics import input_gradient_norms
-from cr_hf.feature_tables import read_idx
-from cr_hf.metrics import bootstrap_interval
-from cr_hf.results import describe_machine, write_json
-from cr_hf.sweep import SweepArguments
+from cr_hf.data.tables import read_idx
+from cr_hf.evaluation.metrics import bootstrap_interval
+from cr_hf.evaluation.sensitivity import input_gradient_norms
+from cr_hf.evaluation.statistics import compare_all
+from cr_hf.files import write_json
+from cr_hf.runs.results import describe_machine
+from cr_hf.training.sweep import SweepArguments
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = [[8], [16], [32], [64], [128]]

@@ -23,16 +23,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cr_hf.build import build_model
-from cr_hf.comparisons import compare
-from cr_hf.configuration_cr import CRConfig
-from cr_hf.data import load_data
-from cr_hf.dreg import network_dreg
-from cr_hf.features import encode_splits
-from cr_hf.layers import CRLayer
-from cr_hf.objectives import OrderedThresholds, ordinal_log_probabilities
-from cr_hf.recipe import Recipe, load_recipe
-from cr_hf.results import describe_data, describe_machine, measure, write_json
+from cr_hf.data.splits import load_data
+from cr_hf.evaluation.statistics import compare
+from cr_hf.evaluation.tasks import Task
+from cr_hf.features.encode import encode_splits
+from cr_hf.files import write_json
+from cr_hf.modeling.configuration_cr import CRConfig
+from cr_hf.modeling.dreg import network_dreg
+from cr_hf.modeling.layers import CRLayer
+from cr_hf.modeling.objectives import OrderedThresholds, ordinal_log_probabilities
+from cr_hf.runs.build import build_model
+from cr_hf.runs.recipe import Recipe, load_recipe
+from cr_hf.runs.results import describe_data, describe_machine
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("cumulative link", "cross-entropy", "CORAL", "CORN")
@@ -121,7 +123,7 @@ def train(method: str, seed: int, recipe: Recipe, config: CRConfig, splits: Spli
         if accuracy > best[0]:
             best = (accuracy, epoch, copy.deepcopy(network))
     scores = predict(best[2], splits["test"])
-    metrics = measure(scores, splits["test"][1].numpy(), ordinal=True)
+    metrics = Task(objective="ordinal").measure(scores, splits["test"][1].numpy())
     median = (np.exp(scores).cumsum(-1)[:, :-1] < 0.5).sum(-1)
     metrics["accuracy_of_median"] = float((median == splits["test"][1].numpy()).mean())
     run = {"method": method, "seed": seed, "epoch": best[1], "validation_accuracy": best[0], "test": metrics}

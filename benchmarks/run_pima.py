@@ -33,11 +33,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cr_hf import CRConfig
-from cr_hf.classical_heads import make_estimator
-from cr_hf.comparisons import LEVEL, corrected_resampled_t, holm
-from cr_hf.diagnostics import gradient_tail_ratio, input_gradient_norms
-from cr_hf.results import describe_machine, write_json
-from cr_hf.sweep import HeadResult, HeadSpec, SweepArguments, train_heads
+from cr_hf.evaluation.sensitivity import gradient_tail_ratio, input_gradient_norms
+from cr_hf.evaluation.statistics import LEVEL, corrected_resampled_t, holm
+from cr_hf.files import write_json
+from cr_hf.runs.results import describe_machine
+from cr_hf.study.classical import make_estimator
+from cr_hf.training.sweep import HeadResult, HeadSpec, SweepArguments, train_heads
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FRACTIONS = (0.05, 0.1, 0.25, 0.5, 1.0)

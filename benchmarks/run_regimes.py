@@ -18,12 +18,13 @@ import torch
 from numpy.typing import NDArray
 from transformers.utils import logging
 
-from cr_hf.comparisons import compare
-from cr_hf.data import load_data
-from cr_hf.features import encode_texts
-from cr_hf.recipe import load_recipe
-from cr_hf.results import measure, write_json
-from cr_hf.run import load_run, train_recipe
+from cr_hf.data.splits import load_data
+from cr_hf.evaluation.statistics import compare
+from cr_hf.evaluation.tasks import Task
+from cr_hf.features.encode import encode_texts
+from cr_hf.files import write_json
+from cr_hf.runs.recipe import load_recipe
+from cr_hf.runs.train import load_run, train_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "benchmarks"
@@ -63,7 +64,7 @@ def run_arm(regime: str, arm: str, seed: int, data_dir: str) -> dict[str, Any]:
     else:
         logits = model.predict_texts(rows["text"][:], tokenizer).numpy()
     # Absolute error and kappa of every arm, whatever its objective.
-    results["metrics"]["test"] = measure(logits, labels, ordinal=True)
+    results["metrics"]["test"] = Task(objective="ordinal").measure(logits, labels)
     hits = np.packbits(logits.argmax(-1) == labels).tobytes().hex()
     keep = ("metrics", "training", "model", "environment", "data")
     return {"arm": arm, "seed": seed, "hits": hits, **{name: results[name] for name in keep}}

@@ -21,11 +21,11 @@ from frozen_sst5 import DATA, RESULTS, choose_setting, load, subsets_of
 from trained_heads import hits_of
 from transformers.utils import logging
 
-from cr_hf.comparisons import LEVEL, compare_all
-from cr_hf.results import write_json
-from cr_hf.study_cells import StudyData, train_settings
-from cr_hf.study_heads import Head
-from cr_hf.study_tables import difference_text
+from cr_hf.evaluation.statistics import LEVEL, compare_all
+from cr_hf.files import write_json
+from cr_hf.study.arms import Head
+from cr_hf.study.cells import StudyData, train_settings
+from cr_hf.study.tables import difference_text
 
 SEEDS, FRACTION = 5, 0.25
 NOISES = (0.0, 0.5, 1.0, 2.0)

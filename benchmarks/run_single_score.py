@@ -16,8 +16,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import cross_val_predict
 
-from cr_hf.data import DataConfig, load_data
-from cr_hf.results import write_json
+from cr_hf.data.splits import DataConfig, load_data
+from cr_hf.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 PENALTIES = (1.0, 3.0, 10.0)

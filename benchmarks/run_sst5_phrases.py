@@ -17,10 +17,10 @@ from frozen_sst5 import DATA, RESULTS, choose_setting, load
 from trained_heads import hits_of
 from transformers.utils import logging
 
-from cr_hf.comparisons import crossed_bootstrap
-from cr_hf.results import write_json
-from cr_hf.study_heads import Head
-from cr_hf.sweep import SweepArguments
+from cr_hf.evaluation.statistics import crossed_bootstrap
+from cr_hf.files import write_json
+from cr_hf.study.arms import Head
+from cr_hf.training.sweep import SweepArguments
 
 SEEDS = 3
 ARGUMENTS = SweepArguments(num_train_epochs=3, batch_size=128)

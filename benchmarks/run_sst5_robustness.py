@@ -21,16 +21,23 @@ from numpy.typing import NDArray
 from trained_heads import hits_of
 from transformers.utils import logging
 
-from cr_hf.build import build_model
-from cr_hf.data import load_data
-from cr_hf.features import encode_texts
-from cr_hf.lipschitz import largest_slope_found, lipschitz_bound
-from cr_hf.recipe import load_recipe
-from cr_hf.results import write_json
-from cr_hf.robustness import SEVERITIES, TEXT_RATES, attack_curve, noise_curve, perturb_text, robustness_curves
-from cr_hf.study_cells import train_settings
-from cr_hf.study_heads import HEADS
-from cr_hf.sweep import HeadResult
+from cr_hf.data.splits import load_data
+from cr_hf.evaluation.lipschitz import largest_slope_found, lipschitz_bound
+from cr_hf.evaluation.text_damage import (
+    SEVERITIES,
+    TEXT_RATES,
+    attack_curve,
+    noise_curve,
+    perturb_text,
+    robustness_curves,
+)
+from cr_hf.features.encode import encode_texts
+from cr_hf.files import write_json
+from cr_hf.runs.build import build_model
+from cr_hf.runs.recipe import load_recipe
+from cr_hf.study.arms import HEADS
+from cr_hf.study.cells import train_settings
+from cr_hf.training.sweep import HeadResult
 
 SEEDS, TEXTS = 3, 500
 ARMS = ("linear", "mlp-gelu", "cr", "cr+dreg", "gelu+dreg")

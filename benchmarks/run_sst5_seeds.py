@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from cr_hf.recipe import load_recipe
-from cr_hf.results import write_json
-from cr_hf.run import train_recipe
+from cr_hf.files import write_json
+from cr_hf.runs.recipe import load_recipe
+from cr_hf.runs.train import train_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = 10

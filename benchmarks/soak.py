@@ -26,7 +26,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "faults")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "support")]
 # oneDNN keeps what it has compiled for up to 1024 shapes: filling up, that looks like a leak.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
 
@@ -38,9 +38,9 @@ import torch  # noqa: E402
 from children import Child  # noqa: E402
 from transformers import AutoModel  # noqa: E402
 
-from cr_hf.recipe import load_recipe  # noqa: E402
-from cr_hf.results import describe_machine, write_json  # noqa: E402
-from cr_hf.run import train_recipe  # noqa: E402
+from cr_hf.runs.recipe import load_recipe  # noqa: E402
+from cr_hf.runs.results import describe_machine, write_json  # noqa: E402
+from cr_hf.runs.train import train_recipe  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "soak.json"
 GROUPS = ("report", "images", "test")

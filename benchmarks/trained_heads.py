@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cr_hf import CRConfig
-from cr_hf.study_cells import best_setting
-from cr_hf.sweep import HeadResult, HeadSpec, SweepArguments, predict_heads, train_heads
+from cr_hf.study.cells import best_setting
+from cr_hf.training.sweep import HeadResult, HeadSpec, SweepArguments, predict_heads, train_heads
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cr_hf.run_diagnostics import comparison_lines, diagnostic_rows
-from cr_hf.study_tables import accuracy_table, claims, comparison_table, markdown_table, recommendation, spread
+from cr_hf.runs.diagnose import comparison_lines, diagnostic_rows
+from cr_hf.study.tables import accuracy_table, claims, comparison_table, markdown_table, recommendation, spread
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

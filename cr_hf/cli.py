@@ -46,23 +46,22 @@ def train(
     ] = None,
 ) -> None:
     """Train what a recipe describes and write a run directory."""
-    from .recipe import NO_BACKBONE, load_recipe
+    from .runs import NO_BACKBONE, load_recipe
 
     checked = load_recipe(recipe, overrides)
     if num_processes is not None and num_processes > 1:
-        from .run_directory import check_directory
+        from .runs import check_directory
 
         check_directory(checked, overwrite, resume)  # here it is one line, in the processes it would be many
         flags = [flag for flag, given in (("--overwrite", overwrite), ("--resume", resume)) if given]
         sys.exit(_launch(num_processes, ["train", str(recipe), *(overrides or []), *flags]))
-    from .run import train_recipe
-    from .run_directory import read_results, writing
+    from .runs import read_results, train_recipe, writing
 
     _load_quietly()
     run_dir = train_recipe(checked, overwrite=overwrite, resume=resume)
     if os.environ.get("RANK", "0") != "0":
         return
-    from .model_card import write_card
+    from .hub import write_card
 
     with writing(run_dir):
         write_card(run_dir)
@@ -71,7 +70,7 @@ def train(
     if "lambda_choice" in results:
         typer.echo(f"DREG lambda {results['lambda_choice']['chosen']:.3g}, chosen on the validation rows.")
         if importlib.util.find_spec("matplotlib") is not None:
-            from .pictures import plot_lambda
+            from .study import plot_lambda
 
             plot_lambda(results["lambda_choice"], run_dir / "lambda.png")
     if results["data"]["synthetic"]:
@@ -99,9 +98,7 @@ def evaluate(
     plot: Annotated[Path | None, typer.Option(help="Draw accuracy by severity of --perturb: .png or .svg.")] = None,
 ) -> None:
     """Measure a finished run on a split of its data, or of other data."""
-    from .recipe import data_overrides
-    from .results import write_json
-    from .run import evaluate_run
+    from .runs import data_overrides, evaluate_run
 
     check_output(output)
     kinds = [kind.strip() for kind in perturb.split(",") if kind.strip()]
@@ -112,10 +109,12 @@ def evaluate(
     if kinds:
         print_robustness(metrics["robustness"])
     if plot is not None:
-        from .pictures import plot_robustness
+        from .study import plot_robustness
 
         plot_robustness(metrics["robustness"], plot)
     if output is not None:
+        from .files import write_json
+
         write_json(output, metrics)
 
 
@@ -131,21 +130,22 @@ def predict(
     if output is not None and output.suffix not in (".jsonl", ".csv"):
         raise DataError(f"--output {output}: the name must end in .jsonl or .csv")
     check_output(output)
+    from .evaluation import Task
     from .features import classify_features
-    from .results import label_names, label_of, label_scores
-    from .run import load_run, read_table_rows
+    from .runs import load_run, read_table_rows
 
     _load_quietly()
     stream = iter(texts_of(texts or []))
     model, tokenizer, recipe = load_run(run)
-    with PredictionWriter(output, label_names(model), lambda row: label_of(model, row)) as write:
+    task = Task.of(model.config)
+    with PredictionWriter(output, task) as write:
         if tokenizer is None:
-            scores = label_scores(model, classify_features(model, read_table_rows(run, recipe, texts or [])))
+            scores = task.scores(classify_features(model, read_table_rows(run, recipe, texts or [])))
             for number, row in enumerate(scores, 1):
                 write(f"row {number}", row)
             return
         while chunk := list(islice(stream, CHUNK)):
-            for text, row in zip(chunk, label_scores(model, model.predict_texts(chunk, tokenizer)), strict=True):
+            for text, row in zip(chunk, task.scores(model.predict_texts(chunk, tokenizer)), strict=True):
                 write(text, row)
 
 
@@ -156,7 +156,7 @@ app.add_typer(cache, name="cache")
 @cache.command("list")
 def cache_list() -> None:
     """Show what is kept: size, rows, age in days and what it is."""
-    from .feature_cache import list_caches
+    from .features import list_caches
 
     for entry in list_caches():
         state = "" if entry.complete else "  (incomplete)"
@@ -167,7 +167,7 @@ def cache_list() -> None:
 @cache.command("clear")
 def cache_clear() -> None:
     """Remove it all; it is made again when it is needed."""
-    from .feature_cache import clear_caches
+    from .features import clear_caches
 
     removed = clear_caches()
     typer.echo(f"removed {len(removed)} entries, {sum(entry.size for entry in removed) / 2**20:.1f} MiB")
@@ -191,7 +191,7 @@ def study(
     ),
 ) -> None:
     """Compare heads on the same features and recommend one, in report.html, pictures and study.json, .csv and .md."""
-    from .recipe import load_recipe
+    from .runs import load_recipe
 
     checked = load_recipe(recipe, overrides)
     try:
@@ -200,10 +200,8 @@ def study(
         raise RecipeError(f"--fractions {fractions!r}: use numbers with commas between, such as 0.05,1") from None
     if output.exists() and not output.is_dir():
         raise RecipeError(f"--output {output} is a file: choose another folder")
-    from .report import write_report
-    from .run_directory import writing
-    from .study import run_study
-    from .study_tables import study_tables
+    from .runs import writing
+    from .study import run_study, study_tables, write_report
 
     found = run_study(
         checked,
@@ -237,12 +235,17 @@ def diagnose(
         raise DataError(f"--html {html}: give the texts whose tokens are to be shown")
     if html is not None and importlib.util.find_spec("jinja2") is None:
         raise DataError("--html needs jinja2: pip install 'cr-hf[report]'")
-    from .run_directory import read_results
+    from .runs import read_results
 
     results = read_results(run)
-    from .results import write_json
-    from .run import load_run, read_table_rows
-    from .run_diagnostics import comparison_lines, diagnose_new, diagnose_texts, saved_reference
+    from .runs import (
+        comparison_lines,
+        diagnose_new,
+        diagnose_texts,
+        load_run,
+        read_table_rows,
+        saved_reference,
+    )
 
     reference = saved_reference(results, run)
     columns, lines, kept = dict(reference["splits"]), [], dict(reference)
@@ -258,7 +261,7 @@ def diagnose(
             given = list(texts_of(texts))
             found = diagnose_texts(model, tokenizer, given, reference)
             if html is not None:
-                from .token_sensitivity import write_strips
+                from .evaluation import write_strips
 
                 write_strips(model, tokenizer, given[:HTML_TEXTS], html)
         columns[f"new {what}"], lines = found, comparison_lines(found, what)
@@ -267,6 +270,8 @@ def diagnose(
     for line in lines:
         typer.echo(line)
     if output is not None:
+        from .files import write_json
+
         write_json(output, kept)
 
 
@@ -288,7 +293,7 @@ def publish(
     license: Annotated[str | None, typer.Option(help="Of the model, as the Hub names it: apache-2.0, ...")] = None,
 ) -> None:
     """Publish a finished run on the Hub in one verified commit, or write what would be published to a folder."""
-    from . import hub
+    from .hub import publish as hub
 
     if dry_run:
         target = folder or run.parent / "published" / repo.split("/")[-1]
@@ -337,7 +342,7 @@ def main() -> None:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(2)
     except OSError as error:
-        from .run_directory import disk_error
+        from .runs import disk_error
 
         cause = disk_error(error)
         if cause is None:

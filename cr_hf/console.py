@@ -7,13 +7,16 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import typer
 
 from .errors import DataError
+
+if TYPE_CHECKING:
+    from .evaluation import Task
 
 
 def check_output(output: Path | None, option: str = "--output") -> None:
@@ -56,18 +59,18 @@ def texts_of(arguments: list[str]) -> Iterable[str]:
 class PredictionWriter:
     """Writes one row a text: to the terminal, or to a file that appears under its name once it is whole."""
 
-    def __init__(self, output: Path | None, names: list[str], label_of: Callable[[list[float]], str]) -> None:
-        self.output, self.names, self.label_of = output, names, label_of
+    def __init__(self, output: Path | None, task: Task) -> None:
+        self.output, self.task = output, task
 
     def __enter__(self) -> Any:
         if self.output is None:
-            return lambda text, row: typer.echo(f"{self.label_of(row)}\t{max(row):.3f}\t{text}")
+            return lambda text, row: typer.echo(f"{self.task.label_of(row)}\t{max(row):.3f}\t{text}")
         self.part = self.output.with_name(f".{self.output.name}.part")
         self.handle: IO[str] = self.part.open("w", encoding="utf-8", newline="")
         if self.output.suffix == ".csv":
             rows = csv.writer(self.handle)
-            rows.writerow(["text", "label", *self.names])
-            return lambda text, row: rows.writerow([text, self.label_of(row), *row])
+            rows.writerow(["text", "label", *self.task.label_names])
+            return lambda text, row: rows.writerow([text, self.task.label_of(row), *row])
         return lambda text, row: self.handle.write(json.dumps(self._record(text, row), ensure_ascii=False) + "\n")
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
@@ -80,7 +83,11 @@ class PredictionWriter:
             self.part.unlink()
 
     def _record(self, text: str, row: list[float]) -> dict[str, Any]:
-        return {"text": text, "label": self.label_of(row), "probabilities": dict(zip(self.names, row, strict=True))}
+        return {
+            "text": text,
+            "label": self.task.label_of(row),
+            "probabilities": dict(zip(self.task.label_names, row, strict=True)),
+        }
 
 
 def print_metrics(metrics: dict[str, dict[str, Any]]) -> None:
@@ -120,7 +127,7 @@ def print_diagnostics(columns: dict[str, dict[str, Any]], output: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from .run_diagnostics import diagnostic_rows
+    from .runs import diagnostic_rows
 
     table = Table(title="\\[low, high]: 95 % intervals by bootstrap over rows. Gradients by normalised features.")
     table.add_column("diagnostic")

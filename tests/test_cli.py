@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import cr_hf.cli
-from cr_hf.recipe import load_recipe
-from cr_hf.run import train_recipe
+from cr_hf.runs.recipe import load_recipe
+from cr_hf.runs.train import train_recipe
 
 COMMAND = Path(sys.executable).with_name("cr-hf")
 DEMO = Path(__file__).resolve().parents[1] / "recipes" / "demo.yaml"

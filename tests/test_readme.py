@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import cr_hf.cli
-from cr_hf.study_heads import HEADS
+from cr_hf.study.arms import HEADS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,17 @@
+from .modeling import CRClassifierOutput as CRClassifierOutput
+from .modeling import CRConfig as CRConfig
+from .modeling import CRForFeatureClassification as CRForFeatureClassification
+from .modeling import CRForSequenceClassification as CRForSequenceClassification
+from .modeling import CRHead as CRHead
+from .modeling import CRLayer as CRLayer
+from .modeling import StaticEmbeddingConfig as StaticEmbeddingConfig
+from .modeling import StaticEmbeddingModel as StaticEmbeddingModel
+from .training import CRTrainer as CRTrainer
+from .training import CRTrainingArguments as CRTrainingArguments
+from .training import add_lora as add_lora
+from .training import lora_config as lora_config
+from .training import merge_lora as merge_lora
+
+__version__: str
+
+def register_auto_classes() -> None: ...

@@ -1,0 +1,15 @@
+from .config import DataConfig as DataConfig
+from .labels import SEPARATOR as SEPARATOR
+from .labels import label_names_of as label_names_of
+from .labels import load_rows as load_rows
+from .labels import refuse_unordered as refuse_unordered
+from .splits import load_data as load_data
+from .splits import stratified_order as stratified_order
+from .streaming import load_streamed as load_streamed
+from .tables import TableSchema as TableSchema
+from .tables import load_tables as load_tables
+from .tables import read_rows as read_rows
+from .tables import schema_of as schema_of
+from .tables import table_features as table_features
+from .tables import table_fingerprint as table_fingerprint
+from .texts import read_texts as read_texts

@@ -1,0 +1,350 @@
+"""Tables of numbers in, features out: csv and tsv, npz with x and y, and the IDX files of MNIST.
+
+What a model was trained on is its `TableSchema`: the columns and, where values were missing, the medians of the
+training rows. It is saved with the run, so that later rows are read and completed in the same way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import json
+import math
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataError, nearest
+from .splits import DataConfig, split_off, split_paths, subset, wanted_splits
+from .texts import SPLIT_WORDS, check_file, file_type, find_column, label_order, label_value, read_cells
+
+IDX_NAME, IDX_LABELS = "-images-idx3-ubyte", "-labels-idx1-ubyte"
+LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """How a table becomes features.
+
+    Args:
+        columns: of the features, in their order; of a table without names "0", "1", ...
+        label_column: name of the label's column; `None` where labels stand apart, as in npz and IDX.
+        width: number of columns of the training table.
+        medians: of the training rows, by column, for those whose missing values are replaced.
+    """
+
+    columns: list[str]
+    label_column: str | None
+    width: int
+    medians: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+class _Table(NamedTuple):
+    """A file as it was read: cells of a csv are still text, arrays are numbers already."""
+
+    path: Path
+    columns: list[str]
+    rows: Any
+    lines: Sequence[int]
+    labels: NDArray[Any] | None
+
+    def place(self, row: int) -> str:
+        return f"{self.path}, {'line' if self.labels is None else 'row'} {self.lines[row]}"
+
+
+def load_tables(
+    config: DataConfig, splits: Sequence[str] | None = None, schema: TableSchema | None = None
+) -> datasets.DatasetDict:
+    """Read and check tables, split them, and replace missing values.
+
+    Args:
+        config: where the files are, and what their columns mean.
+        splits: those to return; None means train, validation and, where there is one, test.
+        schema: of a trained model; None takes it from the training rows in use, the only ones medians are taken of.
+
+    Returns:
+        Splits with the columns `features`, (in_features,) float32, and `label`, a `ClassLabel`. `schema_of` tells the
+        schema.
+
+    Raises:
+        DataError: naming the file, the line or row, the column and the mend.
+    """
+    paths: dict[str, Any] = dict(split_paths(config))
+    available = {**paths, "test": []} if config.test_fraction and "train" in paths else paths
+    if not paths:
+        raise DataError("no table: set data.train_file, and data.dir if that is in another folder")
+    wanted = wanted_splits(splits, available, config)
+    # The classes and the parts that are split off come from train, whatever is wanted.
+    needs_train = schema is None or config.label_names is None or not set(wanted) <= set(paths)
+    read = [split for split in paths if split in wanted or (split == "train" and needs_train)]
+    found: dict[str, tuple[NDArray[np.float32], list[str]]] = {}
+    base = schema
+    for split in sorted(read, key=list(SPLIT_WORDS).index):
+        tables = [read_table(path, split, config, base) for path in paths[split]]
+        base = base or tables[0][0]
+        found[split] = (np.concatenate([rows for _, rows, _ in tables]), [x for *_, part in tables for x in part])
+    assert base is not None
+    built = _with_classes(found, config, paths)
+    for split, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
+        if split not in built and split in available | {"validation": []} and "train" in built:
+            built["train"], built[split] = split_off(built["train"], fraction, config.seed, str(paths["train"][0]))
+    built = {split: subset(split, rows, config) for split, rows in built.items()}
+    if schema is None:
+        base = _with_medians(base, table_features(built["train"]), config)
+    return datasets.DatasetDict({split: _complete(built[split], base) for split in wanted})
+
+
+def read_table(
+    path: Path, split: str, config: DataConfig, schema: TableSchema | None = None, labelled: bool = True
+) -> tuple[TableSchema, NDArray[np.float32], list[str]]:
+    """One file.
+
+    Args:
+        path: a csv, tsv, npz or IDX file.
+        split: whose arrays are read of an npz: `x_train`, say, or `x` where there is only one.
+        config: what the columns mean.
+        schema: of a trained model; None makes one.
+        labelled: whether labels are needed; without, rows may have them or not.
+
+    Returns:
+        The schema, still without medians; features, shape (rows, in_features), missing values as NaN; labels, none
+        where they are not needed.
+
+    Raises:
+        DataError: naming the file, the line or row, the column and the mend.
+    """
+    table = _read_csv(path, config) if file_type(path) in (".csv", ".tsv") else _read_arrays(path, split, labelled)
+    if not len(table.rows):
+        raise DataError(f"{path}: no rows: check the file")
+    own = schema or _schema_of_table(table, config)
+    features = _numbers(table, _positions(table, own), own, config)
+    if not labelled:
+        return own, features, []
+    if table.labels is not None:
+        return own, features, [label_value(value, str) for value in table.labels.tolist()]
+    position = table.columns.index(find_column(table.columns, own.label_column, "label", str(path)))
+    labels = [label_value(cells[position], partial(table.place, row)) for row, cells in enumerate(table.rows)]
+    return own, features, labels
+
+
+def read_rows(path: Path, config: DataConfig, schema: TableSchema) -> NDArray[np.float32]:
+    """Features of a file to predict, shape (rows, in_features); a label column may be there or not.
+
+    Raises:
+        DataError: as `read_table` does.
+    """
+    _, features, _ = read_table(path, "test", config, schema, labelled=False)
+    return _impute(features, schema)
+
+
+def table_features(rows: datasets.Dataset) -> NDArray[np.float32]:
+    """Features of a split that `load_tables` returned, shape (rows, in_features)."""
+    values = rows.with_format("arrow")[:]["features"].combine_chunks()
+    flat = values.flatten().to_numpy(zero_copy_only=False)
+    return np.array(flat, np.float32).reshape(len(rows), -1)
+
+
+def table_fingerprint(dataset: datasets.DatasetDict) -> dict[str, str]:
+    """SHA-256 by split, over features and labels in their order."""
+    return {
+        split: hashlib.sha256(
+            table_features(rows).tobytes() + np.asarray(rows["label"][:], np.int64).tobytes()
+        ).hexdigest()
+        for split, rows in dataset.items()
+    }
+
+
+def schema_of(rows: datasets.Dataset) -> TableSchema:
+    """The schema by which `load_tables` made these rows."""
+    return TableSchema(**json.loads(rows.info.description))
+
+
+def _read_csv(path: Path, config: DataConfig) -> _Table:
+    """A first line without any number is the header."""
+    lines = list(read_cells(check_file(path), config.encoding))
+    first = [cell.strip() for cell in lines[0][1]] if lines else []
+    has_header = bool(lines) and not any(math.isfinite(_to_number(cell)) for cell in first)
+    columns = first if has_header else [str(index) for index in range(len(first))]
+    if len(set(columns)) < len(columns):
+        raise DataError(f"{path}, line {lines[0][0]}: column names repeat: {columns}: rename them")
+    rows = lines[1:] if has_header else lines
+    for number, cells in rows:
+        if len(cells) != len(columns):
+            raise DataError(f"{path}, line {number}: {len(cells)} columns instead of {len(columns)}: mend the row")
+    return _Table(path, columns, [cells for _, cells in rows], [number for number, _ in rows], None)
+
+
+def _read_arrays(path: Path, split: str, labelled: bool) -> _Table:
+    """Arrays of an npz (x and y, or x_train and y_train, ...), or an IDX file of images and the labels beside it."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file{nearest(path.name, (p.name for p in path.parent.glob('*')))}")
+    try:
+        if file_type(path) == ".npz":
+            x, y = _npz_arrays(path, split, labelled)
+        elif IDX_NAME in path.name:
+            x = read_idx(path)
+            y = read_idx(path.with_name(path.name.replace(IDX_NAME, IDX_LABELS))) if labelled else None
+        else:
+            raise DataError(f"{path}: no table: use .csv, .tsv, .npz or a file named like train{IDX_NAME}.gz")
+    except (OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: cannot be read ({error}): check the file") from error
+    if x.dtype.kind not in "biuf" or x.ndim < 2:
+        raise DataError(f"{path}: x is {x.dtype} of shape {x.shape}: numbers of shape (rows, ...) are needed")
+    labels = np.zeros(len(x)) if y is None else y
+    if labels.shape != (len(x),):
+        raise DataError(f"{path}: labels of shape {labels.shape} for {len(x)} rows: give one a row")
+    flat = x.reshape(len(x), -1)
+    return _Table(path, [str(index) for index in range(flat.shape[1])], flat, range(1, len(x) + 1), labels)
+
+
+def _npz_arrays(path: Path, split: str, labelled: bool) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    with np.load(path, allow_pickle=False) as arrays:
+        suffix = next((f"_{word}" for word in SPLIT_WORDS[split] if f"x_{word}" in arrays), "")
+        for name in ("x", "y")[: 1 + labelled]:
+            if name + suffix not in arrays:
+                raise DataError(f"{path}: no array {name + suffix!r} among {sorted(arrays)}: call them x and y")
+        return arrays[f"x{suffix}"], arrays[f"y{suffix}"] if labelled else None
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """Unsigned bytes in the IDX format: magic number 0, 0, 8, dimensions; sizes, big-endian; the bytes."""
+    content = path.read_bytes()
+    content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    dimensions = content[3] if len(content) > 4 else 0
+    if content[:3] != b"\0\0\x08" or not dimensions:
+        raise ValueError(f"{path.name} is no IDX file of unsigned bytes")
+    shape = np.frombuffer(content, ">u4", dimensions, 4).astype(int)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+
+
+def _schema_of_table(table: _Table, config: DataConfig) -> TableSchema:
+    label = None
+    if table.labels is None:
+        asked = None if config.label_column is None else _name(config.label_column)
+        label = find_column(table.columns, asked, "label", str(table.path))
+    columns = [_name(name) for name in config.feature_columns or table.columns if _name(name) != label]
+    for name in columns:
+        if name not in table.columns:
+            hint = nearest(name, table.columns)
+            raise DataError(f"{table.path}: no column {name!r}{hint} among {table.columns[:20]}: set feature_columns")
+    if not columns:
+        raise DataError(f"{table.path}: no column but the label's: a table needs features")
+    for name in map(_name, config.missing_columns or []):
+        if name not in columns:
+            raise DataError(f"data.missing_columns: {name!r}{nearest(name, columns)} is no feature of {table.path}")
+    return TableSchema(columns, label, len(table.columns))
+
+
+def _positions(table: _Table, schema: TableSchema) -> list[int]:
+    """Where the features stand in a file: by name, or without names by position."""
+    unnamed = all(name.isdigit() for name in [*schema.columns, *table.columns])
+    if unnamed and len(table.columns) != schema.width:
+        if len(table.columns) == len(schema.columns):
+            return list(range(len(table.columns)))
+        raise DataError(
+            f"{table.path}: {len(table.columns)} columns, but the model reads {len(schema.columns)} features out of "
+            f"{schema.width} columns: give those"
+        )
+    missing = [name for name in schema.columns if name not in table.columns]
+    if missing:
+        raise DataError(f"{table.path}: no column {missing[0]!r} among {table.columns[:20]}: the model needs it")
+    return [table.columns.index(name) for name in schema.columns]
+
+
+def _numbers(table: _Table, positions: list[int], schema: TableSchema, config: DataConfig) -> NDArray[np.float32]:
+    """The chosen columns as float32; NaN where a value is missing, which only `missing_columns` may be."""
+    may_miss = [name in map(_name, config.missing_columns or schema.columns) for name in schema.columns]
+    text = None if config.missing_value is None else str(config.missing_value)
+    number = _to_number(text or "")
+    if table.labels is not None:
+        values = table.rows[:, positions]
+        missing = (values == number) & np.array(may_miss)
+        bad = ~(np.abs(values) <= LARGEST) if values.dtype.kind == "f" else np.zeros((0, 0), bool)
+    else:
+        cells = [[cells[position].strip() for position in positions] for cells in table.rows]
+        values = np.array([[_to_number(cell) for cell in row] for row in cells])
+        written = np.array([[cell == text for cell in row] for row in cells])
+        missing = (written | (values == number)) & np.array(may_miss)
+        bad = ~(np.abs(values) <= LARGEST) & ~missing
+    for row, column in np.argwhere(bad)[:1]:
+        value = table.rows[row][positions[column]]
+        raise DataError(
+            f"{table.place(row)}, column {schema.columns[column]!r}: {value!r} is not a finite number: mend it, leave "
+            "the column out of data.feature_columns, or say what stands for a missing value as data.missing_value"
+        )
+    features = values.astype(np.float32)
+    features[missing] = math.nan
+    return features
+
+
+def _name(column: Any) -> str:
+    """A column as a recipe names it; columns without names are numbers there."""
+    return str(int(column)) if isinstance(column, float) and column.is_integer() else str(column)
+
+
+def _to_number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan
+
+
+def _with_classes(
+    found: dict[str, tuple[NDArray[np.float32], list[str]]], config: DataConfig, paths: dict[str, list[Path]]
+) -> dict[str, datasets.Dataset]:
+    """Every split with its labels as classes."""
+    seen = sorted({label for label in next(iter(found.values()))[1]}, key=label_order)
+    names = config.label_names or seen
+    ids = {name: index for index, name in enumerate(names)}
+    if not set(seen) <= set(ids) and set(seen) <= {str(index) for index in range(len(names))}:
+        ids = {str(index): index for index in range(len(names))}
+    built = {}
+    for split, (features, labels) in found.items():
+        place = " + ".join(map(str, paths[split]))
+        if split == "train" and len(seen) < 2:
+            raise DataError(f"{place}: every row of train has the label {seen[0]!r}: two classes are needed")
+        unknown = next((label for label in labels if label not in ids), None)
+        if unknown is not None:
+            hint = nearest(unknown, ids)
+            raise DataError(f"{place}: label {unknown!r} of {split} is none of {list(ids)[:20]}{hint}: mend the row")
+        kinds = datasets.Features({
+            "features": datasets.Sequence(datasets.Value("float32"), length=features.shape[1]),
+            "label": datasets.ClassLabel(names=names),
+        })  # fmt: skip
+        columns = {"features": features, "label": [ids[label] for label in labels]}
+        built[split] = datasets.Dataset.from_dict(columns, features=kinds)
+    return built
+
+
+def _with_medians(schema: TableSchema, features: NDArray[np.float32], config: DataConfig) -> TableSchema:
+    """The schema with the medians of the training rows, for the columns whose values may be missing."""
+    if config.missing_value is None:
+        return schema
+    columns = [_name(name) for name in config.missing_columns or schema.columns]
+    values = {name: features[:, schema.columns.index(name)] for name in columns}
+    for name, column in values.items():
+        if np.isnan(column).all():
+            raise DataError(f"column {name!r} has no value in train: leave it out of data.feature_columns")
+    return dataclasses.replace(schema, medians={name: float(np.nanmedian(values[name])) for name in columns})
+
+
+def _impute(features: NDArray[np.float32], schema: TableSchema) -> NDArray[np.float32]:
+    fill = np.array([schema.medians.get(name, math.nan) for name in schema.columns], np.float32)
+    return np.where(np.isnan(features), fill, features)
+
+
+def _complete(rows: datasets.Dataset, schema: TableSchema) -> datasets.Dataset:
+    """The rows without missing values, and with their schema."""
+    columns = {"features": _impute(table_features(rows), schema), "label": rows["label"][:]}
+    complete = datasets.Dataset.from_dict(columns, features=rows.features)
+    complete.info.description = json.dumps(dataclasses.asdict(schema))
+    return complete

@@ -1,0 +1,165 @@
+"""How steep a head can be: a bound that holds everywhere, and the largest slope that a search finds.
+
+Both are of the Jacobian of the logits by the normalised features, in the spectral norm: the largest change of the
+logits per change of the features, both in L2. Under the ordinal objective they are of the score, before the
+thresholds.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..modeling import CRHead, CRLayer, Standardize
+
+# Of the derivative of a fixed activation, over all z. GELU: at z = sqrt(2). SiLU: at z = 2.3994, rounded up.
+LARGEST_SLOPES = {
+    "gelu": 0.5 * (1 + math.erf(1)) + math.exp(-1) / math.sqrt(math.pi),
+    "silu": 1.0998394,
+    "relu": 1.0,
+    "tanh": 1.0,
+}
+PIECES = 32
+# Far above what rounding adds to a product of float64 spectral norms, far below what anybody reads.
+ROUNDING = 1 + 1e-9
+
+
+def lipschitz_bound(head: CRHead, raw: bool = False) -> float:
+    """An upper bound of the slope of a head, for every input.
+
+    The product over layers of the float64 spectral norm of `diag(s) W`, where s_i is the largest |p_i'| between the
+    linear tails, times the readout's. No two inputs can differ more in their logits (under the ordinal objective: in
+    their score) than this times their distance. The margin of two logits is at most sqrt(2) times as steep.
+
+    Args:
+        head: a head, fitted if `raw`.
+        raw: bound it by the raw features instead of the normalised ones.
+
+    Returns:
+        The bound; infinite for polynomials without linear tails, and by raw features under `layer_norm`.
+
+    Source: design.md, definition 11; the product of layer norms is that of Szegedy et al. (2014).
+    """
+    scale: Tensor | float = 1.0
+    if raw:
+        if not isinstance(head.feature_norm, Standardize):
+            return math.inf
+        scale = head.feature_norm.scale.double()
+    bound = ROUNDING
+    for layer in head.layers:
+        slopes = largest_slopes(layer)
+        if not torch.isfinite(slopes).all():
+            return math.inf
+        bound *= _spectral_norm(slopes[:, None] * layer.linear.weight.detach().double() * scale)
+        scale = 1.0
+    return bound * _spectral_norm(head.readout.weight.detach().double() * scale)
+
+
+def _spectral_norm(matrix: Tensor) -> float:
+    return float(torch.linalg.matrix_norm(matrix, ord=2))
+
+
+@torch.no_grad()
+def largest_slopes(layer: CRLayer) -> Tensor:
+    """An upper bound of |p'| for each unit of a layer, over all z.
+
+    Between the tails p' is cut into 32 pieces; on each it lies within its Bernstein coefficients, whatever its degree.
+    What rounding may have taken from a coefficient is added to it.
+
+    Returns:
+        Shape (out_features,), float64; infinite where a polynomial has no linear tails.
+    """
+    weight = layer.linear.weight
+    if layer.coefficients is None:
+        return weight.new_full((weight.shape[0],), LARGEST_SLOPES[layer.activation], dtype=torch.float64)
+    if layer.polynomial_range is None:
+        return weight.new_full((weight.shape[0],), math.inf, dtype=torch.float64)
+    coefficients = layer.coefficients.detach().double()
+    powers = torch.arange(1, len(coefficients), dtype=torch.float64, device=weight.device)
+    derivative = coefficients[1:] * powers[:, None]
+    to_bernstein = _bernstein(len(derivative) - 1, layer.polynomial_range).to(weight.device)
+    rounding = 8 * len(derivative) ** 2 * torch.finfo(torch.float64).eps
+    values = (to_bernstein @ derivative).abs() + rounding * (to_bernstein.abs() @ derivative.abs())
+    return values.amax((0, 1))
+
+
+@lru_cache
+def _bernstein(degree: int, reach: float) -> Tensor:
+    """From the coefficients of a polynomial to its Bernstein coefficients on each piece of [-reach, reach].
+
+    Returns:
+        Shape (PIECES, degree + 1, degree + 1), float64.
+    """
+    orders = range(degree + 1)
+    width = 2 * reach / PIECES
+    to_pieces = torch.zeros(PIECES, degree + 1, degree + 1, dtype=torch.float64)
+    for piece in range(PIECES):
+        start = -reach + piece * width
+        for m in orders:
+            for k in range(m, degree + 1):
+                to_pieces[piece, m, k] = math.comb(k, m) * start ** (k - m) * width**m
+    basis = [[math.comb(j, m) / math.comb(degree, m) if m <= j else 0.0 for m in orders] for j in orders]
+    return torch.tensor(basis, dtype=torch.float64) @ to_pieces
+
+
+def largest_slope_found(
+    head: CRHead, features: Tensor | None = None, starts: int = 32, steps: int = 100, seed: int = 0
+) -> float:
+    """The largest slope of a head that a search finds: a lower bound of its true Lipschitz constant.
+
+    Gradient ascent (Adam, in float64) on the spectral norm of the Jacobian of the logits by the normalised features,
+    from random points and from examples. ReLU's slope has no gradient to climb: there only the starts are looked at.
+
+    Args:
+        head: a fitted head.
+        features: raw, shape (rows, in_features); half of the starts are rows of it. `None`: all are random.
+        starts: points that climb.
+        steps: of the ascent.
+        seed: of the random starts and the choice of rows.
+
+    Returns:
+        The largest norm met on the way, never above `lipschitz_bound`.
+    """
+    double = copy.deepcopy(head).double().requires_grad_(False).eval()
+    generator = torch.Generator("cpu").manual_seed(seed)
+    width = head.config.in_features
+    points = torch.randn(starts, width, generator=generator, dtype=torch.float64, device="cpu")
+    # From among the examples to where the tails begin.
+    points *= torch.logspace(-1, 1, starts, dtype=torch.float64, device="cpu")[:, None]
+    points = points.to(double.readout.weight.device)
+    if features is not None:
+        chosen = torch.randperm(len(features), generator=generator)[: starts // 2]
+        rows = features[chosen.to(features.device)].to(points)
+        points[: len(rows)] = double.feature_norm(rows)
+    points.requires_grad_()
+    ascent = torch.optim.Adam([points], lr=0.1, maximize=True)
+    found = 0.0
+    with torch.enable_grad():
+        for _ in range(steps):
+            slopes = _slopes(double, points)
+            found = max(found, float(slopes.detach().max()))
+            if not slopes.requires_grad:
+                return found
+            (points.grad,) = torch.autograd.grad(slopes.sum(), points)
+            ascent.step()
+    return max(found, float(_slopes(double, points.detach()).max()))
+
+
+def _slopes(head: Any, points: Tensor) -> Tensor:
+    """Spectral norm of the Jacobian at normalised features, shape (rows,), differentiable."""
+    hidden, derivatives = points, []
+    for layer in head.layers:
+        hidden, derivative = layer(hidden)
+        derivatives.append(derivative)
+    jacobian = head.readout.weight.expand(len(points), -1, -1)
+    for layer, derivative in zip(reversed(head.layers), reversed(derivatives), strict=True):
+        jacobian = (jacobian * derivative.unsqueeze(1)) @ layer.linear.weight
+    with torch.no_grad():
+        # At its top vector u the gradient of |u'J| is that of the norm itself, and no eigenvector is differentiated.
+        top = torch.linalg.eigh(jacobian @ jacobian.mT).eigenvectors[..., -1:]
+    return torch.linalg.vector_norm((top * jacobian).sum(1), dim=-1)

@@ -1,0 +1,268 @@
+"""Offline `evaluate` metrics; `tasks.py` says which of them a task has.
+
+`evaluate.load` fetches a script from the Hub, so the classes stand here. They keep their rows in memory and write no
+file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+import scipy.special
+import scipy.stats
+from numpy.typing import ArrayLike, NDArray
+
+CALIBRATION_BINS = 15
+BOOTSTRAP_BATCH = 256
+
+
+class _OfflineMetric(evaluate.Metric):
+    """A metric that needs neither network nor cache folder. Its docstring is its description, its `key` its result."""
+
+    key: str
+    prediction_feature: Any = datasets.Value("int64")
+
+    def __init__(self) -> None:
+        super().__init__(keep_in_memory=True)
+
+    def _build_data_dir(self) -> str:
+        """Create nothing: the parent makes a folder here even for a metric kept in memory (evaluate 0.4.6)."""
+        return ""
+
+    def _info(self) -> evaluate.MetricInfo:
+        """Declare the columns."""
+        features = {"predictions": self.prediction_feature, "references": datasets.Value("int64")}
+        return evaluate.MetricInfo(
+            description=self.__doc__ or self.key,
+            citation="",
+            inputs_description=f"Returns a dict with the key {self.key!r}.",
+            features=datasets.Features(features),
+        )
+
+    def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
+        return {self.key: float(self.score(np.asarray(predictions), np.asarray(references)))}
+
+    @staticmethod
+    def score(predictions: NDArray[Any], references: NDArray[Any]) -> float:
+        """The number itself."""
+        raise NotImplementedError
+
+
+class _ProbabilityMetric(_OfflineMetric):
+    """A metric of class log-probabilities: `predictions` has shape (rows, num_labels)."""
+
+    prediction_feature = datasets.List(datasets.Value("float64"))
+
+
+class Accuracy(_OfflineMetric):
+    """Share of rows whose predicted class is the reference."""
+
+    key = "accuracy"
+
+    @staticmethod
+    def score(predictions: NDArray[Any], references: NDArray[Any]) -> float:
+        """From class indices, both of shape (rows,)."""
+        return float(np.mean(predictions == references))
+
+
+class MacroF1(_OfflineMetric):
+    """Mean F1 over the classes that occur among predictions or references, as scikit-learn averages them."""
+
+    key = "macro_f1"
+
+    @staticmethod
+    def score(predictions: NDArray[Any], references: NDArray[Any]) -> float:
+        """From class indices, both of shape (rows,)."""
+        table = _confusion(predictions, references)
+        occurrences = table.sum(0) + table.sum(1)
+        present = occurrences > 0
+        return float(np.mean(2 * np.diag(table)[present] / occurrences[present]))
+
+
+class MeanAbsoluteError(_OfflineMetric):
+    """Mean distance between predicted and reference class, in classes."""
+
+    key = "mean_absolute_error"
+
+    @staticmethod
+    def score(predictions: NDArray[Any], references: NDArray[Any]) -> float:
+        """From class indices, both of shape (rows,)."""
+        return float(np.mean(np.abs(predictions - references)))
+
+
+class QuadraticWeightedKappa(_OfflineMetric):
+    """Cohen's kappa with squared distances as weights: 1 is agreement, 0 is chance.
+
+    Where everything is one class, kappa is 0/0; it is reported as 0, no better than chance.
+    """
+
+    key = "quadratic_weighted_kappa"
+
+    @staticmethod
+    def score(predictions: NDArray[Any], references: NDArray[Any]) -> float:
+        """From class indices, both of shape (rows,)."""
+        table = _confusion(predictions, references)
+        classes = np.arange(len(table))
+        distance = (classes[:, None] - classes[None, :]) ** 2
+        by_chance = (distance * np.outer(table.sum(1), table.sum(0))).sum() / table.sum()
+        return float(1 - (distance * table).sum() / by_chance) if by_chance > 0 else 0.0
+
+
+class ExpectedCalibrationError(_ProbabilityMetric):
+    """Mean gap between confidence and accuracy of the top class, over 15 equal-width bins, weighted by their rows."""
+
+    key = "expected_calibration_error"
+
+    @staticmethod
+    def score(predictions: NDArray[Any], references: NDArray[Any]) -> float:
+        """From log-probabilities of shape (rows, num_labels) and class indices of shape (rows,)."""
+        confidence = np.exp(predictions.max(-1))
+        correct = predictions.argmax(-1) == references
+        bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
+        gaps = np.bincount(bins, weights=correct - confidence, minlength=CALIBRATION_BINS)
+        return float(np.abs(gaps).sum() / len(references))
+
+
+class NegativeLogLikelihood(_ProbabilityMetric):
+    """Mean negative log-probability of the reference class, in nats."""
+
+    key = "negative_log_likelihood"
+
+    @staticmethod
+    def score(predictions: NDArray[Any], references: NDArray[Any]) -> float:
+        """From log-probabilities of shape (rows, num_labels) and class indices of shape (rows,)."""
+        return float(-np.take_along_axis(predictions, references[:, None], axis=-1).mean())
+
+
+def _confusion(predictions: NDArray[Any], references: NDArray[Any]) -> NDArray[np.float64]:
+    """Counts by (reference, prediction), shape (classes, classes)."""
+    size = int(max(predictions.max(), references.max())) + 1
+    flat = np.bincount(references * size + predictions, minlength=size * size)
+    return flat.reshape(size, size).astype(np.float64)
+
+
+def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Logits and labels as arrays that belong together."""
+    scores, references = np.asarray(logits, dtype=np.float64), np.asarray(labels)
+    if scores.ndim != 2 or references.shape != scores.shape[:1] or not len(references):
+        raise ValueError(
+            f"logits of shape {scores.shape} and labels of shape {references.shape}: "
+            "(rows, num_labels) and (rows,) with at least one row are needed"
+        )
+    if not np.isfinite(scores).all():
+        raise ValueError("logits hold NaN or infinite values: no metric of them means anything")
+    if references.min() < 0 or references.max() >= scores.shape[1]:
+        raise ValueError(f"labels run from {references.min()} to {references.max()}, logits have {scores.shape[1]}")
+    return scores, references.astype(np.int64)
+
+
+def compute_classification_metrics(logits: ArrayLike, labels: ArrayLike, ordinal: bool) -> dict[str, float]:
+    """Every metric of a classifier on one split.
+
+    The prediction is the top class, except for the absolute error, which takes the median class: the first whose
+    cumulative probability reaches one half.
+
+    Args:
+        logits: shape (rows, num_labels), finite; softmax gives the probabilities.
+        labels: class indices, shape (rows,).
+        ordinal: the classes are ordered; adds the two metrics that need an order.
+
+    Returns:
+        `accuracy, macro_f1, expected_calibration_error, negative_log_likelihood`, and with `ordinal` also
+        `mean_absolute_error, quadratic_weighted_kappa`.
+
+    Raises:
+        ValueError: if shapes disagree, there is no row, a logit is not finite, or a label has no logit.
+    """
+    scores, references = _checked(logits, labels)
+    log_probabilities = scipy.special.log_softmax(scores, axis=-1)
+    top = scores.argmax(-1)
+    plan: list[tuple[type[_OfflineMetric], NDArray[Any]]] = [(Accuracy, top), (MacroF1, top)]
+    if ordinal:
+        median = (np.exp(log_probabilities).cumsum(-1)[:, :-1] < 0.5).sum(-1)
+        plan += [(MeanAbsoluteError, median), (QuadraticWeightedKappa, top)]
+    plan += [(ExpectedCalibrationError, log_probabilities), (NegativeLogLikelihood, log_probabilities)]
+    results: dict[str, float] = {}
+    for metric, predictions in plan:
+        results |= metric().compute(predictions=predictions, references=references)
+    return results
+
+
+def compute_regression_metrics(predictions: ArrayLike, targets: ArrayLike) -> dict[str, float]:
+    """Metrics of a regression.
+
+    Args:
+        predictions: shape (rows, num_labels) or (rows,).
+        targets: the same number of values.
+
+    Returns:
+        `mean_squared_error, mean_absolute_error` and `r_squared`, 1 minus the squared error over that of the mean of
+        each target; NaN where the targets do not vary.
+    """
+    found = np.asarray(predictions, dtype=np.float64)
+    wanted = np.asarray(targets, dtype=np.float64).reshape(found.shape)
+    squares = np.square(found - wanted)
+    spread = np.square(wanted - wanted.mean(0)).sum()
+    return {
+        "mean_squared_error": float(squares.mean()),
+        "mean_absolute_error": float(np.abs(found - wanted).mean()),
+        "r_squared": float(1 - squares.sum() / spread) if spread > 0 else float("nan"),
+    }
+
+
+def compute_multi_label_metrics(logits: ArrayLike, targets: ArrayLike) -> dict[str, float]:
+    """Metrics of a multi-label classification; a class is predicted where its logit is above 0.
+
+    Args:
+        logits: shape (rows, num_labels).
+        targets: zeros and ones of the same shape.
+
+    Returns:
+        `accuracy` (rows with every class right), `micro_f1` over all cells, and `macro_f1`, the mean over classes; a
+        class that is neither predicted nor there counts 0.
+    """
+    predicted, wanted = np.asarray(logits) > 0, np.asarray(targets) > 0.5
+    hits, total = (predicted & wanted).sum(0), predicted.sum(0) + wanted.sum(0)
+    return {
+        "accuracy": float((predicted == wanted).all(-1).mean()),
+        "micro_f1": float(2 * hits.sum() / max(1, total.sum())),
+        "macro_f1": float((2 * hits / np.maximum(1, total)).mean()),
+    }
+
+
+def bootstrap_interval(
+    per_row_values: Sequence[float] | NDArray[Any], seed: int = 0, resamples: int = 10_000, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean over rows.
+
+    Args:
+        per_row_values: one value a row (a hit, a loss, a paired difference), shape (rows,), at least two.
+        seed: of the resampling.
+        resamples: number of bootstrap samples.
+        confidence: coverage, between 0 and 1.
+
+    Returns:
+        (low, high), in the values' unit.
+
+    Raises:
+        ValueError: if there are fewer than two values, or one is not finite.
+    """
+    values = np.asarray(per_row_values, dtype=np.float64)
+    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
+        raise ValueError(f"per_row_values of shape {values.shape} must be at least two finite numbers, one a row")
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    found = scipy.stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=resamples,
+        confidence_level=confidence,
+        method="percentile",
+        batch=BOOTSTRAP_BATCH,
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)

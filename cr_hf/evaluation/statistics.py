@@ -1,0 +1,225 @@
+"""Paired comparisons of heads: the crossed bootstrap, paired tests, their corrections, and what may be claimed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.stats
+from numpy.typing import NDArray
+
+from ..errors import RecipeError, nearest
+
+MAX_COMPARISONS = 5
+DEFAULT_REFERENCE = "mlp-gelu"
+RESAMPLES = 10_000
+LEVEL = 0.05
+CHUNK = 500
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A head against a reference, declared before any result is seen."""
+
+    head: str
+    reference: str
+
+
+def declare(text: str | None, heads: Sequence[str]) -> tuple[Comparison, ...]:
+    """The comparisons of a study.
+
+    Args:
+        text: `HEAD:REFERENCE` pairs with commas between; `None` for the first five heads of the study against
+            `mlp-gelu`, or against the first head where that one is not in the study.
+        heads: of the study.
+
+    Raises:
+        RecipeError: if there are more than five, a pair is not one, or a head is not in the study.
+    """
+    if text is None:
+        reference = DEFAULT_REFERENCE if DEFAULT_REFERENCE in heads else heads[0]
+        others = [head for head in heads if head != reference][:MAX_COMPARISONS]
+        return tuple(Comparison(head, reference) for head in others)
+    pairs = [tuple(pair.strip().split(":")) for pair in text.split(",")]
+    if len(pairs) > MAX_COMPARISONS:
+        raise RecipeError(f"--comparisons: {len(pairs)} are given: declare at most {MAX_COMPARISONS}")
+    for pair in pairs:
+        if len(pair) != 2 or pair[0] == pair[1]:
+            raise RecipeError(f"--comparisons: {':'.join(pair)!r} is not HEAD:REFERENCE with two different heads")
+        for head in pair:
+            if head not in heads:
+                raise RecipeError(
+                    f"--comparisons: {head!r} is not in the study{nearest(head, heads)}: use {', '.join(heads)}"
+                )
+    if len(set(pairs)) < len(pairs):
+        raise RecipeError("--comparisons: one of them is given twice")
+    return tuple(Comparison(*pair) for pair in pairs)
+
+
+def crossed_bootstrap(
+    values: Sequence[NDArray[np.float64]], confidences: Sequence[float] = (0.95,), resamples: int = RESAMPLES
+) -> NDArray[np.float64]:
+    """Percentile intervals of the mean over seeds and test rows, both resampled with replacement.
+
+    Args:
+        values: each of shape (seeds, rows), all of one shape: hits, or paired differences of hits. All of them see
+            the same resamples.
+        confidences: coverage of the intervals.
+        resamples: bootstrap samples.
+
+    Returns:
+        Low and high ends, shape (len(values), len(confidences), 2).
+
+    Source: Owen (2007), The pigeonhole bootstrap.
+    """
+    seeds, rows = values[0].shape
+    generator = np.random.default_rng(0)
+    means = np.empty((len(values), resamples))
+    for start in range(0, resamples, CHUNK):
+        some = slice(start, min(start + CHUNK, resamples))
+        size = some.stop - some.start
+        seed_counts = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=size).astype(np.float64)
+        row_counts = generator.multinomial(rows, np.full(rows, 1 / rows), size=size)
+        for number, one in enumerate(values):
+            means[number, some] = ((seed_counts @ one) * row_counts).sum(1) / (seeds * rows)
+    tails = np.array([[(1 - confidence) / 2, (1 + confidence) / 2] for confidence in confidences])
+    return np.moveaxis(np.quantile(means, tails, axis=1), -1, 0)
+
+
+def compare(first: NDArray[np.float64], second: NDArray[np.float64], resamples: int = RESAMPLES) -> dict[str, Any]:
+    """Paired difference of accuracy with a 95 % interval by the crossed bootstrap over seeds and test rows.
+
+    Args:
+        first: 1 where the head was right, else 0, shape (seeds, rows); seed by seed on the training rows of `second`.
+        second: the same of the reference.
+        resamples: bootstrap samples.
+
+    Returns:
+        `difference` and `interval` as shares (0.01 is a point), and `seeds_won`.
+    """
+    difference = first - second
+    return {
+        "difference": float(difference.mean()),
+        "interval": crossed_bootstrap([difference], resamples=resamples)[0, 0].tolist(),
+        "seeds_won": int((difference.mean(1) > 0).sum()),
+    }
+
+
+def paired_tests(differences: NDArray[np.float64]) -> dict[str, Any]:
+    """Two-sided paired tests over seeds, and the size of the effect.
+
+    Args:
+        differences: one a seed, shape (seeds,), at least two.
+
+    Returns:
+        `t_p`, `wilcoxon_p`, `cohens_d_z` (mean over standard deviation; 0 where nothing differs), `seeds_won` and
+        `seeds_lost`.
+    """
+    counts = {"seeds_won": int((differences > 0).sum()), "seeds_lost": int((differences < 0).sum())}
+    if not differences.any():
+        return {"t_p": 1.0, "wilcoxon_p": 1.0, "cohens_d_z": 0.0, **counts}
+    deviation = float(differences.std(ddof=1))
+    return {
+        "t_p": _two_sided(float(differences.mean()), deviation / np.sqrt(len(differences)), len(differences) - 1),
+        "wilcoxon_p": float(scipy.stats.wilcoxon(differences).pvalue),
+        "cohens_d_z": float(differences.mean()) / deviation if deviation else float("inf"),
+        **counts,
+    }
+
+
+def corrected_resampled_t(
+    differences: Sequence[float] | NDArray[np.float64], train_rows: int, test_rows: int
+) -> dict[str, float]:
+    """Paired t test for repeated splits of one data set, whose training rows overlap.
+
+    The variance of the mean is `(1 / n + test_rows / train_rows) * variance` in place of `variance / n`.
+
+    Args:
+        differences: of a metric, one a split: shape (repeats * folds,), at least two.
+        train_rows: of a split.
+        test_rows: of a split.
+
+    Returns:
+        `difference` (the mean), `t`, `p` (two-sided, n - 1 degrees of freedom), `interval_low` and `interval_high`
+        (95 %).
+
+    Raises:
+        ValueError: if there are fewer than two differences, or a number of rows is below 1.
+
+    Source: Nadeau and Bengio (2003), Inference for the generalization error, Machine Learning 52.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if values.ndim != 1 or len(values) < 2 or min(train_rows, test_rows) < 1:
+        raise ValueError(f"differences of shape {values.shape} with {train_rows=} and {test_rows=} cannot be tested")
+    mean, degrees = float(values.mean()), len(values) - 1
+    error = float(np.sqrt((1 / len(values) + test_rows / train_rows) * values.var(ddof=1)))
+    half = float(scipy.stats.t.ppf(0.975, degrees)) * error
+    t = 0.0 if mean == 0 else mean / error if error else float(np.copysign(np.inf, mean))
+    p = _two_sided(mean, error, degrees)
+    return {"difference": mean, "t": t, "p": p, "interval_low": mean - half, "interval_high": mean + half}
+
+
+def _two_sided(mean: float, error: float, degrees: int) -> float:
+    if mean == 0:
+        return 1.0
+    return float(2 * scipy.stats.t.sf(abs(mean) / error, degrees)) if error else 0.0
+
+
+def bonferroni(p_values: Sequence[float]) -> list[float]:
+    """P values times their number, at most 1."""
+    return [min(1.0, len(p_values) * p) for p in p_values]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P values corrected by Holm's step-down procedure: as strict as Bonferroni, never weaker in power.
+
+    Source: Holm (1979), A simple sequentially rejective multiple test procedure.
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    order = values.argsort(kind="stable")
+    corrected = np.empty_like(values)
+    corrected[order] = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)).clip(max=1)
+    return corrected.tolist()
+
+
+def least_wilcoxon_p(seeds: int) -> float:
+    """The lowest p that a two-sided Wilcoxon signed-rank test of so many seeds can give: 0.0625 with five."""
+    return 2.0 ** (1 - seeds)
+
+
+def compare_all(differences: Sequence[NDArray[np.float64]], resamples: int = RESAMPLES) -> list[dict[str, Any]]:
+    """Every declared comparison of a study, with corrections over all of them.
+
+    Args:
+        differences: of hits, head minus reference, one array of shape (seeds, rows) a comparison and fraction.
+        resamples: bootstrap samples.
+
+    Returns:
+        For each: `difference`, `interval` (95 %) and `corrected_interval` (95 % for all of them together, by
+        Bonferroni), what `paired_tests` returns, `t_p_holm`, `t_p_bonferroni`, `wilcoxon_p_holm`,
+        `wilcoxon_p_bonferroni`, and `claimed`: whether the t test's p after Holm is below 0.05 and the corrected
+        interval, which test rows widen too, excludes 0.
+    """
+    if not differences:
+        return []
+    intervals = crossed_bootstrap(differences, (1 - LEVEL, 1 - LEVEL / len(differences)), resamples)
+    found = [
+        {
+            "difference": float(one.mean()),
+            "interval": plain.tolist(),
+            "corrected_interval": corrected.tolist(),
+            **paired_tests(one.mean(1)),
+        }
+        for one, (plain, corrected) in zip(differences, intervals, strict=True)
+    ]
+    for test in ("t_p", "wilcoxon_p"):
+        raw = [entry[test] for entry in found]
+        for name, values in (("holm", holm(raw)), ("bonferroni", bonferroni(raw))):
+            for entry, value in zip(found, values, strict=True):
+                entry[f"{test}_{name}"] = value
+    for entry in found:
+        low, high = entry["corrected_interval"]
+        entry["claimed"] = entry["t_p_holm"] < LEVEL and not low <= 0 <= high
+    return found

@@ -1,0 +1,137 @@
+"""Which tokens a prediction hangs on: the gradient by the input embeddings, as numbers and as a strip in HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from ..files import write_text
+from ..modeling import CRForSequenceClassification
+from .sensitivity import default_output, top_output
+from .tasks import Task
+
+TOKEN_BUDGET = 2048
+STRIP = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Token sensitivity</title>
+<style>
+:root { color-scheme: light dark; --text: #1a1a1a; --page: #ffffff; --quiet: #5a5a5a; --mark: 230 159 0; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #f2f2f2; --page: #16181c; --quiet: #a8adb5; --mark: 0 114 178; }
+}
+body { font: 17px/1.9 system-ui, sans-serif; color: var(--text); background: var(--page); max-width: 46rem;
+  margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.3rem; }
+p, figcaption { color: var(--quiet); font-size: .9rem; line-height: 1.5; }
+figure { margin: 1.5rem 0; }
+span { padding: .15em .25em; border-radius: .25em; background: rgb(var(--mark) / var(--share)); }
+</style>
+</head>
+<body>
+<h1>Token sensitivity</h1>
+<p>The stronger the colour, the more the {{ output }} changes with the token's input embedding: the L2 norm of its
+gradient, relative to the largest of the same text. A pointer held over a token shows the number.</p>
+{% for strip in strips %}
+<figure>
+<div>{% for token, norm, share in strip.tokens %}<span style="--share: {{ '%.3f' | format(share) }}"
+ title="{{ '%.4g' | format(norm) }}">{{ token }}</span> {% endfor %}</div>
+<figcaption>predicted: {{ strip.label }}; largest norm: {{ '%.4g' | format(strip.peak) }}</figcaption>
+</figure>
+{% endfor %}
+</body>
+</html>
+"""
+STRONGEST = 0.85
+
+
+def token_sensitivity(model: CRForSequenceClassification, tokenizer: Any, text: str) -> list[tuple[str, float]]:
+    """How much the prediction hangs on each token of a text.
+
+    Args:
+        model: a finished classifier.
+        tokenizer: of its backbone.
+        text: cut at the model's maximum length.
+
+    Returns:
+        Every token, special ones too, with the L2 norm of the gradient of the margin (top logit minus second; for
+        regression and several labels at once of the top logit) by its input embedding.
+
+    Raises:
+        DataError: if the text has no token.
+
+    Example:
+        >>> token_sensitivity(model, tokenizer, "a gorgeous, witty film")
+    """
+    encoded, norms = next(_gradients(model, tokenizer, [text]))
+    return list(zip((tokenizer.decode([token]) for token in encoded[0]), norms[0].tolist(), strict=False))
+
+
+def token_gradient_norms(model: CRForSequenceClassification, tokenizer: Any, texts: Sequence[str]) -> Tensor:
+    """L2 norm of the gradient of the margin by all input embeddings of each text together, shape (len(texts),).
+
+    The token-embedding variant of `diagnostics.input_gradient_norms`: it sees the backbone too.
+    """
+    found = torch.empty(len(texts))
+    start = 0
+    for encoded, norms in _gradients(model, tokenizer, texts):
+        found[start : start + len(encoded)] = torch.linalg.vector_norm(norms, dim=-1).float().cpu()
+        start += len(encoded)
+    return found
+
+
+def _gradients(
+    model: CRForSequenceClassification, tokenizer: Any, texts: Sequence[str]
+) -> Iterator[tuple[list[list[int]], Tensor]]:
+    """Batches, in order: the token ids of each text, and norms by token, shape (batch, length), 0 on padding."""
+    encoded = tokenizer(list(texts), truncation=True, max_length=model.config.max_length_for(tokenizer))
+    if not texts or not all(encoded["input_ids"]):
+        raise DataError("there is a text without a token, or no text at all: leave it out")
+    model.eval()
+    longest = max(len(ids) for ids in encoded["input_ids"])
+    size = max(1, TOKEN_BUDGET // longest)
+    for start in range(0, len(texts), size):
+        chosen: Any = {name: values[start : start + size] for name, values in encoded.items()}
+        # On the right, whatever the tokenizer does, so that a token keeps its place in the list.
+        batch = tokenizer.pad(chosen, return_tensors="pt", padding_side="right").to(model.device)
+        yield chosen["input_ids"], _norms(model, batch)
+
+
+def _norms(model: CRForSequenceClassification, batch: Any) -> Tensor:
+    inputs = dict(batch)
+    ids = inputs.pop("input_ids")
+    backbone: Any = model.backbone
+    with torch.enable_grad():
+        embeddings = backbone.get_input_embeddings()(ids).detach().requires_grad_()
+        logits, _ = model.classifier(model.get_features(inputs_embeds=embeddings, **inputs))
+        (gradient,) = torch.autograd.grad(top_output(logits, default_output(model.config)).sum(), embeddings)
+    return torch.linalg.vector_norm(gradient, dim=-1) * inputs["attention_mask"]
+
+
+def write_strips(model: CRForSequenceClassification, tokenizer: Any, texts: Sequence[str], path: Path) -> None:
+    """Write a self-contained page with a strip of tokens for each text, for light and dark screens.
+
+    Args:
+        model: a finished classifier.
+        tokenizer: of the backbone.
+        texts: to show; everything in them is escaped.
+        path: of the HTML file.
+    """
+    from jinja2 import Environment
+
+    strips, task = [], Task.of(model.config)
+    scores = task.scores(model.predict_texts(texts, tokenizer))
+    for text, row in zip(texts, scores, strict=True):
+        found = token_sensitivity(model, tokenizer, text)
+        peak = max(norm for _, norm in found)
+        tokens = [(token, norm, STRONGEST * norm / peak if peak else 0.0) for token, norm in found]
+        strips.append({"tokens": tokens, "label": task.label_of(row), "peak": peak})
+    page = Environment(autoescape=True).from_string(STRIP)
+    write_text(path, page.render(strips=strips, output=default_output(model.config)))

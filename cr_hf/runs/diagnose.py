@@ -1,0 +1,298 @@
+"""The diagnostics of a run: a reference that is saved with it, and new texts held against that reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+import scipy.stats
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from ..modeling import CRConfig
+from ..evaluation import (
+    Task,
+    GRADIENT_RESAMPLES,
+    TINY,
+    calibration,
+    default_output,
+    diagnose_features,
+    fit_temperature,
+    input_gradient_norms,
+    summarise_gradients,
+    tail_ratios,
+)
+from ..errors import CheckpointError, DataError
+from ..features import FeatureDataset, encode_texts
+from ..modeling import CRHead
+from ..modeling import CRForSequenceClassification, CRPreTrainedModel
+from ..training import HeadSpec, SweepArguments, train_heads
+from ..evaluation import token_gradient_norms
+
+# Rows at most: of a split on features that are there, on features that have to be made, for the linear head, and of
+# texts whose tokens are looked at. Norms kept for later comparison.
+SPLIT_ROWS, ENCODED_ROWS, LINEAR_ROWS, TOKEN_ROWS, KEPT_NORMS = 5000, 2000, 10_000, 200, 2000
+LINEAR_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+REFERENCE = "validation"
+
+
+# ---- the reference ----
+
+
+def reference_diagnostics(
+    model: Any,
+    tokenizer: Any,
+    dataset: Mapping[str, Any],
+    splits: Mapping[str, Any],
+    logits: Mapping[str, NDArray[Any]],
+) -> dict[str, Any]:
+    """Diagnostics of a finished model on its validation and test rows, for `results.json`.
+
+    Args:
+        model: the finished classifier.
+        tokenizer: of its backbone, `None` for a table.
+        dataset: by split the rows.
+        splits: by split what it was trained on; features that are there are used.
+        logits: by split, of all rows; labels are those of `dataset`.
+
+    Returns:
+        `linear_head` (its learning rate, chosen on validation, and its rows), `splits` (by split what
+        `diagnose_features` returns, with `token_gradients` and, for classes that exclude each other, `calibration`),
+        `output` and `reference_norms` (gradient norms of validation rows, at most 2,000).
+    """
+    chosen = {name: _features(model, tokenizer, rows, splits[name], name) for name, rows in dataset.items()}
+    linear, about = _linear_head(model.config, chosen)
+    head, output = model.classifier, default_output(model.config)
+    found: dict[str, Any] = {"linear_head": about, "output": output, "splits": {}}
+    single = Task.of(model.config).is_single
+    temperature = 1.0
+    if single:
+        temperature = fit_temperature(logits[REFERENCE], dataset[REFERENCE]["label"][:])
+    for name, predicted in logits.items():
+        features, labels = chosen[name]
+        found["splits"][name] = diagnose_features(head, features, labels, linear)
+        if tokenizer is not None:
+            found["splits"][name]["token_gradients"] = summarise_gradients(
+                token_gradient_norms(model, tokenizer, dataset[name]["text"][:TOKEN_ROWS])
+            )
+        if single:
+            found["splits"][name]["calibration"] = calibration(predicted, dataset[name]["label"][:], temperature)
+    norms = input_gradient_norms(head, chosen[REFERENCE][0][:KEPT_NORMS], output)
+    found["reference_norms"] = [float(f"{norm:.5g}") for norm in norms.tolist()]
+    return found
+
+
+def _features(model: Any, tokenizer: Any, rows: Any, split: Any, name: str) -> tuple[Tensor, Tensor]:
+    """Features and labels of some rows of a split, a random sample where there are many."""
+    if isinstance(split, FeatureDataset):
+        order = _sample(len(split), LINEAR_ROWS if name == "train" else SPLIT_ROWS)
+        features = np.asarray(split.features[split.indices[order]])
+        return torch.from_numpy(features), torch.from_numpy(split.labels[order])
+    if not isinstance(rows, datasets.Dataset):
+        rows = datasets.Dataset.from_list(list(rows.take(ENCODED_ROWS)))
+    rows = rows.select(_sample(len(rows), ENCODED_ROWS))
+    pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
+    features = encode_texts(model, tokenizer, rows["text"], pairs, cache_dir=False, description=name)
+    return torch.from_numpy(np.asarray(features)), torch.as_tensor(np.asarray(rows["label"][:]))
+
+
+def _sample(rows: int, limit: int) -> NDArray[np.int64]:
+    return np.sort(np.random.default_rng(0).permutation(rows)[:limit])
+
+
+def _linear_head(
+    config: CRConfig, chosen: Mapping[str, tuple[Tensor, Tensor]]
+) -> tuple[CRHead | None, dict[str, Any] | None]:
+    """A linear head on the same features, its learning rate chosen on validation; none for other problems."""
+    if not Task.of(config).is_single:
+        return None, None
+    (features, labels), (validation_features, validation_labels) = chosen["train"], chosen[REFERENCE]
+    linear = CRConfig(
+        in_features=config.in_features,
+        num_labels=config.num_labels,
+        hidden_sizes=[],
+        objective=config.objective,
+        feature_norm="standardize",
+    )
+    results = train_heads(
+        features,
+        labels,
+        [HeadSpec(learning_rate=rate) for rate in LINEAR_RATES],
+        linear,
+        SweepArguments(batch_size=max(16, min(128, len(features) // 13))),
+        validation_features=validation_features,
+        validation_labels=validation_labels,
+    )
+    best = max(results, key=lambda result: -1.0 if result.best_epoch is None else result.accuracies[result.best_epoch])
+    if best.best_epoch is None:
+        return None, None
+    about = {
+        "learning_rate": best.spec.learning_rate,
+        "rows": len(features),
+        "validation_accuracy": best.accuracies[best.best_epoch],
+    }
+    return best.head(), about
+
+
+# ---- new rows ----
+
+
+def diagnose_new(model: CRPreTrainedModel, features: ArrayLike, reference: dict[str, Any]) -> dict[str, Any]:
+    """Diagnostics of a finished run on features of new rows, which need no labels, beside its reference.
+
+    Args:
+        model: the finished classifier.
+        features: what its head reads, shape (rows, in_features).
+        reference: what `reference_diagnostics` returned.
+
+    Returns:
+        What `diagnose_features` returns, without the linear head, and `comparison`, see `compare_with_reference`.
+
+    Raises:
+        DataError: if there are fewer than two rows, or a feature is not finite.
+    """
+    rows = torch.from_numpy(np.asarray(features))
+    if len(rows) < 2:
+        raise DataError(f"{len(rows)} row cannot be compared with a reference: give two or more")
+    found = diagnose_features(model.classifier, rows)
+    norms = input_gradient_norms(model.classifier, rows, reference["output"]).cpu()
+    return {**found, "comparison": compare_with_reference(norms, reference["reference_norms"])}
+
+
+def diagnose_texts(
+    model: CRForSequenceClassification, tokenizer: Any, texts: Sequence[str], reference: dict[str, Any]
+) -> dict[str, Any]:
+    """`diagnose_new` of the features of texts, with `token_gradients` of the first 200 of them.
+
+    Raises:
+        DataError: if there is no text, or the features of one are not finite.
+    """
+    if not texts:
+        raise DataError("there are no texts to diagnose: give at least one")
+    found = diagnose_new(model, encode_texts(model, tokenizer, texts, cache_dir=False), reference)
+    tokens = summarise_gradients(token_gradient_norms(model, tokenizer, texts[:TOKEN_ROWS]))
+    return {**found, "token_gradients": tokens}
+
+
+def compare_with_reference(norms: ArrayLike, reference_norms: ArrayLike) -> dict[str, dict[str, Any]]:
+    """Tail ratio and peak gradient of new rows beside what as many rows like those of the reference would give.
+
+    Few rows have a lower peak and a less certain tail than many, and the reference is a sample too: the interval is
+    that of the ratio of the two when all rows are dealt out anew, so that 5 % of samples of the same kind lie outside.
+
+    Args:
+        norms: gradient norms of the new rows, shape (rows,).
+        reference_norms: those of the reference.
+
+    Returns:
+        `tail_ratio` and `peak`, each with `value, reference, ratio` (value over reference), the 95 % permutation
+        `interval` of the value, and `outside` (`"above"`, `"below"` or `None`).
+    """
+    values, reference = np.asarray(norms, dtype=np.float64), np.asarray(reference_norms, dtype=np.float64)
+    found = {}
+    for name, measure in (("tail_ratio", tail_ratios), ("peak", np.max)):
+        value, usual = float(measure(values, axis=-1)), float(measure(reference, axis=-1))
+        ratios = _permuted_ratios(values, reference, measure)
+        low, high = (usual * np.quantile(ratios, [0.025, 0.975])).tolist()
+        # As a reader sees them: the reference is rounded.
+        outside = "above" if value > high * (1 + 1e-4) else "below" if value < low * (1 - 1e-4) else None
+        found[name] = {
+            "value": value,
+            "reference": usual,
+            "ratio": value / usual if usual > 0 else None,
+            "interval": [low, high],
+            "outside": outside,
+        }
+    return found
+
+
+def _permuted_ratios(
+    values: NDArray[np.float64], reference: NDArray[np.float64], measure: Callable[..., Any]
+) -> NDArray[np.float64]:
+    def ratio(new: NDArray[np.float64], old: NDArray[np.float64], axis: int) -> Any:
+        return measure(new, axis=axis) / np.maximum(measure(old, axis=axis), TINY)
+
+    batch = max(1, 2_000_000 // (len(values) + len(reference)))
+    return scipy.stats.permutation_test(
+        (values, reference), ratio, n_resamples=GRADIENT_RESAMPLES, vectorized=True, batch=batch, rng=np.random.default_rng(0)
+    ).null_distribution
+
+
+# ---- in words ----
+
+
+def saved_reference(results: dict[str, Any], run: Any) -> dict[str, Any]:
+    """The reference in a run's results.
+
+    Raises:
+        CheckpointError: if the run has none.
+    """
+    if "diagnostics" not in results:
+        raise CheckpointError(f"{run} was trained before diagnostics were kept: train it again")
+    return results["diagnostics"]
+
+
+def diagnostic_rows(columns: dict[str, dict[str, Any]], output: str) -> list[tuple[str, list[str]]]:
+    """A table: one row a diagnostic, with a cell for each column (validation, test, new texts)."""
+    kinds = [kind for kind in ("margin", "logit", "loss") if any(kind in c["gradients"] for c in columns.values())]
+    rows: list[tuple[str, list[str]]] = [("rows", [f"{column['rows']:,}" for column in columns.values()])]
+    for kind in kinds:
+        parts = [column["gradients"].get(kind) for column in columns.values()]
+        rows.append((f"gradient tail ratio, {kind}", [_with_interval(part, "tail_ratio") for part in parts]))
+        if kind == output:
+            linear = [column["linear"] for column in columns.values()]
+            rows.append((f"  of a linear head, {kind}", [_with_interval(part, "tail_ratio") for part in linear]))
+    rows.append(("non-linearity", [_number(column["non_linearity"]) for column in columns.values()]))
+    for kind in kinds:
+        parts = [column["gradients"].get(kind) for column in columns.values()]
+        rows.append((f"peak gradient, {kind}", [_with_interval(part, "peak") for part in parts]))
+    tokens = [column.get("token_gradients") for column in columns.values()]
+    rows.append((f"tail ratio by token embeddings, {output}", [_with_interval(part, "tail_ratio") for part in tokens]))
+    rows.append(("curvature between examples", [_number(column["curvature"]) for column in columns.values()]))
+    layers = len(next(iter(columns.values()))["dreg"])
+    for layer in range(layers):
+        name = "DREG of the readout" if layer == layers - 1 else f"DREG of layer {layer + 1}"
+        rows.append((name, [_number(column["dreg"][layer]) for column in columns.values()]))
+    of = next(iter(columns.values()))["lipschitz_of"]
+    rows.append((f"largest slope found, {of}", [_number(c["largest_slope_found"]) for c in columns.values()]))
+    rows.append((f"Lipschitz bound, {of}", [_number(c["lipschitz_bound"]) for c in columns.values()]))
+    if any(column["lipschitz_bound_raw"] is not None for column in columns.values()):
+        rows.append(("  by raw features", [_number(c["lipschitz_bound_raw"]) for c in columns.values()]))
+    for name in ("expected_calibration_error", "temperature", "expected_calibration_error_at_temperature"):
+        cells = [_number(column.get("calibration", {}).get(name)) for column in columns.values()]
+        if any(cell != "-" for cell in cells):
+            rows.append((name.replace("_", " "), cells))
+    return rows
+
+
+def comparison_lines(found: dict[str, Any], what: str) -> list[str]:
+    """What the comparison of new rows (`what` they are: texts, rows) with the reference says, in plain language."""
+    rows, lines = found["rows"], []
+    for name, title in (("tail_ratio", "gradient tail ratio"), ("peak", "peak gradient")):
+        part = found["comparison"][name]
+        low, high = part["interval"]
+        ratio = "" if part["ratio"] is None else f", {part['ratio']:.2f} times that of validation"
+        usual = f"{rows} {what} like those of validation give {low:.4g} to {high:.4g}"
+        if part["outside"] is None:
+            lines.append(f"The {title} of these {what} is {part['value']:.4g}{ratio}: nothing unusual, {usual}.")
+            continue
+        meaning = "some of them are more sensitive than usual" if part["outside"] == "above" else "they are more even"
+        lines.append(
+            f"The {title} of these {what} is {part['value']:.4g}{ratio}: {part['outside']} what is usual, for "
+            f"{usual}. So {meaning}; they may differ from what the model was trained on."
+        )
+    return lines
+
+
+def _with_interval(part: dict[str, Any] | None, name: str) -> str:
+    if part is None or part[name] is None:
+        return "-"
+    low, high = part[f"{name}_interval"]
+    return f"{_number(part[name])} [{_number(low)}, {_number(high)}]"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

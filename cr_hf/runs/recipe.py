@@ -1,0 +1,340 @@
+"""Recipes: one YAML file a regime, turned into a finished run directory.
+
+A recipe is flat. Every key is a field of `CRConfig` or of `CRTrainingArguments`, or one of the few of `Recipe` itself;
+the keys under `data:` are those of `DataConfig`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import re
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from ..modeling import CRConfig
+from ..data import DataConfig
+from ..errors import RecipeError, nearest
+from ..evaluation import SINGLE, Task
+from ..training import CRTrainingArguments
+
+OFFLINE_BACKBONE, STATIC_BACKBONE, NO_BACKBONE = "offline", "static", "none"
+AUTO_LAMBDA = "auto"
+MODEL_KEYS = (set(inspect.signature(CRConfig.__init__).parameters) | {"problem_type"}) - {
+    "self",
+    "kwargs",
+    "backbone_config",
+    "in_features",
+    "class_weights",
+    "label_smoothing",
+}
+# The run directory decides where things go, so that a run can be found, resumed and published as a whole.
+TRAINING_KEYS = {item.name for item in dataclasses.fields(CRTrainingArguments) if item.init} - {
+    "output_dir",
+    "do_train",
+    "do_eval",
+    "do_predict",
+    "resume_from_checkpoint",
+    "remove_unused_columns",
+}
+DATA_KEYS = {item.name for item in dataclasses.fields(DataConfig)}
+FOR_TABLES = {"feature_columns", "missing_value", "missing_columns", "test_fraction"}
+FOR_TEXTS = {"backbone_revision", "lora_r", "freeze_backbone", "pooling", "feature_layers", "max_seq_length"}
+FOR_TEXTS |= {"name", "text_column", "text_pair_column", "streaming", "push_to_hub"}
+FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
+NO_HINT = ": remove it, keys are fields of CRConfig, CRTrainingArguments and, below data, of DataConfig"
+AT_LEAST = {"early_stopping_patience": 1, "embedding_size": 1, "vocabulary_size": 1}
+
+
+@dataclass
+class Recipe:
+    """A checked recipe.
+
+    Args:
+        backbone: a Hub id or a local folder, as `AutoModel.from_pretrained` takes it; `"offline"` for the encoder
+            packaged in the `offline` extra; `"static"` for word embeddings, see `static_embeddings.py`; `"none"` for
+            a table of numbers, see `feature_tables.py`.
+        data: where the rows come from.
+        model: fields of `CRConfig`.
+        training: fields of `CRTrainingArguments`.
+        output_dir: the run directory.
+        backbone_revision: Hub branch, tag or commit of the backbone.
+        early_stopping_patience: evaluations without a better metric before training stops; `None`: never.
+        lora_r: rank of LoRA adapters on the backbone; `None`: no adapters. Like the next three as `lora_config` takes
+            it.
+        lora_alpha: `None`: 2 * lora_r.
+        lora_dropout: before the adapters.
+        lora_target_modules: `None`: every linear layer of the backbone.
+        vectors_file: GloVe or word2vec text for `backbone: static`; `None`: vectors are learned from scratch.
+        embedding_size: width of vectors learned from scratch.
+        vocabulary_size: words of `backbone: static`, the most frequent of train.
+    """
+
+    backbone: str
+    data: DataConfig
+    output_dir: str
+    backbone_revision: str | None = None
+    early_stopping_patience: int | None = None
+    lora_r: int | None = None
+    lora_alpha: int | None = None
+    lora_dropout: float = 0.05
+    lora_target_modules: list[str] | None = None
+    vectors_file: str | None = None
+    embedding_size: int = 300
+    vocabulary_size: int = 30_000
+    model: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def seed(self) -> int:
+        """Seed of initialisation, dropout and data order."""
+        return int(self.training.get("seed", 42))
+
+    @property
+    def chooses_lambda(self) -> bool:
+        """Whether lambda is to be chosen on validation rows: `dreg_lambda: auto`."""
+        return bool(self.model.get("dreg_lambda") == AUTO_LAMBDA)
+
+    @property
+    def task(self) -> Task:
+        """What the model is asked; the names of its classes are only known from the data."""
+        return Task(str(self.model.get("problem_type") or SINGLE), str(self.model.get("objective") or "cross_entropy"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as its YAML file would say it, defaults of `data` left out."""
+        own = {item.name: (getattr(self, item.name), item.default) for item in dataclasses.fields(self)}
+        values = {
+            name: value
+            for name, (value, default) in own.items()
+            if value != default and name not in ("data", "model", "training", "output_dir")
+        }
+        defaults = DataConfig()
+        data = {
+            name: value for name, value in dataclasses.asdict(self.data).items() if value != getattr(defaults, name)
+        }
+        return {**values, "data": data, **self.model, **self.training, "output_dir": self.output_dir}
+
+    def save(self, path: Path) -> None:
+        """Write the recipe as YAML."""
+        path.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe file and apply `key=value` overrides.
+
+    Args:
+        path: the YAML file.
+        overrides: such as `["output_dir=runs/x", "data.train_file=my.csv", "hidden_sizes=[64]"]`; values are YAML.
+
+    Returns:
+        The recipe, every key and value checked.
+
+    Raises:
+        RecipeError: naming the key, the file and the mend.
+    """
+    path = Path(path)
+    values = read_recipe(path)
+    for key, value in _read_overrides(overrides or []):
+        if key.startswith("data."):
+            values["data"][key.removeprefix("data.")] = value
+        else:
+            values[key] = value
+    values.setdefault("output_dir", f"runs/{path.stem}")
+    return _check(values, str(path))
+
+
+def data_overrides(overrides: list[str]) -> dict[str, Any]:
+    """Overrides of a finished run's data, such as `["data.test_file=x.csv"]`, as fields of `DataConfig`.
+
+    Raises:
+        RecipeError: if an override is not of the data.
+    """
+    values = {}
+    for key, value in _read_overrides(overrides):
+        name = key.removeprefix("data.")
+        if name == key or name not in DATA_KEYS:
+            known = {f"data.{field_name}" for field_name in DATA_KEYS}
+            raise RecipeError(f"override {key!r}{nearest(key, known)}: only data.* can be changed on a finished run")
+        values[name] = _number(value)
+    return values
+
+
+def _read_overrides(overrides: list[str]) -> list[tuple[str, Any]]:
+    pairs = []
+    for override in overrides:
+        key, sign, text = override.partition("=")
+        if not sign or not key:
+            raise RecipeError(f"override {override!r} is not of the form key=value, such as learning_rate=1e-3")
+        try:
+            pairs.append((key, load_yaml(text)))
+        except (yaml.YAMLError, RecursionError) as error:
+            raise RecipeError(f"override {override!r}: the value is not YAML, put it in quotes") from error
+    return pairs
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without tags that make objects, aliases (they can grow without bound) or repeated keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(None, None, "aliases (*) are not read", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        values: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        if len(values) < len(node.value):
+            raise yaml.constructor.ConstructorError(None, None, "a key stands there twice", node.start_mark)
+        return values
+
+
+def load_yaml(text: str) -> Any:
+    """Plain values out of YAML that may come from anywhere.
+
+    Raises:
+        yaml.YAMLError: if it is not YAML, or uses tags of Python, aliases or a key twice.
+        RecursionError: if it is nested too deeply.
+    """
+    return yaml.load(text, _Loader)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The keys and values of a recipe file, not checked yet.
+
+    Raises:
+        RecipeError: if it is no file, or its YAML is not plain.
+    """
+    if not path.is_file():
+        raise RecipeError(f"recipe {path} is not a file: give the path of a YAML file, such as recipes/demo.yaml")
+    try:
+        values = load_yaml(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"recipe {path} is not UTF-8 text at byte {error.start}: save it as UTF-8") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" line {mark.line + 1}" if mark else ""
+        cause = str(getattr(error, "problem", error)).splitlines()[0]
+        raise RecipeError(f"recipe {path}{place} is not valid YAML: {cause}: mend it, quotes often help") from error
+    except RecursionError as error:
+        raise RecipeError(f"recipe {path} is nested too deeply: write one `key: value` a line") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"recipe {path} holds no keys: write one `key: value` a line, as recipes/demo.yaml does")
+    data = values.setdefault("data", {})
+    if not isinstance(data, dict):
+        raise RecipeError(
+            f"recipe {path}: data={data!r} must be a block of keys, such as `data:` and below it `dir: x`"
+        )
+    return values
+
+
+def _check(values: dict[str, Any], place: str) -> Recipe:
+    own = {item.name for item in dataclasses.fields(Recipe)} - {"data", "model", "training"}
+    sorted_out: dict[str, dict[str, Any]] = {"own": {}, "model": {}, "training": {}}
+    for key, value in values.items():
+        if key == "data":
+            continue
+        # `dreg_lambda` is a field of both; the model's is the one that travels with the checkpoint.
+        kind = next(
+            (k for k, keys in (("own", own), ("model", MODEL_KEYS), ("training", TRAINING_KEYS)) if key in keys), ""
+        )
+        if not kind:
+            hint = nearest(str(key), own | MODEL_KEYS | TRAINING_KEYS | {f"data.{name}" for name in DATA_KEYS})
+            raise RecipeError(f"{place}: unknown key {key!r}{hint or NO_HINT}")
+        sorted_out[kind][key] = _number(value)
+    for name in values["data"]:
+        if name not in DATA_KEYS:
+            hint = nearest(f"data.{name}", {f"data.{known}" for known in DATA_KEYS})
+            raise RecipeError(f"{place}: unknown key 'data.{name}'{hint or NO_HINT}")
+    if not isinstance(sorted_out["own"].get("backbone"), str):
+        raise RecipeError(f"{place}: backbone is missing: give a Hub id, a folder, or backbone=offline")
+    for name in sorted_out["own"]:
+        if name.startswith("lora_") and name != "lora_r" and sorted_out["own"].get("lora_r") is None:
+            raise RecipeError(f"{place}: {name} has no effect without lora_r: set lora_r, such as lora_r=8")
+    if "vectors_file" in sorted_out["own"] and sorted_out["own"]["backbone"] != STATIC_BACKBONE:
+        raise RecipeError(f"{place}: vectors_file is only for backbone: static")
+    _check_table(sorted_out, values["data"], place)
+    for kind, owner, prefix in (("own", Recipe, ""), ("training", CRTrainingArguments, "")):
+        _check_types(sorted_out[kind], owner, place, prefix)
+    _check_types(values["data"], DataConfig, place, "data.")
+    for name, least in AT_LEAST.items():
+        value = sorted_out["own"].get(name)
+        if value is not None and value < least:
+            raise RecipeError(f"{place}: {name}={value} must be {least} or above")
+    data = DataConfig(**{name: _number(value) for name, value in values["data"].items()})
+    recipe = Recipe(data=data, model=sorted_out["model"], training=sorted_out["training"], **sorted_out["own"])
+    if recipe.chooses_lambda:
+        _check_auto_lambda(recipe, place)
+    return recipe
+
+
+def _check_auto_lambda(recipe: Recipe, place: str) -> None:
+    """Lambda is chosen by a sweep over cached features, which has one loss, one normalisation and one penalty."""
+    model = recipe.model
+    for wrong, what in (
+        (
+            not model.get("freeze_backbone") and recipe.backbone != NO_BACKBONE,
+            "a frozen backbone: set freeze_backbone: true",
+        ),
+        (recipe.lora_r is not None, "a backbone without LoRA: take lora_r away"),
+        (not recipe.task.is_single, "single-label classification"),
+        ((model.get("feature_norm") or "standardize") != "standardize", "feature_norm: standardize"),
+        (model.get("dreg_mode", "layer") != "layer", "dreg_mode: layer"),
+    ):
+        if wrong:
+            raise RecipeError(f"{place}: dreg_lambda: auto needs {what}, or give dreg_lambda a number")
+
+
+def _check_table(sorted_out: dict[str, dict[str, Any]], data: dict[str, Any], place: str) -> None:
+    """Refuse what has no meaning for a table, and what has one only there."""
+    is_table = sorted_out["own"]["backbone"] == NO_BACKBONE
+    if is_table and sorted_out["model"].get("problem_type", SINGLE) != SINGLE:
+        raise RecipeError(f"{place}: backbone: none trains classifiers alone: leave problem_type out")
+    keys = {name: value for part in sorted_out.values() for name, value in part.items()}
+    keys |= {f"data.{name}": value for name, value in data.items()}
+    for key, value in keys.items():
+        if value is None or value is False:
+            continue
+        if key.removeprefix("data.") in (FOR_TEXTS if is_table else FOR_TABLES):
+            kind = "texts, and backbone: none is for a table" if is_table else "a table, with backbone: none"
+            raise RecipeError(f"{place}: {key} is only for {kind}: leave it out")
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 3e-4 as text: take it as the number that it is."""
+    if isinstance(value, str) and FLOAT.fullmatch(value):
+        return float(value)
+    return value
+
+
+def _check_types(values: dict[str, Any], owner: type, place: str, prefix: str) -> None:
+    """Refuse a value of another type than its field has, before anything is loaded."""
+    hints = get_type_hints(owner)
+    for name, value in values.items():
+        # transformers takes fsdp=true, which its hint does not say.
+        if _fits(_number(value), hints[name]) or name == "fsdp":
+            continue
+        kinds = _kinds(hints[name])
+        wanted = [word for kind, word in {**KINDS, type(None): "null"}.items() if kind in kinds]
+        quotes = " (put it in quotes)" if str in kinds and not isinstance(value, list | dict) else ""
+        raise RecipeError(f"{place}: {prefix}{name}={value!r} must be {' or '.join(wanted)}{quotes}")
+
+
+def _kinds(hint: Any) -> set[Any]:
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return {get_origin(kind) or kind for kind in kinds}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kinds = _kinds(hint)
+    if isinstance(value, float) and math.isnan(value):
+        return False
+    if isinstance(value, bool) or value is None:
+        return type(value) in kinds
+    known = (*kinds & set(KINDS), *({int} if float in kinds else ()))
+    return bool(kinds - {*KINDS, type(None)}) or isinstance(value, known)

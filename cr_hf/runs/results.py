@@ -1,0 +1,137 @@
+"""What `results.json` holds: every number that a card, a table or a plot may quote."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+
+from .. import __version__
+from ..data import DataConfig
+from ..data import table_fingerprint
+from ..data import SEPARATOR, label_names_of
+from ..training import CRTrainingArguments
+
+MODEL_FIELDS = (
+    *("activation", "degree", "polynomial_range", "coefficient_init", "hidden_sizes", "in_features", "dropout"),
+    *("pooling", "feature_layers", "feature_norm", "objective", "dreg_lambda", "dreg_mode", "freeze_backbone"),
+)
+# Made up, to see that a saved or published model still answers as it did.
+PROBE_TEXTS = (
+    "A warm, funny film that earns every laugh.",
+    "The room was clean, but the breakfast was cold and the staff were rude.",
+    "Two hours of my life that I will never get back.",
+    "It is fine: nothing wrong with it, nothing to remember either.",
+)
+
+
+def data_fingerprint(dataset_dict: datasets.DatasetDict) -> dict[str, str]:
+    """What identifies the rows of each split, for results.
+
+    Args:
+        dataset_dict: as `load_data` returns it.
+
+    Returns:
+        SHA-256 by split, over texts and labels in their order.
+    """
+    found = {}
+    for split, rows in dataset_dict.items():
+        digest = hashlib.sha256()
+        for batch in rows.iter(batch_size=1024):
+            columns = [batch[column] for column in ("text", "text_pair", "label") if column in batch]
+            digest.update("".join(json.dumps(row) + "\n" for row in zip(*columns, strict=True)).encode())
+        found[split] = digest.hexdigest()
+    return found
+
+
+def describe_data(config: DataConfig, dataset: datasets.DatasetDict) -> dict[str, Any]:
+    """Source, labels, rows and SHA-256 of the splits. A local folder is not named: paths do not travel.
+
+    Files that are read in place of the data set that the recipe names may be a sample of it, or something else: they
+    are "local files", and what they stand for is only noted.
+    """
+    names = label_names_of(dataset["train"])
+    # The rows of a streamed split are never all seen.
+    known = datasets.DatasetDict({name: rows for name, rows in dataset.items() if isinstance(rows, datasets.Dataset)})
+    return {
+        "source": config.name if not config.reads_files else "local files",
+        "in_place_of": config.name if config.reads_files else None,
+        "revision": None if config.reads_files else config.revision,
+        "synthetic": config.name == "embedded" and not config.reads_files,
+        "labels": names,
+        "rows": {name: len(rows) for name, rows in known.items()},
+        "sha256": table_fingerprint(known) if "features" in dataset["train"].column_names else data_fingerprint(known),
+    }
+
+
+def describe_model(model: Any) -> dict[str, Any]:
+    """What was trained: the fields of the head and the number of parameters."""
+    config = model.config
+    head = sum(parameter.numel() for parameter in model.classifier.parameters())
+    return {
+        **{name: getattr(config, name) for name in MODEL_FIELDS},
+        "backbone_type": None if config.backbone_config is None else config.backbone_config.model_type,
+        "parameters_head": head,
+        "parameters_total": sum(parameter.numel() for parameter in model.parameters()),
+    }
+
+
+def describe_trainer(trainer: Any, model: Any) -> dict[str, Any]:
+    """What a trainer knows of its own training, in the form of a run's `results.json`."""
+    arguments, state = trainer.args, trainer.state
+    measured: dict[str, float] = {}
+    for entry in state.log_history:
+        found = {name.removeprefix("eval_"): value for name, value in entry.items() if name.startswith("eval_")}
+        measured = found or measured
+    sets = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
+    rows = {name: len(dataset) for name, dataset in sets.items() if hasattr(dataset, "__len__")}
+    unasked = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+    metrics = {name: value for name, value in measured.items() if name not in unasked}
+    seconds = next((entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry), None)
+    labels: dict[Any, str] = model.config.id2label or {}
+    return {
+        "cr_hf_version": __version__,
+        "data": {
+            "source": "given to CRTrainer",
+            "revision": None,
+            "synthetic": False,
+            "labels": [labels[index] for index in sorted(labels)],
+            "rows": rows,
+        },
+        "model": describe_model(model),
+        "training": {
+            "seed": arguments.seed,
+            "epochs": state.epoch or 0,
+            "steps": state.global_step,
+            "seconds_training": seconds,
+        },
+        "metrics": {"validation": {**metrics, "rows": rows.get("validation", 0)}} if metrics else {},
+        "environment": describe_environment(arguments),
+    }
+
+
+def describe_environment(arguments: CRTrainingArguments) -> dict[str, Any]:
+    """Versions and hardware of a training run."""
+    return {**describe_machine(arguments.device), "processes": arguments.world_size}
+
+
+def describe_machine(device: torch.device | None = None) -> dict[str, Any]:
+    """Versions and hardware; the device is the GPU if there is one, unless it is given."""
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})",
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,358 @@
+"""A recipe to a finished run directory, and what is asked of a finished run: evaluation.
+
+Two ways of data meet here. With a frozen backbone every split is encoded once, the head trains on the features and is
+then mounted on the backbone; with a trained backbone the texts are tokenised. Both end in the same run directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from numpy.typing import NDArray
+from transformers import (
+    DataCollatorWithPadding,
+    EarlyStoppingCallback,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+
+from .. import __version__
+from .build import build_model, check_together, recipe_lora_config, training_arguments, trains_on_features
+from ..training import check_same_features, last_complete_checkpoint, load_model
+from .choose_lambda import kept_lambda, lambda_of_run
+from ..modeling import CRConfig
+from ..errors import CheckpointError, DataError
+from ..data import TableSchema, load_tables, read_rows, schema_of, table_features
+from ..files import write_json
+from ..features import FeatureDataset, classify_features, collate_features, encode_splits
+from ..evaluation import Task
+from ..modeling import CRForFeatureClassification, CRForSequenceClassification
+from .recipe import NO_BACKBONE, Recipe, load_recipe
+from .results import (
+    PROBE_TEXTS,
+    describe_data,
+    describe_environment,
+    describe_model,
+)
+from ..evaluation import check_kinds, text_robustness
+from .diagnose import reference_diagnostics
+from .directory import PROBE, RECIPE, RESULTS, TABLE, check_directory, check_finished, open_directory, writing
+from ..data import load_streamed
+from ..data import load_rows
+from ..training import CRTrainer
+from ..training import CRTrainingArguments
+
+
+def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) -> Path:
+    """Train, evaluate and save what a recipe describes.
+
+    Args:
+        recipe: as `load_recipe` returns it.
+        overwrite: replace an earlier run in the same directory.
+        resume: continue an unfinished run from its last checkpoint; a run that was killed before its first checkpoint
+            starts anew.
+
+    Returns:
+        The run directory. `results.json` is written last: where it stands, the run is finished.
+
+    Raises:
+        CRError: before training wherever possible, with one line that names the mend.
+    """
+    started = time.perf_counter()
+    run_dir = Path(recipe.output_dir)
+    check_directory(recipe, overwrite, resume)
+    arguments = training_arguments(recipe, run_dir)
+    with arguments.main_process_first(local=False, desc="reading the data"):
+        dataset = _read_data(recipe)
+    set_seed(recipe.seed)
+    model, tokenizer = build_model(recipe, dataset)
+    check_together(recipe, arguments, model)
+    with contextlib.ExitStack() as stack:
+        with arguments.main_process_first(local=False, desc="opening the run directory"):
+            # Every process has read what is there, and only now does one of them write.
+            if arguments.process_index == 0:
+                stack.enter_context(open_directory(recipe, overwrite, resume))
+        stack.enter_context(writing(run_dir))
+        _train(recipe, arguments, model, tokenizer, dataset, resume, started)
+    return run_dir
+
+
+def _train(
+    recipe: Recipe,
+    arguments: CRTrainingArguments,
+    model: Any,
+    tokenizer: Any,
+    dataset: Any,
+    resume: bool,
+    started: float,
+) -> None:
+    """Train, measure and save, in a run directory that stands open."""
+    run_dir = Path(recipe.output_dir)
+    checkpoint = last_complete_checkpoint(str(arguments.output_dir)) if resume else None
+    prepare = _frozen_trainer if trains_on_features(recipe, model) else _fine_tuning_trainer
+    trainer, splits = prepare(recipe, arguments, model, tokenizer, dataset)
+    prepared = time.perf_counter()
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trained = time.perf_counter()
+    model = _finished_model(recipe, trainer, model)
+    predictions: dict[str, Any] = {
+        name: trainer.predict(split).predictions for name, split in splits.items() if name != "train"
+    }
+    if recipe.backbone == NO_BACKBONE and trainer.is_world_process_zero():
+        write_json(run_dir / TABLE, dataclasses.asdict(schema_of(dataset["train"])))
+    if trainer.is_world_process_zero():
+        results = {
+            "cr_hf_version": __version__,
+            "data": describe_data(recipe.data, dataset),
+            "model": describe_model(model),
+            "training": {
+                **_describe_training(recipe, trainer),
+                "seconds_preparing": round(prepared - started, 2),
+                "seconds_training": round(trained - prepared, 2),
+            },
+            "metrics": {
+                name: Task.of(model.config).measure(logits, np.asarray(dataset[name]["label"][:]))
+                for name, logits in predictions.items()
+            },
+            "diagnostics": reference_diagnostics(model.eval(), tokenizer, dataset, splits, predictions),
+            "environment": describe_environment(arguments),
+        }
+        _save(run_dir, recipe, trainer, model.eval(), tokenizer, results)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _describe_training(recipe: Recipe, trainer: CRTrainer) -> dict[str, Any]:
+    state = trainer.state
+    return {
+        "seed": recipe.seed,
+        "epochs": state.epoch,
+        "steps": state.global_step,
+        "best_step": state.best_global_step,
+        "best_metric": state.best_metric,
+    }
+
+
+def evaluate_run(
+    run_dir: str | Path,
+    split: str = "test",
+    data_overrides: dict[str, Any] | None = None,
+    perturb: Sequence[str] = (),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Metrics of a finished run on a split of its data, or of other data with the same classes.
+
+    Args:
+        run_dir: a finished run directory.
+        split: `"train"`, `"validation"` or `"test"`.
+        data_overrides: fields of `DataConfig` that replace those of the run's recipe.
+        perturb: kinds of text perturbation, see `robustness.perturb_text`.
+        seed: of the perturbations.
+
+    Returns:
+        What `measure` returns, and with `perturb` also `robustness`, as `text_robustness` returns it.
+
+    Raises:
+        CheckpointError: if the run is not finished.
+        DataError: if the data have no such split, or other classes than the model, or perturbed texts are asked for
+            of a model that has no classes.
+    """
+    check_kinds(perturb)
+    model, tokenizer, recipe = load_run(run_dir)
+    data = dataclasses.replace(recipe.data, **(data_overrides or {}))
+    task = Task.of(model.config)
+    if data.label_names is None and not task.is_regression:
+        data = dataclasses.replace(data, label_names=list(task.label_names))
+    if perturb and task.is_regression:
+        raise DataError(f"{run_dir} predicts numbers, and robustness is measured in accuracy: leave --perturb out")
+    if recipe.backbone == NO_BACKBONE:
+        if perturb:
+            raise DataError(f"{run_dir} is the run of a table, and --perturb damages texts: leave it out")
+        rows = load_tables(data, [split], load_schema(run_dir))[split]
+        return task.measure(classify_features(model, table_features(rows)).numpy(), np.asarray(rows["label"][:]))
+    rows = load_rows(data, task.problem_type, splits=[split])[split]
+    labels = np.asarray(rows["label"][:])
+    pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
+    metrics = task.measure(model.predict_texts(rows["text"], tokenizer, pairs).numpy(), labels)
+    if perturb:
+
+        def is_right(texts: list[str], pairs: list[str] | None) -> Any:
+            logits = model.predict_texts(texts, tokenizer, pairs).numpy()
+            return task.right_rows(logits, labels)
+
+        metrics["robustness"] = text_robustness(is_right, rows["text"], pairs, perturb, seed)
+    return metrics
+
+
+def _read_data(recipe: Recipe) -> Any:
+    if recipe.backbone == NO_BACKBONE:
+        return load_tables(recipe.data)
+    return load_streamed(recipe.data) if recipe.data.streaming else load_rows(recipe.data, recipe.task.problem_type)
+
+
+def load_schema(run_dir: str | Path) -> TableSchema:
+    """How the run of a table reads its rows.
+
+    Raises:
+        CheckpointError: if its file is missing or damaged.
+    """
+    path = Path(run_dir) / TABLE
+    try:
+        return TableSchema(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): copy it again, or train it anew") from error
+
+
+def read_table_rows(run_dir: str | Path, recipe: Recipe, files: list[str]) -> NDArray[np.float32]:
+    """Features of the rows of a file, as the run of a table reads them, shape (rows, in_features).
+
+    Raises:
+        DataError: unless there is one file, with the columns that the model reads.
+    """
+    if len(files) != 1:
+        raise DataError(
+            f"{run_dir} is the run of a table: give one file of rows, with the columns of its training table"
+        )
+    return read_rows(Path(files[0]).expanduser(), recipe.data, load_schema(run_dir))
+
+
+def load_run(run_dir: str | Path) -> tuple[Any, Any, Recipe]:
+    """Model, tokenizer and recipe of a finished run; the run of a table has no tokenizer.
+
+    Raises:
+        CheckpointError: if the directory is not a finished run, or is damaged.
+    """
+    run_dir = Path(run_dir)
+    check_finished(run_dir)
+    recipe = load_recipe(run_dir / RECIPE)
+    return *load_model(run_dir, is_table=recipe.backbone == NO_BACKBONE), recipe
+
+
+def _finished_model(recipe: Recipe, trainer: CRTrainer, model: Any) -> Any:
+    """The classifier that was trained: the head back on its backbone, the adapters saved and then merged."""
+    trained: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.is_fsdp_enabled:
+        # Every process holds a part of each tensor: together they make a whole model on the CPU.
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        whole: Any = type(trained)(trained.config)
+        if state:
+            whole.load_state_dict(state)
+        trained = whole
+    if recipe.lora_r is not None:
+        from ..training import ADAPTER, merge_lora
+
+        if trainer.is_world_process_zero():
+            trained.save_pretrained(Path(recipe.output_dir) / ADAPTER)
+        model = merge_lora(trained)
+        trainer.model = trainer.model_wrapped = model
+    elif trains_on_features(recipe, model):
+        model.classifier.load_state_dict(trained.classifier.state_dict())
+    elif trained is not model:
+        return trained
+    return model
+
+
+def _frozen_trainer(
+    recipe: Recipe,
+    arguments: CRTrainingArguments,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
+    dataset: datasets.DatasetDict,
+) -> tuple[CRTrainer, dict[str, Any]]:
+    """Encode every split once, or take the columns of a table, and train the head on the features."""
+    encoded: Any = (
+        {name: (table_features(rows), np.asarray(rows["label"][:])) for name, rows in dataset.items()}
+        if tokenizer is None
+        else encode_splits(model, tokenizer, dataset)
+    )
+    if arguments.process_index == 0:
+        check_same_features(Path(str(arguments.output_dir)), *encoded["train"])
+    splits = {name: FeatureDataset(features, labels) for name, (features, labels) in encoded.items()}
+    values = {**model.config.to_dict(), "backbone_config": None}
+    if recipe.chooses_lambda:
+        choice = lambda_of_run(recipe, arguments, CRConfig(**values), encoded["train"], encoded["validation"])
+        model.config.dreg_lambda = values["dreg_lambda"] = choice.chosen
+    set_seed(recipe.seed)
+    head = CRForFeatureClassification(CRConfig(**values))
+    arguments.remove_unused_columns = False
+    if arguments.train_sampling_strategy == "group_by_length":
+        arguments.train_sampling_strategy = "random"  # features are all of one length
+    return _trainer(recipe, arguments, head, splits, collate_features), splits
+
+
+def _fine_tuning_trainer(
+    recipe: Recipe,
+    arguments: CRTrainingArguments,
+    model: CRForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: datasets.DatasetDict,
+) -> tuple[CRTrainer, dict[str, Any]]:
+    """Tokenise every split; batches are padded to their longest text."""
+    max_length = model.config.max_length_for(tokenizer)
+
+    def tokenize(rows: dict[str, list]) -> Any:
+        encoded = tokenizer(rows["text"], rows.get("text_pair"), truncation=True, max_length=max_length)
+        encoded[arguments.length_column_name] = [len(ids) for ids in encoded["input_ids"]]
+        return encoded
+
+    texts = [name for name in ("text", "text_pair") if name in dataset["train"].column_names]
+    splits: dict[str, Any] = {}
+    with arguments.main_process_first(local=False, desc="tokenising the texts"):
+        for name, rows in dataset.items():
+            described = {} if recipe.data.streaming and name == "train" else {"desc": f"tokenize {name}"}
+            splits[name] = rows.map(tokenize, batched=True, remove_columns=texts, **described)
+    trained: Any = model
+    if recipe.lora_r is not None:
+        from ..training import BASE, add_lora
+
+        trained = add_lora(model, Path(recipe.output_dir) / BASE, recipe_lora_config(recipe, model))
+    return _trainer(recipe, arguments, trained, splits, DataCollatorWithPadding(tokenizer)), splits
+
+
+def _trainer(
+    recipe: Recipe,
+    arguments: CRTrainingArguments,
+    model: Any,
+    splits: dict[str, Any],
+    collator: Callable[..., Any],
+) -> CRTrainer:
+    patience = recipe.early_stopping_patience
+    return CRTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=splits["train"],
+        eval_dataset=splits["validation"],
+        data_collator=collator,
+        compute_metrics=Task.of(model.config).trainer_metrics(),
+        callbacks=[] if patience is None else [EarlyStoppingCallback(patience)],
+    )
+
+
+def _save(
+    run_dir: Path,
+    recipe: Recipe,
+    trainer: CRTrainer,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
+    results: dict[str, Any],
+) -> None:
+    if recipe.chooses_lambda:
+        results["lambda_choice"] = kept_lambda(trainer.args).to_dict()
+    model.save_pretrained(run_dir)
+    if tokenizer is None:
+        made_up = np.random.default_rng(0).standard_normal((4, model.config.in_features), np.float32)
+        probe = {"features": made_up.tolist(), "logits": classify_features(model, made_up).tolist()}
+    else:
+        tokenizer.save_pretrained(run_dir)
+        probe = {"texts": list(PROBE_TEXTS), "logits": model.predict_texts(PROBE_TEXTS, tokenizer).tolist()}
+    write_json(run_dir / PROBE, probe)
+    trainer.state.best_model_checkpoint = None
+    write_json(run_dir / "trainer_state.json", dataclasses.asdict(trainer.state))
+    write_json(run_dir / RESULTS, results)

@@ -1,0 +1,94 @@
+"""What tables are usually classified with, for studies: logistic regression, SVM and boosting."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import RecipeError
+
+ESTIMATORS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "logistic regression": ("sklearn.linear_model", "LogisticRegression", {"max_iter": 1000}),
+    "SVM": ("sklearn.svm", "SVC", {}),
+    "gradient boosting": ("sklearn.ensemble", "GradientBoostingClassifier", {}),
+    "XGBoost": ("xgboost", "XGBClassifier", {"n_jobs": 1, "learning_rate": 0.1}),
+}
+
+
+@dataclass
+class FittedEstimator:
+    """A fitted pipeline, with what `sweep.HeadResult` has of a trained head.
+
+    Attributes:
+        pipeline: standardisation and classifier.
+        accuracies: on dev, one number.
+        best_epoch: 0.
+    """
+
+    pipeline: Any
+    accuracies: list[float]
+    best_epoch: int = 0
+
+
+def make_estimator(name: str, **arguments: Any) -> Any:
+    """One of `ESTIMATORS`, not fitted.
+
+    Raises:
+        RecipeError: if its package is not installed.
+    """
+    module, class_name, always = ESTIMATORS[name]
+    try:
+        importlib.import_module("sklearn")  # which XGBoost's classifier needs as well
+        found = getattr(importlib.import_module(module), class_name)
+    except ImportError as error:
+        raise RecipeError(f"a study with {name} needs {error.name}: pip install 'cr-hf[tables]'") from None
+    return found(**always, **arguments)
+
+
+def fit_settings(
+    name: str,
+    settings: Sequence[dict[str, Any]],
+    seeds: Sequence[int],
+    subsets: Sequence[NDArray[np.int64]],
+    train: tuple[Any, NDArray[np.int64]],
+    validation: tuple[Any, NDArray[np.int64]],
+) -> list[FittedEstimator]:
+    """Every setting of an estimator with every seed, on the rows of the seed's subset, standardised by them.
+
+    Args:
+        name: out of `ESTIMATORS`.
+        settings: arguments of the estimator.
+        seeds: of the estimator, and which subset it is fitted on.
+        subsets: row numbers of every seed.
+        train: features and labels.
+        validation: features and labels.
+
+    Returns:
+        Setting by setting, seed by seed.
+    """
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    features, labels = np.asarray(train[0]), train[1]
+    fitted = []
+    for setting, seed in product(settings, seeds):
+        pipeline = make_pipeline(StandardScaler(), make_estimator(name, **setting, random_state=seed))
+        pipeline.fit(features[subsets[seed]], labels[subsets[seed]])
+        fitted.append(FittedEstimator(pipeline, [float(pipeline.score(np.asarray(validation[0]), validation[1]))]))
+    return fitted
+
+
+def log_probabilities(fitted: FittedEstimator, features: Any) -> NDArray[np.float64] | None:
+    """Of each class, shape (rows, num_labels); `None` of an estimator that has none, such as an SVM."""
+    if not hasattr(fitted.pipeline, "predict_proba"):
+        return None
+    classes = fitted.pipeline.classes_
+    found = np.zeros((len(features), classes.max() + 1))
+    found[:, classes] = fitted.pipeline.predict_proba(np.asarray(features))
+    return np.log(np.maximum(found, np.finfo(np.float64).tiny))

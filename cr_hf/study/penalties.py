@@ -1,0 +1,116 @@
+"""The penalties that DREG is measured against, for studies: many heads at a time, as in a sweep.
+
+A head's `HeadSpec.dreg_lambda` is here the coefficient of its penalty, with the same schedules.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+from ..training import HeadGroup, Rows, Stacked, stacked_forward, stacked_task_loss
+
+
+class DoubleBackwardGroup(HeadGroup):
+    """Heads whose penalty is the squared norm of a gradient by the normalised features, by double backward."""
+
+    def train_step(self, features: Tensor, labels: Tensor) -> None:
+        """One optimizer step of every head, on features (1 or K, batch, in_features) and labels (1 or K, batch)."""
+        masks = self.dropout.masks(features.shape[1])
+        leaf = features.expand(len(self.specs), -1, -1).clone().requires_grad_()
+        logits, _ = stacked_forward(self.parameters, leaf, self.config, masks)
+        losses = stacked_task_loss(logits, labels, self.config)
+        (gradient,) = torch.autograd.grad(self.output(logits, losses).sum(), leaf, create_graph=True)
+        penalty = gradient.square().sum(dim=(1, 2)) / features.shape[1]
+        self.update(losses + self.lambdas[self.step] * penalty)
+
+    def output(self, logits: Tensor, losses: Tensor) -> Tensor:
+        """What is differentiated: a sum over rows, shape (K,)."""
+        raise NotImplementedError
+
+
+class InputGradientGroup(DoubleBackwardGroup):
+    """The mean over rows of the squared norm of the gradient of the row's loss by its normalised features.
+
+    Source: Drucker and LeCun (1992), Improving generalization performance using double backpropagation.
+    """
+
+    def output(self, logits: Tensor, losses: Tensor) -> Tensor:
+        """The loss summed over rows, shape (K,)."""
+        return losses * logits.shape[1]
+
+
+class JacobianGroup(DoubleBackwardGroup):
+    """An unbiased estimate, by one random projection a row, of the mean squared Frobenius norm of the Jacobian.
+
+    Source: Hoffman, Roberts and Yaida (2019), Robust learning with Jacobian regularization, arXiv 1908.02729.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.directions = [torch.Generator().manual_seed(spec.seed) for spec in self.specs]
+
+    def output(self, logits: Tensor, losses: Tensor) -> Tensor:
+        """The logits along the projections, summed over rows, shape (K,)."""
+        shape = logits.shape[1:]
+        drawn = torch.stack([torch.randn(shape, generator=generator) for generator in self.directions]).to(logits)
+        return (logits * F.normalize(drawn, dim=-1)).sum(dim=(1, 2)) * shape[-1] ** 0.5
+
+
+class SpectralNormGroup(HeadGroup):
+    """Heads whose weights are divided by their largest singular value, as torch's own parametrisation does it.
+
+    Source: Miyato et al. (2018), Spectral normalization for generative adversarial networks.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.norms = {
+            name: [_parametrisation(weight) for weight in values]
+            for name, values in self.leaves.items()
+            if name.endswith(".weight")
+        }
+
+    def train_step(self, features: Tensor, labels: Tensor) -> None:
+        """One optimizer step of every head, on features (1 or K, batch, in_features) and labels (1 or K, batch)."""
+        masks = self.dropout.masks(features.shape[1])
+        effective = self._effective()
+        logits, _ = stacked_forward(effective, features.expand(len(self.specs), -1, -1), self.config, masks)
+        self.update(stacked_task_loss(logits, labels, self.config))
+
+    def evaluate(self, features: Rows, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """As in a sweep, with the weights that are in force; they are what is kept."""
+        every = [norm for norms in self.norms.values() for norm in norms]
+        for norm in every:
+            norm.eval()  # a look at the weights takes no step of the power iteration
+        with torch.no_grad():
+            self.parameters = self._effective()
+        for norm in every:
+            norm.train()
+        return super().evaluate(features, labels)
+
+    def _effective(self) -> Stacked:
+        return {
+            name: torch.stack([norm(weight) for norm, weight in zip(self.norms[name], values, strict=True)])
+            if name in self.norms
+            else values
+            for name, values in self.leaves.items()
+        }
+
+
+def _parametrisation(weight: Tensor) -> Any:
+    """Torch's spectral normalisation of one weight, with its power iteration."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device=weight.device, dtype=weight.dtype)
+    with torch.no_grad():
+        linear.weight.copy_(weight)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        parametrised: Any = parametrizations.spectral_norm(linear)
+    return parametrised.parametrizations.weight[0]
+
+
+PENALTIES = {"input_gradient": InputGradientGroup, "jacobian": JacobianGroup, "spectral_norm": SpectralNormGroup}

@@ -1,0 +1,185 @@
+"""A finished study as files: tables and CSV always; pictures and one page, `report.html`, with the `report` extra."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..files import write_text
+from .arms import DESCRIPTIONS
+from .tables import (
+    TAIL_RATIO_NOTE,
+    accuracy_rows,
+    claims,
+    comparison_rows,
+    heads_of,
+    largest_fraction,
+    listed,
+    measure_rows,
+    recommendation,
+    setting_rows,
+    share,
+    study_csv,
+    study_tables,
+    tail_ratio_rows,
+)
+
+EXTRA = ("matplotlib", "jinja2")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a study.
+
+    Args:
+        name: of its file, without suffix, and of `pictures.draw_NAME`.
+        title: above it.
+        caption: below it.
+    """
+
+    name: str
+    title: str
+    caption: str
+
+
+def write_report(study: dict[str, Any], folder: Path) -> bool:
+    """Write `study.md` and `study.csv` and, with the `report` extra, `report.html` and a PNG file a picture.
+
+    Args:
+        study: as `run_study` returns it.
+        folder: of the study.
+
+    Returns:
+        Whether there are pictures and a page: `False` where matplotlib or jinja2 is missing.
+    """
+    write_text(folder / "study.md", study_tables(study) + "\n")
+    write_text(folder / "study.csv", study_csv(study))
+    if any(importlib.util.find_spec(module) is None for module in EXTRA):
+        return False
+    from .pictures import save_picture
+
+    drawn = draw_pictures(study)
+    for picture, figure in drawn:
+        save_picture(figure, folder / f"{picture.name}.png")
+    write_text(folder / "report.html", study_page(study, folder.resolve().name, drawn))
+    return True
+
+
+def draw_pictures(study: dict[str, Any]) -> list[tuple[Picture, Any]]:
+    """Every picture of a study with its figure."""
+    from . import pictures
+
+    return [(picture, getattr(pictures, f"draw_{picture.name}")(study)) for picture in pictures_of(study)]
+
+
+def study_page(study: dict[str, Any], title: str, drawn: list[tuple[Picture, Any]] | None = None) -> str:
+    """A study as one HTML page that needs no network and no script; everything in it is escaped.
+
+    Args:
+        study: as `run_study` returns it.
+        title: of the page.
+        drawn: its pictures; `None` draws them.
+    """
+    from jinja2 import Environment, PackageLoader
+    from markupsafe import Markup
+
+    from .pictures import inline_svg
+
+    shown = [
+        (picture, Markup(inline_svg(figure, picture.name, f"{picture.title}. {picture.caption}")))
+        for picture, figure in (draw_pictures(study) if drawn is None else drawn)
+    ]
+    template = Environment(
+        loader=PackageLoader("cr_hf.study", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    ).get_template("report.html")
+    return template.render(
+        title=title,
+        recommended=recommendation(study),
+        protocol=protocol(study),
+        heads={head: DESCRIPTIONS[head] for head in heads_of(study)},
+        claims=claims(study),
+        accuracy=accuracy_rows(study),
+        comparisons=comparison_rows(study) if study["comparisons"] else [],
+        tail_ratio=tail_ratio_rows(study),
+        tail_ratio_note=TAIL_RATIO_NOTE,
+        settings=setting_rows(study),
+        measures=measure_rows(study),
+        pictures=shown,
+        environment=study["environment"],
+        fingerprint=study["fingerprint"],
+    )
+
+
+def protocol(study: dict[str, Any]) -> list[str]:
+    """What was compared and how, in plain sentences."""
+    data, rows, features = study["data"], study["data"]["rows"], study["features"]
+    shares = [share(name) for name in study["fractions"]]
+    sizes = [str(size) for size in study["hidden_sizes"]]
+    layers = f"hidden layers of {listed(sizes)} units (a linear head has none)" if sizes else "no hidden layer"
+    sentences = [
+        f"Data: {data['source']}, {rows['train']:,} training, {rows['validation']:,} dev and {rows['test']:,} test "
+        f"rows; classes: {', '.join(map(str, data['labels']))}.",
+        f"Every head reads the same {features['in_features']:,} features of a row, and a network has {layers}.",
+        f"Trained on {listed(shares)} of the training labels, with {study['seeds']} seeds each. A seed is an "
+        "initialisation, an order of the data and, below 100%, a stratified subset of the labels; the same seed of "
+        "two heads has the same rows.",
+    ]
+    if data["synthetic"]:
+        sentences.append("These data are synthetic: the numbers say that it runs, not how good a head is.")
+    return sentences
+
+
+def pictures_of(study: dict[str, Any]) -> list[Picture]:
+    """The pictures that a study has something for."""
+    from .pictures import heads_with, heads_with_coefficient
+
+    at = f"at {share(largest_fraction(study))} of the labels"
+    found = [
+        Picture(
+            "accuracy",
+            "Test accuracy by share of the labels",
+            "Means over seeds with 95 % intervals by bootstrap over seeds and test rows. All heads see the same test "
+            "rows, so bars that overlap do not say that heads are alike: the paired comparisons do.",
+        ),
+    ]
+    if heads_with(study, "gradient_tail_ratios"):
+        found.append(
+            Picture(
+                "tail_ratio",
+                "Gradient tail ratio by share of the labels",
+                "Means with 95 % t intervals over seeds. The ratio depends on how non-linear a head is: a linear one "
+                "has 1 by construction, so compare heads of similar non-linearity (in the table).",
+            )
+        )
+    if heads_with_coefficient(study):
+        found.append(
+            Picture(
+                "lambda",
+                "Dev accuracy by lambda",
+                f"Means {at} with 95 % t intervals over the {study['search_seeds']} seeds that choose; a ring marks "
+                "the chosen lambda. Lambdas of different penalties are not on one scale.",
+            )
+        )
+    if heads_with(study, "coefficients"):
+        found.append(
+            Picture(
+                "polynomials",
+                "Learned polynomials",
+                f"Some units of the first layer {at} (seed 0), from the one with the lowest slope at 0 to the one "
+                "with the highest. They start near the dashed line unless the recipe says "
+                "coefficient_init: identity, then at the dotted one.",
+            )
+        )
+    if heads_with(study, "reliability"):
+        found.append(
+            Picture(
+                "reliability",
+                "Reliability",
+                f"Accuracy on test by confidence {at}, all seeds together, with 95 % Wilson intervals over rows; on "
+                "the dashed line confidence is right, below it too high. The number is the expected calibration "
+                "error.",
+            )
+        )
+    return found

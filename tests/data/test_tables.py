@@ -1,0 +1,295 @@
+"""Tables of numbers: reading them, refusing what is wrong with them, and whole runs on them."""
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import cr_hf.cli
+from cr_hf.data.config import DataConfig
+from cr_hf.data.tables import TableSchema, load_tables, read_rows, schema_of, table_features, table_fingerprint
+from cr_hf.errors import CRError, DataError, PublishError, RecipeError
+from cr_hf.evaluation.sensitivity import gradient_tail_ratio, input_gradient_norms
+from cr_hf.runs.recipe import load_recipe
+from cr_hf.runs.train import evaluate_run, load_run, load_schema, train_recipe
+
+ROWS = 60
+
+
+def numbers(rows: int = ROWS) -> tuple[np.ndarray, np.ndarray]:
+    """Two classes that their first column tells apart; the third column is never 0 but where it is missing."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(rows) % 2
+    features = np.round(generator.standard_normal((rows, 3)) + 5, 3)
+    features[:, 0] += 4 * labels
+    features[::7, 2] = 0
+    return features, labels
+
+
+def write_csv(path: Path, header: str | None = "age,weight,sugar,sick", rows: int = ROWS) -> Path:
+    lines = [",".join([*map(str, row), ("no", "yes")[label]]) for row, label in zip(*numbers(rows), strict=True)]
+    path.write_text("\n".join([header, *lines] if header else lines) + "\n", encoding="utf-8")
+    return path
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    sizes = np.array(values.shape, ">u4").tobytes()
+    path.write_bytes(gzip.compress(bytes([0, 0, 8, values.ndim]) + sizes + values.astype(np.uint8).tobytes()))
+
+
+def test_named_columns(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv")
+    config = DataConfig(dir=str(tmp_path), train_file="t.csv", label_column="sick", test_fraction=0.2)
+    found = load_tables(config)
+    assert {split: len(rows) for split, rows in found.items()} == {"train": 43, "validation": 5, "test": 12}
+    assert found["train"].features["label"].names == ["no", "yes"]
+    assert schema_of(found["test"]) == TableSchema(["age", "weight", "sugar"], "sick", 4, {})
+    together = np.concatenate([table_features(rows) for rows in found.values()])
+    np.testing.assert_allclose(sorted(together[:, 0]), sorted(numbers()[0][:, 0].astype(np.float32)))
+    one = load_tables(config, ["test"])["test"]
+    assert np.array_equal(table_features(one), table_features(found["test"]))
+
+
+def test_columns_without_names_and_a_choice_of_them(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", header=None)
+    config = DataConfig(train_file=str(tmp_path / "t.csv"), label_column=3, feature_columns=[2, 0], missing_value=0)
+    rows = load_tables(config)["train"]
+    assert schema_of(rows).columns == ["2", "0"]
+    assert set(schema_of(rows).medians) == {"2", "0"}
+    assert table_features(rows)[:, 1].mean() > 6
+
+
+def test_missing_values_become_the_median_of_the_training_rows_alone(tmp_path: Path) -> None:
+    write_csv(tmp_path / "train.csv")
+    for split in ("dev", "test"):
+        (tmp_path / f"{split}.csv").write_text("age,weight,sugar,sick\n1,0,0,no\n1,1,900,yes\n", encoding="utf-8")
+    found = load_tables(DataConfig(dir=str(tmp_path), label_column="sick", missing_value=0, missing_columns=["sugar"]))
+    sugar = numbers()[0][:, 2].astype(np.float32)
+    median = np.median(sugar[sugar != 0])
+    assert schema_of(found["test"]).medians == {"sugar": pytest.approx(median)}
+    assert np.array_equal(table_features(found["train"])[:, 2], np.where(sugar == 0, median, sugar))
+    assert np.array_equal(table_features(found["test"]), np.array([[1, 0, median], [1, 1, 900]], np.float32))
+
+
+def test_empty_cells_can_be_missing_values(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,label\n" + "1,x\n,y\n3,x\n5,y\n" * 5, encoding="utf-8")
+    rows = load_tables(DataConfig(train_file=str(tmp_path / "t.csv"), missing_value=""))["train"]
+    assert schema_of(rows).medians == {"a": 3.0}
+    assert set(table_features(rows)[:, 0]) == {1, 3, 5}
+
+
+def test_npz_with_splits_and_idx_images(tmp_path: Path) -> None:
+    images, labels = np.arange(20 * 4).reshape(20, 2, 2).astype(np.uint8), np.arange(20) % 2
+    np.savez(tmp_path / "t.npz", x_train=images, y_train=labels, x_test=images[:6], y_test=labels[:6])
+    for split, rows in (("train", 20), ("t10k", 6)):
+        write_idx(tmp_path / f"{split}-images-idx3-ubyte.gz", images[:rows])
+        write_idx(tmp_path / f"{split}-labels-idx1-ubyte.gz", labels[:rows])
+    npz = DataConfig(dir=str(tmp_path), train_file="t.npz", test_file="t.npz")
+    idx = DataConfig(dir=str(tmp_path), train_file="train-images-idx3-ubyte.gz", test_file="t10k-images-idx3-ubyte.gz")
+    found = [load_tables(config) for config in (npz, idx)]
+    assert np.array_equal(table_features(found[0]["test"]), images[:6].reshape(6, 4))
+    assert table_fingerprint(found[0]) == table_fingerprint(found[1])
+    assert found[0]["test"]["label"][:] == labels[:6].tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("a,label\n1,x\ntwo,y\n", {}, r"line 3, column 'a': 'two' is not a finite number"),
+        ("a,label\n1,x\nnan,y\n", {}, r"line 3, column 'a': 'nan' is not a finite number"),
+        ("a,label\n1,x\n1e300,y\n", {}, r"line 3, column 'a': '1e300' is not a finite number"),
+        ("a,label\n1,x\n,y\n", {}, r"line 3, column 'a': '' is not a finite number"),
+        ("a,label\n1,x\n1,2,y\n", {}, "line 3: 3 columns instead of 2"),
+        ("a,label\n1,x\n2,x\n3,x\n", {}, "every row of train has the label 'x': two classes are needed"),
+        ("a,label\n1,x\n2,\n", {}, "line 3: the label is missing"),
+        ("a,label\n1,x\n2,y\n", {"label_column": "lable"}, r"no column 'lable' \(did you mean 'label'\?\)"),
+        ("1,2\n1,3\n", {}, r"no label column found among \['0', '1'\]: set data.label_column"),
+        ("a,label\n1,x\n2,y\n", {"feature_columns": ["b"]}, "no column 'b'"),
+        ("a,label\n1,x\n2,y\n", {"missing_columns": ["b"], "missing_value": 0}, "missing_columns: 'b'"),
+        ("a,b,label\n" + "0,1,x\n0,2,y\n" * 4, {"missing_value": 0}, "column 'a' has no value in train"),
+        ("a,label\n1,x\n2,y\n", {"label_names": ["x", "z"]}, "label 'y' of train is none of"),
+        ("label\nx\ny\n", {}, "no column but the label's"),
+        ("a,a,label\n1,1,x\n", {}, "column names repeat"),
+        ("a,label\n", {}, "no rows"),
+        ("", {}, "no rows"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path: Path, text: str, options: dict, message: str) -> None:
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=message) as raised:
+        load_tables(DataConfig(train_file=str(tmp_path / "t.csv"), **options))
+    assert "\n" not in str(raised.value)
+
+
+def test_arrays_that_cannot_be_read(tmp_path: Path) -> None:
+    def load(name: str) -> None:
+        load_tables(DataConfig(dir=str(tmp_path), train_file=name))
+
+    np.savez(tmp_path / "names.npz", images=np.zeros((2, 2)))
+    with pytest.raises(DataError, match=r"no array 'x' among \['images'\]"):
+        load("names.npz")
+    np.savez(tmp_path / "objects.npz", x=np.array([[{}], [{}]]), y=np.zeros(2))
+    with pytest.raises(DataError, match="cannot be read"):
+        load("objects.npz")
+    np.savez(tmp_path / "nan.npz", x=np.array([[1.0], [np.nan]]), y=np.arange(2))
+    with pytest.raises(DataError, match="row 2, column '0'"):
+        load("nan.npz")
+    np.savez(tmp_path / "short.npz", x=np.zeros((3, 1)), y=np.arange(2))
+    with pytest.raises(DataError, match=r"labels of shape \(2,\) for 3 rows"):
+        load("short.npz")
+    (tmp_path / "a-images-idx3-ubyte.gz").write_bytes(b"not this")
+    with pytest.raises(DataError, match="no IDX file"):
+        load("a-images-idx3-ubyte.gz")
+    with pytest.raises(DataError, match="no such file"):
+        load("b.npz")
+    with pytest.raises(DataError, match="no table"):
+        load_tables(DataConfig())
+
+
+def test_rows_to_predict_need_no_label(tmp_path: Path) -> None:
+    schema = TableSchema(["1", "2"], "0", 3, {"2": 7.0})
+    config = DataConfig(label_column=0, missing_value=0, missing_columns=[2])
+    path = tmp_path / "rows.csv"
+    path.write_text("1,2\n3,0\n", encoding="utf-8")
+    assert read_rows(path, config, schema).tolist() == [[1, 2], [3, 7]]
+    path.write_text("x,1,2\nx,3,0\n", encoding="utf-8")
+    assert read_rows(path, config, schema).tolist() == [[1, 2], [3, 7]]
+    path.write_text("1,2,3,4\n", encoding="utf-8")
+    with pytest.raises(DataError, match="4 columns, but the model reads 2 features out of 3 columns"):
+        read_rows(path, config, schema)
+    path.write_text("sugar,age\n1,2\n", encoding="utf-8")
+    assert read_rows(path, DataConfig(), TableSchema(["age", "sugar"], "sick", 3)).tolist() == [[2, 1]]
+    with pytest.raises(DataError, match="no column 'weight'"):
+        read_rows(path, DataConfig(), TableSchema(["age", "weight"], "sick", 3))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("backbone: none\ndata: {train_file: t.csv}\npooling: mean\n", "pooling is only for texts"),
+        ("backbone: none\ndata: {train_file: t.csv, streaming: true}\n", "data.streaming is only for texts"),
+        ("backbone: none\ndata: {train_file: t.csv}\nproblem_type: regression\n", "trains classifiers alone"),
+        ("backbone: x/y\ndata: {train_file: t.csv, missing_value: 0}\n", "data.missing_value is only for a table"),
+    ],
+)
+def test_fields_that_a_recipe_cannot_use(tmp_path: Path, recipe: str, message: str) -> None:
+    (tmp_path / "r.yaml").write_text(recipe, encoding="utf-8")
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(tmp_path / "r.yaml")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on a table, by the shipped recipe; the tests of this file read it."""
+    folder = tmp_path_factory.mktemp("table")
+    write_csv(folder / "t.csv", rows=200)
+    recipe = load_recipe(
+        Path(__file__).parents[2] / "recipes" / "pima.yaml",
+        [
+            *(f"data.dir={folder}", "data.train_file=t.csv", "data.label_column=sick", "data.missing_columns=[sugar]"),
+            *("data.label_names=null", f"output_dir={folder / 'run'}", "num_train_epochs=5", "use_cpu=true"),
+            "learning_rate=0.02",
+        ],
+    )
+    return train_recipe(recipe)
+
+
+def test_run_holds_its_table_and_no_row_of_it(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert {"config.json", "model.safetensors", "recipe.yaml", "results.json", "probe.json", "table.json"} <= names
+    results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
+    assert results["data"]["rows"] == {"train": 128, "validation": 32, "test": 40}
+    assert results["model"]["in_features"] == 3
+    assert results["metrics"]["test"]["accuracy"] > 0.9
+    assert set(load_schema(finished).medians) == {"sugar"}
+    again = evaluate_run(finished, "test")
+    assert again["accuracy"] == results["metrics"]["test"]["accuracy"]
+    probe = json.loads((finished / "probe.json").read_text(encoding="utf-8"))
+    assert np.array(probe["features"]).shape == (4, 3)
+
+
+def run_cli(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["cr-hf", *words])
+    with pytest.raises(SystemExit) as stopped:
+        cr_hf.cli.main()
+    return int(stopped.value.code or 0)
+
+
+def test_predict_completes_rows_as_training_did(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    median = load_schema(finished).medians["sugar"]
+    (tmp_path / "rows.csv").write_text(f"sugar,weight,age\n0,5,9.5\n{median!r},5,9.5\n3,5,4.5\n", encoding="utf-8")
+    output = tmp_path / "out.jsonl"
+    assert run_cli(monkeypatch, "predict", str(finished), str(tmp_path / "rows.csv"), "--output", str(output)) == 0
+    first, second, third = (json.loads(line) for line in output.read_text(encoding="utf-8").splitlines())
+    assert first["probabilities"] == pytest.approx(second["probabilities"], abs=1e-6)
+    assert (first["label"], third["label"]) == ("yes", "no")
+    assert run_cli(monkeypatch, "predict", str(finished), "a text", "another") == 2
+    assert "give one file of rows" in capsys.readouterr().err
+
+
+def test_diagnose_prints_the_reference_of_a_table(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    reference = json.loads((finished / "results.json").read_text(encoding="utf-8"))["diagnostics"]
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run_cli(monkeypatch, "diagnose", str(finished)) == 0
+    printed = capsys.readouterr().out
+    assert f"{reference['splits']['test']['gradients']['margin']['tail_ratio']:.4g} [" in printed
+    assert f"{reference['splits']['validation']['lipschitz_bound']:.4g}" in printed
+    assert "token_gradients" not in reference["splits"]["test"]
+
+
+def test_diagnose_holds_new_rows_against_the_reference(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    features = numbers(40)[0] + 0.01
+    rows = ["age,weight,sugar", *(",".join(map(str, row)) for row in features)]
+    (tmp_path / "rows.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    output = tmp_path / "found.json"
+    words = ["diagnose", str(finished), str(tmp_path / "rows.csv"), "--output", str(output)]
+    assert run_cli(monkeypatch, *words) == 0
+    assert "The gradient tail ratio of these rows is" in capsys.readouterr().out
+    found = json.loads(output.read_text(encoding="utf-8"))["new_rows"]
+    assert found["rows"] == 40
+    model, _, _ = load_run(finished)
+    norms = input_gradient_norms(model.classifier, torch.tensor(features, dtype=torch.float32))
+    assert found["comparison"]["peak"]["value"] == pytest.approx(norms.max().item(), rel=1e-4)
+    assert found["comparison"]["tail_ratio"]["value"] == pytest.approx(gradient_tail_ratio(norms.cpu()), rel=1e-4)
+
+
+def test_diagnose_of_a_table_refuses_what_it_cannot_show(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "rows.csv").write_text("age,weight,sugar\n1,2,3\n", encoding="utf-8")
+    page = tmp_path / "page.html"
+    assert run_cli(monkeypatch, "diagnose", str(finished), str(tmp_path / "rows.csv"), "--html", str(page)) == 2
+    assert "the run of a table, which has no tokens" in capsys.readouterr().err
+    assert not page.exists()
+    (tmp_path / "rows.csv").write_text("age,weight\n1,2\n", encoding="utf-8")
+    assert run_cli(monkeypatch, "diagnose", str(finished), str(tmp_path / "rows.csv")) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_card_speaks_of_a_table(finished: Path) -> None:
+    from cr_hf.hub.card import write_card
+
+    write_card(finished)
+    card = (finished / "README.md").read_text(encoding="utf-8")
+    assert "tabular-classification" in card
+    assert "cr-hf predict" in card
+    for word in ("text classifier", "encoder", "pooling", "Any text", "pipeline("):
+        assert word not in card
+
+
+def test_publishing_is_refused(finished: Path, tmp_path: Path) -> None:
+    from cr_hf.hub.publish import dry_run
+
+    with pytest.raises(PublishError, match="run of a table"):
+        dry_run(finished, "me/table", tmp_path / "folder")
+    assert issubclass(PublishError, CRError)

@@ -1,0 +1,193 @@
+"""objectives.py against torch's own losses and brute force."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cr_hf.modeling.objectives import (
+    OrderedThresholds,
+    check_class_labels,
+    median_class,
+    normalized_class_weights,
+    ordinal_log_probabilities,
+    task_loss,
+)
+
+NUM_LABELS = [2, 3, 5, 9]
+
+
+def random_thresholds(num_labels: int) -> Tensor:
+    return torch.randn(num_labels - 1).double().sort().values
+
+
+class TestOrdinal:
+    @pytest.mark.parametrize("num_labels", NUM_LABELS)
+    def test_equals_differences_of_sigmoids(self, num_labels: int) -> None:
+        score, thresholds = torch.randn(50, 1).double() * 4, random_thresholds(num_labels)
+        cumulative = torch.sigmoid(thresholds - score)
+        padded = torch.cat([torch.zeros(50, 1), cumulative, torch.ones(50, 1)], dim=-1)
+        log_probabilities = ordinal_log_probabilities(score, thresholds)
+        torch.testing.assert_close(log_probabilities.exp(), padded.diff(dim=-1), rtol=1e-9, atol=1e-14)
+
+    @pytest.mark.parametrize("num_labels", NUM_LABELS)
+    def test_softmax_gives_the_probabilities_back(self, num_labels: int) -> None:
+        logits = ordinal_log_probabilities(torch.randn(50, 1).double() * 10, random_thresholds(num_labels))
+        probabilities = logits.softmax(-1)
+        torch.testing.assert_close(probabilities.sum(-1), torch.ones(50).double(), rtol=0, atol=1e-14)
+        torch.testing.assert_close(probabilities, logits.exp(), rtol=1e-12, atol=1e-15)
+
+    @pytest.mark.parametrize("score", [-1e30, -1e4, -100.0, 0.0, 100.0, 1e4, 1e30])
+    def test_any_score_is_finite_in_single_precision(self, score: float) -> None:
+        module, inputs = OrderedThresholds(5), torch.full((3, 1), score, requires_grad=True)
+        logits = ordinal_log_probabilities(inputs, module())
+        loss = F.cross_entropy(logits, torch.tensor([0, 2, 4]))
+        gradients = torch.autograd.grad(loss, [inputs, *module.parameters()])
+        assert all(torch.isfinite(tensor).all() for tensor in (logits, loss, *gradients))
+        assert logits.softmax(-1).sum(-1).tolist() == pytest.approx([1.0] * 3)
+
+    def test_far_classes_keep_their_order(self) -> None:
+        # Differences of sigmoids would all be zero here.
+        logits = ordinal_log_probabilities(torch.tensor([[200.0]]), OrderedThresholds(5)())
+        assert (logits.diff() > 0).all()
+
+    def test_gradcheck(self) -> None:
+        score = torch.randn(4, 1, dtype=torch.float64, requires_grad=True)
+        thresholds = random_thresholds(4).requires_grad_()
+        assert torch.autograd.gradcheck(ordinal_log_probabilities, (score, thresholds))
+
+
+class TestOrderedThresholds:
+    @pytest.mark.parametrize("num_labels", NUM_LABELS)
+    def test_start_gives_every_class_the_same_probability(self, num_labels: int) -> None:
+        logits = ordinal_log_probabilities(torch.zeros(1, 1), OrderedThresholds(num_labels)())
+        assert logits.exp().tolist()[0] == pytest.approx([1 / num_labels] * num_labels, rel=1e-5)
+
+    @pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0])
+    @pytest.mark.parametrize("num_labels", NUM_LABELS)
+    def test_increase_whatever_the_parameters(self, num_labels: int, scale: float) -> None:
+        module = OrderedThresholds(num_labels).double()
+        for _ in range(20):
+            for parameter in module.parameters():
+                torch.nn.init.normal_(parameter, std=scale)
+            assert (module().diff() > 0).all()
+
+    @pytest.mark.parametrize("first", [-1e6, 1e4, 1e6])
+    def test_thresholds_that_rounding_has_merged_stay_finite(self, first: float) -> None:
+        module = OrderedThresholds(4)
+        torch.nn.init.constant_(module.first, first)
+        torch.nn.init.constant_(module.gaps, -50.0)
+        logits = ordinal_log_probabilities(torch.tensor([[0.0], [first]]), module())
+        gradients = torch.autograd.grad(F.cross_entropy(logits, torch.tensor([1, 2])), list(module.parameters()))
+        assert all(torch.isfinite(tensor).all() for tensor in (logits, *gradients))
+
+    def test_too_few_classes(self) -> None:
+        with pytest.raises(ValueError, match=r"num_labels=1 is too few.*2 ordered classes"):
+            OrderedThresholds(1)
+
+
+class TestMedianClass:
+    @pytest.mark.parametrize("num_labels", NUM_LABELS)
+    def test_minimises_expected_absolute_error(self, num_labels: int) -> None:
+        probabilities = (torch.randn(200, num_labels).double() * 2).softmax(-1)
+        classes = torch.arange(num_labels)
+        error = (classes.unsqueeze(0) - classes.unsqueeze(1)).abs().double()  # (predicted, true)
+        assert torch.equal(median_class(probabilities), (probabilities @ error.T).argmin(-1))
+
+    @pytest.mark.parametrize("true_class", range(4))
+    def test_certain_rows(self, true_class: int) -> None:
+        assert median_class(F.one_hot(torch.tensor(true_class), 4).float()).item() == true_class
+
+    def test_differs_from_the_most_probable_class(self) -> None:
+        probabilities = torch.tensor([0.4, 0.25, 0.35])
+        assert (median_class(probabilities).item(), probabilities.argmax().item()) == (1, 0)
+
+
+class TestClassWeights:
+    def test_mean_is_one_over_the_training_set(self) -> None:
+        counts = [70, 5, 25]
+        weights = normalized_class_weights([1.0, 10.0, 3.0], counts)
+        assert sum(w * c for w, c in zip(weights, counts, strict=True)) == pytest.approx(sum(counts))
+        assert [w / weights[0] for w in weights] == pytest.approx([1.0, 10.0, 3.0])
+
+    @pytest.mark.parametrize(
+        ("weights", "counts", "message"),
+        [
+            ([1.0, 1.0], [1, 2, 3], r"has 2 entries but there are 3 classes"),
+            ([1.0, -1.0], [1, 2], r"class_weights=\[1.0, -1.0\] must be finite and 0 or above"),
+            ([1.0, math.nan], [1, 2], r"must be finite"),
+            ([1.0, 0.0], [0, 5], r"every training row the weight 0"),
+        ],
+    )
+    def test_bad_weights(self, weights: list[float], counts: list[int], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            normalized_class_weights(weights, counts)
+
+    @pytest.mark.parametrize("parts", [1, 2, 4, 8])
+    def test_splitting_a_batch_changes_nothing(self, parts: int) -> None:
+        logits, labels = torch.randn(16, 3).double(), torch.randint(0, 3, (16,))
+        arguments = ("single_label_classification", [0.2, 1.9, 0.9], 0.1)
+        whole = task_loss(logits, labels, *arguments)
+        losses = [task_loss(*pair, *arguments) for pair in zip(logits.chunk(parts), labels.chunk(parts), strict=True)]
+        torch.testing.assert_close(torch.stack(losses).mean(), whole, rtol=1e-13, atol=0)
+
+    def test_weights_the_rows(self) -> None:
+        logits, labels = torch.randn(4, 3), torch.tensor([0, 2, 2, 1])
+        rows = F.cross_entropy(logits, labels, reduction="none") * torch.tensor([0.5, 3.0, 3.0, 1.0])
+        actual = task_loss(logits, labels, "single_label_classification", [0.5, 1.0, 3.0])
+        torch.testing.assert_close(actual, rows.mean())
+
+
+class TestClassLabels:
+    def test_classes_pass(self) -> None:
+        check_class_labels(torch.tensor([0, 2, 1, 2]), 3, "ordinal")
+
+    @pytest.mark.parametrize(
+        ("labels", "message"),
+        [
+            ([0, 3], r"row 1 .* label 3: objective='ordinal' needs ordered integers from 0 to 2"),
+            ([0, 1, -1], r"row 2 .* label -1"),
+            ([0.0, 1.0], r"row 0 .* label 0.0"),
+        ],
+    )
+    def test_the_first_bad_row_is_named(self, labels: list[float], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            check_class_labels(torch.tensor(labels), 3, "ordinal")
+
+
+class TestTaskLoss:
+    def test_single_label(self) -> None:
+        logits, labels = torch.randn(8, 4), torch.randint(0, 4, (8,))
+        actual = task_loss(logits, labels, "single_label_classification")
+        torch.testing.assert_close(actual, F.cross_entropy(logits, labels))
+
+    @pytest.mark.parametrize("smoothing", [0.05, 0.3])
+    def test_label_smoothing(self, smoothing: float) -> None:
+        logits, labels = torch.randn(8, 4), torch.randint(0, 4, (8,))
+        actual = task_loss(logits, labels, "single_label_classification", label_smoothing=smoothing)
+        torch.testing.assert_close(actual, F.cross_entropy(logits, labels, label_smoothing=smoothing))
+
+    @pytest.mark.parametrize("dtype", [torch.long, torch.float32])
+    @pytest.mark.parametrize("weights", [None, [1.0, 2.0, 0.5]])
+    def test_multi_label(self, weights: list[float] | None, dtype: torch.dtype) -> None:
+        logits, labels = torch.randn(8, 3), torch.randint(0, 2, (8, 3))
+        actual = task_loss(logits, labels.to(dtype), "multi_label_classification", pos_weight=weights)
+        factor = None if weights is None else torch.tensor(weights)
+        torch.testing.assert_close(
+            actual, F.binary_cross_entropy_with_logits(logits, labels.float(), pos_weight=factor)
+        )
+
+    @pytest.mark.parametrize(("width", "shape"), [(1, (8,)), (1, (8, 1)), (3, (8, 3))])
+    @pytest.mark.parametrize("dtype", [torch.long, torch.float64])
+    def test_regression(self, width: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        logits, labels = torch.randn(8, width), torch.randint(-3, 4, shape)
+        actual = task_loss(logits, labels.to(dtype), "regression")
+        assert actual.dtype == torch.float32
+        torch.testing.assert_close(actual, F.mse_loss(logits, labels.float().reshape(8, width)))
+
+    @pytest.mark.parametrize(("width", "shape"), [(3, (3,)), (1, (3, 3)), (3, (3, 1)), (1, (2,))])
+    def test_regression_never_broadcasts(self, width: int, shape: tuple[int, ...]) -> None:
+        with pytest.raises(ValueError, match=r"regression labels have shape .* but logits have"):
+            task_loss(torch.randn(3, width), torch.randn(shape), "regression")

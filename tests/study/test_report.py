@@ -1,0 +1,338 @@
+"""The page, the pictures and the advice of a study, made from studies with known numbers."""
+
+import copy
+import importlib.util
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cr_hf.cli
+import cr_hf.study.report
+from cr_hf.evaluation.statistics import Comparison
+from cr_hf.evaluation.text_damage import robustness_curves
+from cr_hf.files import write_json
+from cr_hf.study.arms import DESCRIPTIONS, HEADS
+from cr_hf.study.cells import pack_hits, reliability
+from cr_hf.study.pictures import inline_svg, plot_robustness
+from cr_hf.study.report import pictures_of, study_page, write_report
+from cr_hf.study.study import _results
+from cr_hf.study.tables import claims, overrides, recommendation, study_tables
+
+SEEDS, ROWS = 4, 50
+PNG = b"\x89PNG\r\n\x1a\n"
+VOID = {"meta", "br", "use", "path"}
+
+
+def cell(head: str, generator: np.random.Generator, accuracy: float) -> dict[str, Any]:
+    """A cell as training leaves it, of made-up predictions."""
+    hits = generator.random((SEEDS, ROWS)) < accuracy
+    confidence = generator.uniform(0.5, 1, (SEEDS, ROWS, 1))
+    tried = HEADS[head].settings
+    dev = generator.uniform(0.6, 0.7, len(tried))
+    is_polynomial = HEADS[head].fields.get("activation") == "polynomial"
+    return {
+        "rows": 20,
+        "tried": [
+            {**setting, "dev_accuracy": float(mean), "dev_deviation": 0.01}
+            for setting, mean in zip(tried, dev, strict=True)
+        ],
+        "chosen": int(dev.argmax()),
+        "dev_accuracies": (dev.max() + 0.01 * generator.standard_normal(SEEDS)).tolist(),
+        "test_accuracies": hits.mean(1).tolist(),
+        "gradient_tail_ratios": generator.uniform(1, 3, SEEDS).tolist(),
+        "peak_gradients": generator.uniform(1, 3, SEEDS).tolist(),
+        "non_linearities": generator.uniform(0, 1, SEEDS).tolist(),
+        "expected_calibration_errors": generator.uniform(0, 0.1, SEEDS).tolist(),
+        "reliability": reliability(np.log(np.concatenate([confidence, 1 - confidence], -1)), hits),
+        "coefficients": generator.standard_normal((4, 8)).tolist() if is_polynomial else None,
+        "parameters": 1234,
+        "hits": pack_hits(hits),
+        "seconds": 1.0,
+    }
+
+
+def make_study(heads: list[str], fractions: list[float], accuracies: dict[str, float] | None = None) -> dict[str, Any]:
+    """A study as `study.json` holds it; accuracies of 0.6 unless others are given."""
+    generator = np.random.default_rng(0)
+    cells = {(x, head): cell(head, generator, (accuracies or {}).get(head, 0.6)) for x in fractions for head in heads}
+    compared = [Comparison(head, heads[0]) for head in heads[1:6]]
+    return {
+        "data": {
+            "source": "local files",
+            "synthetic": False,
+            "labels": ["<script>alert(1)</script>", "good & proper"],
+            "rows": {"train": 80, "validation": 30, "test": ROWS},
+        },
+        "features": {"in_features": 8},
+        "hidden_sizes": [8],
+        "seeds": SEEDS,
+        "search_seeds": 2,
+        "comparisons": [{"head": one.head, "reference": one.reference} for one in compared],
+        "fingerprint": "0123456789abcdef",
+        "environment": {"device": "CPU", "torch": "2", "transformers": "5", "seconds_training": 3},
+        **_results(cells, compared, heads, fractions),
+    }
+
+
+@pytest.fixture(scope="module")
+def study() -> dict[str, Any]:
+    return make_study(["linear", "mlp-gelu", "cr", "cr+dreg"], [0.25, 1.0])
+
+
+class Page(HTMLParser):
+    """What a browser would see: the tags, whether they are closed, ids, and the rows of the tables."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.rows: list[list[str]] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.ids += [value or "" for name, value in attributes if name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.ids += [value or "" for name, value in attributes if name == "id"]
+
+    def handle_data(self, data: str) -> None:
+        if "td" in self.open or "th" in self.open:
+            self.rows[-1][-1] += data
+
+
+def test_every_file_is_written(study: dict[str, Any], tmp_path: Path) -> None:
+    assert write_report(study, tmp_path)
+    pictures = {"accuracy.png", "tail_ratio.png", "lambda.png", "polynomials.png", "reliability.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"study.md", "study.csv", "report.html", *pictures}
+    for name in pictures:
+        data = (tmp_path / name).read_bytes()
+        assert data.startswith(PNG)
+        assert len(data) > 5000
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"<title>{tmp_path.name}: which head to use</title>" in page
+    before = (tmp_path / "report.html").read_bytes()
+    write_report(study, tmp_path)
+    assert (tmp_path / "report.html").read_bytes() == before
+
+
+def test_the_page_needs_no_network_and_no_script_and_escapes_what_it_shows(study: dict[str, Any]) -> None:
+    page = study_page(study, "<b>mine</b>")
+    assert "<script" not in page
+    assert "<b>" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;, good &amp; proper" in page
+    assert not re.search(r"https?:|//|\bsrc=|@import|\bon\w+=", page)
+    assert all(target.startswith("#") for target in re.findall(r'href="([^"]*)"', page))
+    assert 'name="viewport" content="width=device-width' in page
+    assert "prefers-color-scheme: dark" in page
+    found = Page(page)
+    assert not found.open
+    assert len(found.ids) == len(set(found.ids))
+    assert set(re.findall(r"(?:href=\"|url\()#([^\")]+)", page)) <= set(found.ids)
+
+
+def test_pictures_are_described_and_take_the_colours_of_the_page(study: dict[str, Any]) -> None:
+    page = study_page(study, "x")
+    shown = re.findall(r"<svg [^>]*>", page)
+    assert len(shown) == len(pictures_of(study)) == 5
+    for tag in shown:
+        assert 'role="img"' in tag
+        assert len(re.search(r'aria-label="([^"]*)"', tag)[1]) > 80
+        assert "viewBox" in tag
+        assert "width=" not in tag
+    assert page.count("<text") > 50
+    assert "#1b1b1b" not in page.split("</style>", 1)[1]
+    assert "fill: var(--text)" in page
+
+
+def test_numbers_of_the_page_are_those_of_the_study(study: dict[str, Any], tmp_path: Path) -> None:
+    write_json(tmp_path / "study.json", study)
+    read = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))
+    rows = Page(study_page(read, "x")).rows
+    for head in ("linear", "mlp-gelu", "cr", "cr+dreg"):
+        shown = [row[1:] for row in rows if row[0] == head]
+        assert len(shown) == 4
+        cells = [entry["heads"][head] for entry in read["fractions"].values()]
+        accuracies = [100 * np.array(one["test_accuracies"]) for one in cells]
+        assert shown[0] == [f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" for values in accuracies]
+        assert shown[1] == [
+            f"{np.mean(one['gradient_tail_ratios']):.2f} ({np.mean(one['non_linearities']):.2f})" for one in cells
+        ]
+        low, high = (100 * end for end in cells[1]["accuracy_interval"])
+        assert shown[3][1] == f"{accuracies[1].mean():.1f} [{low:.1f}, {high:.1f}]"
+    (compared,) = [row for row in rows if row[0] == "cr+dreg minus linear"]
+    difference = read["fractions"]["1.0"]["comparisons"][2]["difference"]
+    assert compared[2].startswith(f"{100 * difference:+.2f} [")
+
+
+@pytest.mark.parametrize(
+    ("heads", "fractions", "missing"),
+    [
+        (["linear", "mlp-relu"], [0.1, 0.5, 1.0], {"lambda", "polynomials"}),
+        (["mlp-gelu", "gelu+jacobian"], [0.3], {"polynomials"}),
+        (["cr"], [1.0], {"lambda"}),
+        (list(HEADS), [1.0, 0.9], set()),
+    ],
+)
+def test_a_study_shows_the_pictures_that_it_has_something_for(
+    heads: list[str], fractions: list[float], missing: set[str], tmp_path: Path
+) -> None:
+    study = make_study(heads, fractions)
+    assert write_report(study, tmp_path)
+    names = {picture.name for picture in pictures_of(study)}
+    assert names == {"accuracy", "tail_ratio", "lambda", "polynomials", "reliability"} - missing
+    assert {path.stem for path in tmp_path.glob("*.png")} == names
+    assert not Page((tmp_path / "report.html").read_text(encoding="utf-8")).open
+
+
+def test_a_head_that_diverged_is_named(study: dict[str, Any]) -> None:
+    found = copy.deepcopy(study)
+    found["fractions"]["1.0"]["heads"]["cr"]["gradient_tail_ratios"] = [None] * SEEDS
+    assert "diverged" in study_page(found, "x")
+
+
+def test_without_the_extra_there_are_tables_alone(
+    study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        cr_hf.study.report.importlib.util, "find_spec", lambda name: None if name == "jinja2" else real(name)
+    )
+    assert not write_report(study, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"study.md", "study.csv"}
+
+
+class TestAdvice:
+    def test_where_nothing_is_claimed_it_says_what_it_rests_on(self, study: dict[str, Any]) -> None:
+        found = recommendation(study)
+        assert "not because it was shown to be better" in found["text"]
+        assert "Claimed there" not in found["text"]
+
+    def test_every_number_of_it_is_named(self, study: dict[str, Any]) -> None:
+        changed = copy.deepcopy(study)
+        cells = changed["fractions"]["1.0"]["heads"]
+        for one, dev, tau in zip(cells.values(), (0.6, 0.7, 0.69, 0.695), (1.0, 3.0, 2.0, 2.5), strict=True):
+            one |= {"dev_accuracies": [dev - 0.04, dev, dev, dev + 0.04], "gradient_tail_ratios": [tau] * SEEDS}
+        text = recommendation(changed)["text"]
+        assert "3 heads have a mean dev accuracy within one standard error over 4 seeds (1.63 points)" in text
+        assert "mlp-gelu 70.0 %, cr 69.0 % and cr+dreg 69.5 %" in text
+        assert "cr has the lowest gradient tail ratio: 2.00, against 3.00 for mlp-gelu and 2.50 for cr+dreg." in text
+        low, high = (100 * end for end in cells["cr"]["accuracy_interval"])
+        assert f"(95 % interval {low:.1f} to {high:.1f})" in text
+
+    def test_a_single_best_head_is_called_that(self, study: dict[str, Any]) -> None:
+        changed = copy.deepcopy(study)
+        for head, one in changed["fractions"]["1.0"]["heads"].items():
+            dev = 0.8 if head == "cr+dreg" else 0.5
+            one["dev_accuracies"] = [dev - 0.01, dev, dev, dev + 0.01]
+        found = recommendation(changed)
+        assert found["candidates"] == ["cr+dreg"]
+        assert "its mean dev accuracy, 80.0 %, is the best, and that of no other head is within" in found["text"]
+
+    @pytest.mark.parametrize(("chosen", "word"), [(0, "lowest"), (1, None), (3, "highest")])
+    def test_a_lambda_at_the_edge_of_those_tried_is_named(self, chosen: int, word: str | None) -> None:
+        study = make_study(["cr+dreg"], [1.0])
+        study["fractions"]["1.0"]["heads"]["cr+dreg"]["chosen"] = chosen
+        text = recommendation(study)["text"]
+        assert f"Its dreg_lambda is the {word} that was tried" in text if word else "was tried" not in text
+
+    def test_what_is_claimed_is_told_from_what_is_not(self) -> None:
+        study = make_study(["mlp-gelu", "cr", "linear"], [1.0], {"linear": 0.05})
+        for head, one in study["fractions"]["1.0"]["heads"].items():
+            one["dev_accuracies"] = [0.8, 0.81, 0.79, 0.8] if head == "mlp-gelu" else [0.5] * SEEDS
+        difference = 100 * abs(study["fractions"]["1.0"]["comparisons"][1]["difference"])
+        text = recommendation(study)["text"]
+        assert f"Claimed there: linear below mlp-gelu by {difference:.2f} points." in text
+        assert "No difference from cr is claimed there" in text
+        listed = next(paragraph for paragraph in claims(study) if paragraph.startswith("- "))
+        assert listed.startswith("- linear below mlp-gelu at 100% of the labels: -")
+        assert "in 4 of 4 seeds" in listed
+        page = study_page(study, "x")
+        assert "<li>linear below mlp-gelu at 100% of the labels: -" in page
+        assert re.search(r"<strong>-\d\d\.\d\d \[", page)
+
+    def test_no_comparison_no_claim(self) -> None:
+        text = study_tables(make_study(["cr"], [1.0]))
+        assert "No comparison was declared, so nothing is claimed." in text
+        assert "No comparison with it was declared" in text
+
+    def test_overrides_are_those_of_a_recipe(self) -> None:
+        from cr_hf.runs.recipe import load_recipe
+
+        demo = Path(__file__).resolve().parents[2] / "recipes" / "demo.yaml"
+        for head, about in HEADS.items():
+            words = overrides(head, about.settings[0])
+            assert (words is None) == bool(about.penalty or about.estimator)
+            if words is not None:
+                recipe = load_recipe(demo, words.replace(" ", "\n").splitlines())
+                fields = {**recipe.model, **recipe.training}
+                expected = {"dreg_lambda": 0, **about.fields, **about.settings[0]}
+                assert {name: fields[name] for name in expected} == expected
+
+    def test_every_head_is_described(self) -> None:
+        assert set(DESCRIPTIONS) == set(HEADS)
+
+
+class TestRobustness:
+    @pytest.fixture
+    def found(self) -> dict[str, Any]:
+        generator = np.random.default_rng(0)
+        hits = {kind: [generator.random(ROWS) < 0.5 for _ in range(5)] for kind in ("typos", "drop")}
+        return robustness_curves(generator.random(ROWS) < 0.7, hits)
+
+    def test_curves_have_intervals(self, found: dict[str, Any], tmp_path: Path) -> None:
+        for name in ("curves.png", "curves.svg"):
+            plot_robustness(found, tmp_path / name)
+        assert (tmp_path / "curves.png").read_bytes().startswith(PNG)
+        svg = (tmp_path / "curves.svg").read_text(encoding="utf-8")
+        assert all(word in svg for word in ("typos", "drop", "severity of the damage", "accuracy in %"))
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["--plot", "x.png"], "give --perturb"),
+            (["--perturb", "typos", "--plot", "x.jpg"], "must end in .png or .svg"),
+            (["--perturb", "typos", "--plot", "none/x.png"], "there is no folder none"),
+        ],
+    )
+    def test_a_picture_that_cannot_be_drawn_is_refused_first(
+        self,
+        words: list[str],
+        message: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["cr-hf", "evaluate", "run", *words])
+        with pytest.raises(SystemExit) as stopped:
+            cr_hf.cli.main()
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_description_is_escaped(study: dict[str, Any]) -> None:
+    from cr_hf.study.pictures import draw_accuracy
+
+    svg = inline_svg(draw_accuracy(study), "one", '"quoted" <b>')
+    assert 'aria-label="&quot;quoted&quot; &lt;b&gt;"' in svg
+    assert "http" not in svg

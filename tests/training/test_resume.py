@@ -1,0 +1,218 @@
+"""A run that SIGKILL ended, at whatever moment, and that was resumed, ends with the weights of one never stopped."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from process_jobs import early_stopping_trainer
+from safetensors.torch import load_file, save_file
+
+from cr_hf import CRTrainer
+from cr_hf.errors import CheckpointError, RecipeError
+from cr_hf.runs.directory import open_directory
+from cr_hf.runs.recipe import Recipe, load_recipe
+from cr_hf.runs.train import train_recipe
+from cr_hf.training.checkpoints import check_same_features, is_complete, last_complete_checkpoint
+
+TinyBackbone = Callable[..., Path]
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+TINY = ["data.name=embedded", "data.label_names=null", "data.max_train_samples=60", "data.max_eval_samples=30"]
+TINY += ["hidden_sizes=[8]", "use_cpu=true", "dropout=0.3", "disable_tqdm=true", "num_train_epochs=4"]
+TINY += ["eval_strategy=steps", "save_strategy=steps", "eval_steps=3", "save_steps=3", "warmup_steps=2"]
+TINY += ["per_device_train_batch_size=16", "early_stopping_patience=2", "dreg_schedule=linear"]
+
+
+def in_a_child(action: Callable[[], object]) -> int:
+    """Start an action in a forked process."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        action()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def recipe_of(kind: str, folder: Path, backbone: Path) -> Recipe:
+    name = {"frozen": "demo", "fine-tuned": "sst5_finetune", "lora": "sst5_lora"}[kind]
+    more = ["lora_r=2"] if kind == "lora" else []
+    return load_recipe(RECIPES / f"{name}.yaml", [f"backbone={backbone}", f"output_dir={folder}", *TINY, *more])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["frozen", "fine-tuned", "lora"])
+def test_killed_at_random_moments(kind: str, tiny_backbone: TinyBackbone, tmp_path: Path) -> None:
+    backbone = tiny_backbone("bert")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    started = time.perf_counter()
+    train_recipe(recipe_of(kind, whole, backbone))
+    duration = time.perf_counter() - started
+    moments, recipe = random.Random(7), recipe_of(kind, broken, backbone)
+    for _ in range(5):
+        child = in_a_child(lambda: train_recipe(recipe, resume=True))
+        time.sleep(moments.uniform(0.3, 0.9) * duration)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    if not (broken / "results.json").is_file():
+        train_recipe(recipe, resume=True)
+    for name in (
+        "model.safetensors",
+        "trainer_state.json",
+        *(["adapter/adapter_model.safetensors"] * (kind == "lora")),
+    ):
+        one, other = ((folder / name).read_bytes() for folder in (whole, broken))
+        if name == "trainer_state.json":
+            continue
+        assert one == other, name
+
+
+@pytest.mark.parametrize("call", [1, 2, 5, 6])
+def test_killed_while_a_checkpoint_is_written(call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each checkpoint calls torch.save three times: optimizer, schedule, random state."""
+    whole = early_stopping_trainer(tmp_path / "whole")
+    whole.train()
+    save, calls = torch.save, []
+
+    def killing(value: object, file: str) -> None:
+        calls.append(file)
+        if len(calls) == call:
+            Path(file).write_bytes(b"PK torn")
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(value, file)
+
+    def train() -> None:
+        torch.save = killing
+        early_stopping_trainer(tmp_path / "broken").train()
+
+    _, status = os.waitpid(in_a_child(train), 0)
+    assert os.WIFSIGNALED(status)
+    last = last_complete_checkpoint(tmp_path / "broken")
+    assert (last is None) == (call <= 3)
+    assert_resumes_to(whole, tmp_path / "broken", resume=last is not None)
+
+
+def assert_resumes_to(whole: CRTrainer, folder: Path, resume: bool = True) -> None:
+    resumed = early_stopping_trainer(folder)
+    resumed.train(resume_from_checkpoint=resume or None)
+    assert resumed.state.global_step == whole.state.global_step
+    assert resumed.state.best_metric == whole.state.best_metric
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_killed_after_early_stopping_had_ended_it(tmp_path: Path) -> None:
+    """The checkpoint of the last evaluation is saved, the best one not yet loaded back."""
+    whole = early_stopping_trainer(tmp_path / "whole")
+    whole.train()
+    assert whole.state.global_step < whole.state.max_steps
+
+    def train() -> None:
+        trainer = early_stopping_trainer(tmp_path / "broken")
+        trainer._load_best_model = lambda: os.kill(os.getpid(), signal.SIGKILL)
+        trainer.train()
+
+    _, status = os.waitpid(in_a_child(train), 0)
+    assert os.WIFSIGNALED(status)
+    assert_resumes_to(whole, tmp_path / "broken")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"])
+def test_a_torn_checkpoint_is_passed_over(name: str, tmp_path: Path) -> None:
+    trainer = early_stopping_trainer(tmp_path, num_train_epochs=2, save_total_limit=5)
+    trainer.train()
+    steps = sorted(int(path.name.partition("-")[2]) for path in tmp_path.glob("checkpoint-*"))
+    torn = tmp_path / f"checkpoint-{steps[-1]}"
+    assert last_complete_checkpoint(tmp_path) == torn
+    content = (torn / name).read_bytes()
+    (torn / name).write_bytes(content[: len(content) // 2])
+    assert not is_complete(torn)
+    assert last_complete_checkpoint(tmp_path) == tmp_path / f"checkpoint-{steps[-2]}"
+    with pytest.raises(CheckpointError, match="is no complete checkpoint"):
+        early_stopping_trainer(tmp_path).train(resume_from_checkpoint=str(torn))
+
+
+def test_a_checkpoint_with_nan_is_passed_over(tmp_path: Path) -> None:
+    early_stopping_trainer(tmp_path, num_train_epochs=2, save_total_limit=5).train()
+    earlier, last = sorted(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+    weights = load_file(last / "model.safetensors")
+    weights["classifier.readout.bias"][0] = float("nan")
+    save_file(weights, last / "model.safetensors", metadata={"format": "pt"})
+    assert last_complete_checkpoint(tmp_path) == earlier
+
+
+def test_checkpoints_of_other_features_are_refused(tmp_path: Path) -> None:
+    features, labels = np.ones((4, 2), np.float32), np.arange(4)
+    check_same_features(tmp_path, features, labels)
+    check_same_features(tmp_path, features + 1, labels)  # no checkpoint yet: it starts anew
+    early_stopping_trainer(tmp_path, num_train_epochs=1).train()
+    check_same_features(tmp_path, features + 1, labels)
+    for other in ((features, labels), (features + 1, labels[::-1])):
+        with pytest.raises(CheckpointError, match="was trained on other features, since the backbone or the data"):
+            check_same_features(tmp_path, *other)
+
+
+def test_one_process_at_a_time_trains_in_a_directory(tiny_backbone: TinyBackbone, tmp_path: Path) -> None:
+    recipe = recipe_of("frozen", tmp_path / "run", tiny_backbone("bert"))
+    with (
+        open_directory(recipe, overwrite=False, resume=False),
+        pytest.raises(RecipeError, match="another process works in"),
+        open_directory(recipe, overwrite=False, resume=True),
+    ):
+        pass
+    with open_directory(recipe, overwrite=False, resume=True):
+        pass
+
+
+def test_a_checkpoint_of_another_shape_is_one_line(tmp_path: Path) -> None:
+    early_stopping_trainer(tmp_path, num_train_epochs=1).train()
+    other = early_stopping_trainer(tmp_path)
+    other.model.classifier.readout = torch.nn.Linear(8, 4)
+    with pytest.raises(
+        CheckpointError, match=r"has classifier\.readout\.weight of shape \[3, 8\].*needs \[4, 8\]"
+    ) as e:
+        other.train(resume_from_checkpoint=True)
+    assert "\n" not in str(e.value)
+
+
+def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
+    trainer = early_stopping_trainer(tmp_path, num_train_epochs=1)
+    trainer.train()
+    checkpoint = last_complete_checkpoint(tmp_path)
+    (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
+    (checkpoint / "rng_state_1.pth").write_bytes((checkpoint / "rng_state_0.pth").read_bytes())
+    with pytest.raises(CheckpointError, match="was saved by 2 processes and cannot be resumed exactly by 1"):
+        early_stopping_trainer(tmp_path).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.slow
+def test_two_processes_killed_while_they_save(tiny_backbone: TinyBackbone, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cr_hf.cli", "train", str(RECIPES / "sst5_finetune.yaml"), "--num-processes", "2"]
+    command += [f"backbone={tiny_backbone('bert')}", *TINY]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
+    broken = [*command, f"output_dir={tmp_path / 'broken'}"]
+    running = subprocess.Popen(broken, **quiet)
+    staged = tmp_path / "broken" / "checkpoints" / "unfinished" / "checkpoint-6"
+    until = time.monotonic() + 300
+    while not staged.exists() and running.poll() is None and time.monotonic() < until:
+        time.sleep(0.001)
+    for process in [*psutil.Process(running.pid).children(recursive=True), psutil.Process(running.pid)]:
+        process.kill()
+    running.wait()
+    assert not (tmp_path / "broken" / "results.json").exists()
+    subprocess.run([*broken, "--resume"], check=True, timeout=400, **quiet)
+    subprocess.run([*command, f"output_dir={tmp_path / 'whole'}"], check=True, timeout=400, **quiet)
+    one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "broken"))
+    assert one == other
