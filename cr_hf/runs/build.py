@@ -12,16 +12,21 @@ from accelerate.utils import is_deepspeed_available, parse_flag_from_env
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from ..modeling import CRConfig, refuse_unknown_fields
-from ..modeling import check_schedule
-from ..errors import RecipeError, nearest
-from ..modeling import CRForFeatureClassification, CRForSequenceClassification
-from ..modeling import normalized_class_weights
-from .recipe import NO_BACKBONE, OFFLINE_BACKBONE, STATIC_BACKBONE, Recipe
-from .directory import CHECKPOINTS
-from ..modeling import build_backbone, build_tokenizer
 from ..data import label_names_of, refuse_unordered
+from ..errors import RecipeError, nearest
+from ..modeling import (
+    CRConfig,
+    CRForFeatureClassification,
+    CRForSequenceClassification,
+    build_backbone,
+    build_tokenizer,
+    check_schedule,
+    normalized_class_weights,
+    refuse_unknown_fields,
+)
 from ..training import CRTrainingArguments
+from .directory import CHECKPOINTS
+from .recipe import NO_BACKBONE, OFFLINE_BACKBONE, STATIC_BACKBONE, Recipe
 
 logger = logging.get_logger(__name__)
 

@@ -15,13 +15,11 @@ import torch
 from transformers import SchedulerType
 from transformers.utils import logging
 
-from ..modeling import CRConfig
-from ..files import write_json
 from ..errors import RecipeError
-from ..modeling import normalized_class_weights
+from ..files import write_json
+from ..modeling import CRConfig, normalized_class_weights
+from ..training import METRICS, CRTrainingArguments, HeadSpec, Rows, SweepArguments, predict_heads, train_heads
 from .recipe import Recipe
-from ..training import METRICS, HeadSpec, Rows, SweepArguments, predict_heads, train_heads
-from ..training import CRTrainingArguments
 
 logger = logging.get_logger(__name__)
 

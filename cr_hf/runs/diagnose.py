@@ -12,11 +12,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ..modeling import CRConfig
+from ..errors import CheckpointError, DataError
 from ..evaluation import (
-    Task,
     GRADIENT_RESAMPLES,
     TINY,
+    Task,
     calibration,
     default_output,
     diagnose_features,
@@ -24,13 +24,11 @@ from ..evaluation import (
     input_gradient_norms,
     summarise_gradients,
     tail_ratios,
+    token_gradient_norms,
 )
-from ..errors import CheckpointError, DataError
 from ..features import FeatureDataset, encode_texts
-from ..modeling import CRHead
-from ..modeling import CRForSequenceClassification, CRPreTrainedModel
+from ..modeling import CRConfig, CRForSequenceClassification, CRHead, CRPreTrainedModel
 from ..training import HeadSpec, SweepArguments, train_heads
-from ..evaluation import token_gradient_norms
 
 # Rows at most: of a split on features that are there, on features that have to be made, for the linear head, and of
 # texts whose tokens are looked at. Norms kept for later comparison.
@@ -217,7 +215,12 @@ def _permuted_ratios(
 
     batch = max(1, 2_000_000 // (len(values) + len(reference)))
     return scipy.stats.permutation_test(
-        (values, reference), ratio, n_resamples=GRADIENT_RESAMPLES, vectorized=True, batch=batch, rng=np.random.default_rng(0)
+        (values, reference),
+        ratio,
+        n_resamples=GRADIENT_RESAMPLES,
+        vectorized=True,
+        batch=batch,
+        rng=np.random.default_rng(0),
     ).null_distribution
 
 

@@ -17,10 +17,10 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from ..modeling import CRConfig
 from ..data import DataConfig
 from ..errors import RecipeError, nearest
 from ..evaluation import SINGLE, Task
+from ..modeling import CRConfig
 from ..training import CRTrainingArguments
 
 OFFLINE_BACKBONE, STATIC_BACKBONE, NO_BACKBONE = "offline", "static", "none"

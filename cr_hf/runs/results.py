@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import os
 import platform
-from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
 import transformers
-from numpy.typing import NDArray
 
 from .. import __version__
-from ..data import DataConfig
-from ..data import table_fingerprint
-from ..data import SEPARATOR, label_names_of
+from ..data import DataConfig, label_names_of, table_fingerprint
 from ..training import CRTrainingArguments
 
 MODEL_FIELDS = (

@@ -25,16 +25,17 @@ from transformers import (
 )
 
 from .. import __version__
-from .build import build_model, check_together, recipe_lora_config, training_arguments, trains_on_features
-from ..training import check_same_features, last_complete_checkpoint, load_model
-from .choose_lambda import kept_lambda, lambda_of_run
-from ..modeling import CRConfig
+from ..data import TableSchema, load_rows, load_streamed, load_tables, read_rows, schema_of, table_features
 from ..errors import CheckpointError, DataError
-from ..data import TableSchema, load_tables, read_rows, schema_of, table_features
-from ..files import write_json
+from ..evaluation import Task, check_kinds, text_robustness
 from ..features import FeatureDataset, classify_features, collate_features, encode_splits
-from ..evaluation import Task
-from ..modeling import CRForFeatureClassification, CRForSequenceClassification
+from ..files import write_json
+from ..modeling import CRConfig, CRForFeatureClassification, CRForSequenceClassification
+from ..training import CRTrainer, CRTrainingArguments, check_same_features, last_complete_checkpoint, load_model
+from .build import build_model, check_together, recipe_lora_config, training_arguments, trains_on_features
+from .choose_lambda import kept_lambda, lambda_of_run
+from .diagnose import reference_diagnostics
+from .directory import PROBE, RECIPE, RESULTS, TABLE, check_directory, check_finished, open_directory, writing
 from .recipe import NO_BACKBONE, Recipe, load_recipe
 from .results import (
     PROBE_TEXTS,
@@ -42,13 +43,6 @@ from .results import (
     describe_environment,
     describe_model,
 )
-from ..evaluation import check_kinds, text_robustness
-from .diagnose import reference_diagnostics
-from .directory import PROBE, RECIPE, RESULTS, TABLE, check_directory, check_finished, open_directory, writing
-from ..data import load_streamed
-from ..data import load_rows
-from ..training import CRTrainer
-from ..training import CRTrainingArguments
 
 
 def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) -> Path:

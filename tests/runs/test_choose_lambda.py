@@ -15,14 +15,14 @@ import yaml
 
 import cr_hf.cli
 import cr_hf.runs.train
+from cr_hf.errors import RecipeError
+from cr_hf.modeling.configuration_cr import CRConfig
 from cr_hf.runs import choose_lambda as choose_lambda_module
 from cr_hf.runs.choose_lambda import LAMBDA_GRID, SEEDS, choose_lambda, lambda_of_run
-from cr_hf.modeling.configuration_cr import CRConfig
-from cr_hf.errors import RecipeError
 from cr_hf.runs.recipe import Recipe, load_recipe
 from cr_hf.runs.train import load_run, train_recipe
-from cr_hf.training.sweep import HeadSpec, SweepArguments
 from cr_hf.training.arguments import CRTrainingArguments
+from cr_hf.training.sweep import HeadSpec, SweepArguments
 
 DEMO = Path(__file__).resolve().parents[2] / "recipes" / "demo.yaml"
 TINY = ["data.max_train_samples=60", "data.max_eval_samples=30", "num_train_epochs=2", "hidden_sizes=[8]"]

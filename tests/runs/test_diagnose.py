@@ -14,13 +14,13 @@ from transformers import AutoTokenizer
 
 import cr_hf.cli
 from cr_hf import CRForSequenceClassification
+from cr_hf.data.labels import load_rows
 from cr_hf.evaluation.sensitivity import fit_temperature, gradient_tail_ratio, input_gradient_norms
+from cr_hf.evaluation.tokens import token_gradient_norms, token_sensitivity
 from cr_hf.features.encode import encode_texts
+from cr_hf.runs.diagnose import compare_with_reference, comparison_lines, diagnose_texts
 from cr_hf.runs.recipe import load_recipe
 from cr_hf.runs.train import load_run, train_recipe
-from cr_hf.runs.diagnose import compare_with_reference, comparison_lines, diagnose_texts
-from cr_hf.data.labels import load_rows
-from cr_hf.evaluation.tokens import token_gradient_norms, token_sensitivity
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "demo.yaml"
 TINY = ["data.max_train_samples=60", "data.max_eval_samples=30", "num_train_epochs=1", "use_cpu=true"]

@@ -16,8 +16,8 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, EvalPrediction,
 from typer.testing import CliRunner
 
 from cr_hf import CRForSequenceClassification, CRTrainer
-from cr_hf.runs.build import training_arguments
 from cr_hf.cli import app
+from cr_hf.data.labels import load_rows
 from cr_hf.data.splits import DataConfig
 from cr_hf.errors import CRError, RecipeError
 from cr_hf.evaluation.metrics import (
@@ -25,9 +25,9 @@ from cr_hf.evaluation.metrics import (
     compute_regression_metrics,
 )
 from cr_hf.evaluation.tasks import Task
+from cr_hf.runs.build import training_arguments
 from cr_hf.runs.recipe import load_recipe
 from cr_hf.runs.train import evaluate_run, load_run, train_recipe
-from cr_hf.data.labels import load_rows
 
 TinyBackbone = Callable[..., Path]
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "text.yaml"
