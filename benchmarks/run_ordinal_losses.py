@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import math
 import sys
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,7 @@ from cr_hf.evaluation.statistics import compare
 from cr_hf.evaluation.tasks import Task
 from cr_hf.features.encode import encode_splits
 from cr_hf.files import write_json
-from cr_hf.modeling.configuration_cr import CRConfig
-from cr_hf.modeling.dreg import network_dreg
-from cr_hf.modeling.layers import CRLayer
-from cr_hf.modeling.objectives import OrderedThresholds, ordinal_log_probabilities
+from cr_hf.modeling import CRConfig, CRHead, network_dreg
 from cr_hf.runs.build import build_model
 from cr_hf.runs.recipe import Recipe, load_recipe
 from cr_hf.runs.results import describe_data, describe_machine
@@ -41,33 +37,24 @@ METHODS = ("cumulative link", "cross-entropy", "CORAL", "CORN")
 Splits = dict[str, tuple[Tensor, Tensor]]
 
 
-class Network(nn.Module):
-    """CR layers on standardised features, and the readout of a method."""
+class Network(CRHead):
+    """A CR head on standardised features, with the readout of a method."""
 
     def __init__(self, method: str, config: CRConfig) -> None:
-        super().__init__()
-        self.method, self.num_labels = method, int(config.num_labels)
-        widths = [config.in_features, *config.hidden_sizes]
-        self.layers = nn.ModuleList(CRLayer(*pair) for pair in pairwise(widths))
-        self.dropout = nn.Dropout(config.dropout)
-        outputs = {"cumulative link": 1, "cross-entropy": self.num_labels, "CORN": self.num_labels - 1}
-        is_coral = method == "CORAL"
-        self.readout = CoralLayer(widths[-1], self.num_labels) if is_coral else nn.Linear(widths[-1], outputs[method])
-        self.thresholds = OrderedThresholds(self.num_labels) if method == "cumulative link" else None
+        objective = "ordinal" if method == "cumulative link" else "cross_entropy"
+        super().__init__(CRConfig(**{**config.to_dict(), "objective": objective}))
+        self.method, self.num_labels, width = method, int(config.num_labels), self.readout.in_features
+        if method == "CORAL":
+            self.readout = CoralLayer(width, self.num_labels)
+        if method == "CORN":
+            self.readout = nn.Linear(width, self.num_labels - 1)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The method's own outputs, (batch, outputs), and DREG summed over the layers."""
-        hidden, derivatives = features, []
-        for layer in self.layers:
-            hidden, derivative = layer(hidden)
-            derivatives.append(derivative)
-            hidden = self.dropout(hidden)
+        traced = self.trace(features, dropout=self.training)
         readout = self.readout.coral_weights if self.method == "CORAL" else self.readout
         weights = [*(layer.linear.weight for layer in self.layers), readout.weight]
-        outputs = self.readout(hidden)
-        if self.thresholds is not None:
-            outputs = ordinal_log_probabilities(outputs, self.thresholds())
-        return outputs, network_dreg([*derivatives, None], weights).sum()
+        return traced.logits, network_dreg([*traced.derivatives, None], weights).sum()
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The method's loss, as its package computes it."""

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from frozen_sst5 import DATA, RESULTS, ROOT, load, subsets_of
 from numpy.typing import NDArray
+from robustness_attacks import attack_curve, noise_curve
 from trained_heads import hits_of
 from transformers.utils import logging
 
@@ -26,8 +27,6 @@ from cr_hf.evaluation.lipschitz import largest_slope_found, lipschitz_bound
 from cr_hf.evaluation.text_damage import (
     SEVERITIES,
     TEXT_RATES,
-    attack_curve,
-    noise_curve,
     perturb_text,
     robustness_curves,
 )

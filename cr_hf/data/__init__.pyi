@@ -13,3 +13,5 @@ from .tables import schema_of as schema_of
 from .tables import table_features as table_features
 from .tables import table_fingerprint as table_fingerprint
 from .texts import read_texts as read_texts
+from .words import build_static_backbone as build_static_backbone
+from .words import build_word_tokenizer as build_word_tokenizer

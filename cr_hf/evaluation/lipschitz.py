@@ -152,10 +152,7 @@ def largest_slope_found(
 
 def _slopes(head: Any, points: Tensor) -> Tensor:
     """Spectral norm of the Jacobian at normalised features, shape (rows,), differentiable."""
-    hidden, derivatives = points, []
-    for layer in head.layers:
-        hidden, derivative = layer(hidden)
-        derivatives.append(derivative)
+    derivatives = head.trace(points).derivatives
     jacobian = head.readout.weight.expand(len(points), -1, -1)
     for layer, derivative in zip(reversed(head.layers), reversed(derivatives), strict=True):
         jacobian = (jacobian * derivative.unsqueeze(1)) @ layer.linear.weight

@@ -183,13 +183,17 @@ def compute_classification_metrics(logits: ArrayLike, labels: ArrayLike, ordinal
     top = scores.argmax(-1)
     plan: list[tuple[type[_OfflineMetric], NDArray[Any]]] = [(Accuracy, top), (MacroF1, top)]
     if ordinal:
-        median = (np.exp(log_probabilities).cumsum(-1)[:, :-1] < 0.5).sum(-1)
-        plan += [(MeanAbsoluteError, median), (QuadraticWeightedKappa, top)]
+        plan += [(MeanAbsoluteError, median_class(np.exp(log_probabilities))), (QuadraticWeightedKappa, top)]
     plan += [(ExpectedCalibrationError, log_probabilities), (NegativeLogLikelihood, log_probabilities)]
     results: dict[str, float] = {}
     for metric, predictions in plan:
         results |= metric().compute(predictions=predictions, references=references)
     return results
+
+
+def median_class(probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The class that minimises the expected absolute error, shape (rows,), of probabilities (rows, num_labels)."""
+    return (probabilities.cumsum(-1)[:, :-1] < 0.5).sum(-1)
 
 
 def compute_regression_metrics(predictions: ArrayLike, targets: ArrayLike) -> dict[str, float]:

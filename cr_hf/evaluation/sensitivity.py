@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..errors import DataError
-from ..modeling import CRConfig, CRHead, network_dreg, ordinal_log_probabilities, task_loss
+from ..modeling import CRConfig, CRHead, network_dreg, task_loss
 from .lipschitz import largest_slope_found, lipschitz_bound
 from .metrics import ExpectedCalibrationError, NegativeLogLikelihood
 
@@ -82,21 +82,11 @@ def _normalised(head: CRHead, features: Tensor) -> Iterator[Tensor]:
         yield head.feature_norm(rows)
 
 
-def _readout(head: CRHead, normalised: Tensor) -> Tensor:
-    """The logits, shape (rows, num_labels), or under the ordinal objective the score, shape (rows, 1)."""
-    hidden = normalised
-    with torch.autocast(hidden.device.type, enabled=False):
-        for layer in head.layers:
-            hidden, _ = layer(hidden)
-        return head.readout(hidden)
-
-
 def _outputs(head: CRHead, normalised: Tensor, output: str, labels: Tensor | None) -> Tensor:
     """The output that is differentiated; its sum over rows is what counts."""
     config = head.config
-    logits = _readout(head, normalised)
-    if head.thresholds is not None:
-        logits = ordinal_log_probabilities(logits, head.thresholds())
+    with torch.autocast(normalised.device.type, enabled=False):
+        logits = head.trace(normalised).logits
     if output == "loss" and labels is not None:
         return len(logits) * task_loss(
             logits, labels, str(config.problem_type), config.class_weights, config.label_smoothing, config.pos_weight
@@ -186,16 +176,12 @@ def non_linearity(head: CRHead, features: Tensor) -> float:
     Returns:
         Between 0 (the head is linear here) and 1.
     """
-    layers: list[list[tuple[Tensor, Tensor]]] = [[] for _ in head.layers]
-    for hidden in _normalised(head, features):
-        for number, layer in enumerate(head.layers):
-            z = layer.linear(hidden)
-            hidden, _ = layer(hidden)
-            layers[number].append((z.double(), hidden.double()))
+    batches = [head.trace(normalised).pre_activations for normalised in _normalised(head, features)]
     residual = total = 0.0
-    for parts in layers:
-        z, value = (torch.cat(column) for column in zip(*parts, strict=True))
-        z, value = z - z.mean(0), value - value.mean(0)
+    for layer, parts in zip(head.layers, zip(*batches, strict=True), strict=True):
+        z = torch.cat(parts)
+        value = layer.activate(z)[0].double()
+        z, value = z.double() - z.double().mean(0), value - value.mean(0)
         spread, squares = z.square().sum(0), value.square().sum(0)
         explained = (z * value).sum(0).square() / torch.where(spread > 0, spread, 1.0)
         residual += float((squares - explained).clamp_min(0).sum())
@@ -211,14 +197,10 @@ def dreg_per_layer(head: CRHead, features: Tensor) -> list[float]:
         head: a fitted head.
         features: raw, shape (rows, in_features).
     """
-    weights = [*(layer.linear.weight for layer in head.layers), head.readout.weight]
-    total = torch.zeros(len(weights), dtype=torch.float64)
-    for hidden in _normalised(head, features):
-        derivatives, rows = [], len(hidden)
-        for layer in head.layers:
-            hidden, derivative = layer(hidden)
-            derivatives.append(derivative)
-        total += network_dreg([*derivatives, None], weights).double().cpu() * rows
+    total = torch.zeros(len(head.weights), dtype=torch.float64)
+    for normalised in _normalised(head, features):
+        derivatives = [*head.trace(normalised).derivatives, None]
+        total += network_dreg(derivatives, head.weights).double().cpu() * len(normalised)
     return (total / len(features)).tolist()
 
 
@@ -246,7 +228,7 @@ def curvature(head: CRHead, features: Tensor, seed: int = 0) -> float:
     steps = torch.linspace(0, 1, LINE_POINTS, dtype=torch.float64, device=chosen.device)
     ratios = []
     for start, end in zip(chosen[0::2], chosen[1::2], strict=False):
-        speed = _readout(double, torch.lerp(start, end, steps[:, None])).diff(dim=0)
+        speed = double.trace(torch.lerp(start, end, steps[:, None])).scores.diff(dim=0)
         length = torch.linalg.vector_norm(speed, dim=-1).sum()
         bend = torch.linalg.vector_norm(speed.diff(dim=0), dim=-1).sum() * (LINE_POINTS - 1)
         if length > 0:

@@ -4,12 +4,10 @@ from .activations import hermite_coefficients as hermite_coefficients
 from .activations import polynomial as polynomial
 from .configuration_cr import CRConfig as CRConfig
 from .configuration_cr import refuse_unknown_fields as refuse_unknown_fields
-from .dreg import DREG_SCHEDULES as DREG_SCHEDULES
-from .dreg import check_schedule as check_schedule
 from .dreg import network_dreg as network_dreg
-from .dreg import scheduled_lambda as scheduled_lambda
 from .dreg import squared_norms as squared_norms
-from .dropout import StackedDropout as StackedDropout
+from .dropout import MASK_LEVELS as MASK_LEVELS
+from .dropout import to_mask as to_mask
 from .head import CRHead as CRHead
 from .layers import CRLayer as CRLayer
 from .layers import Standardize as Standardize
@@ -21,11 +19,7 @@ from .modeling_cr import CRForFeatureClassification as CRForFeatureClassificatio
 from .modeling_cr import CRForSequenceClassification as CRForSequenceClassification
 from .modeling_cr import CRPreTrainedModel as CRPreTrainedModel
 from .objectives import OrderedThresholds as OrderedThresholds
-from .objectives import check_class_labels as check_class_labels
-from .objectives import normalized_class_weights as normalized_class_weights
 from .objectives import ordinal_log_probabilities as ordinal_log_probabilities
 from .objectives import task_loss as task_loss
 from .static_embeddings import StaticEmbeddingConfig as StaticEmbeddingConfig
 from .static_embeddings import StaticEmbeddingModel as StaticEmbeddingModel
-from .static_embeddings import build_backbone as build_backbone
-from .static_embeddings import build_tokenizer as build_tokenizer

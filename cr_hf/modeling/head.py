@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,25 @@ from .layers import CRLayer, Standardize
 from .objectives import OrderedThresholds, ordinal_log_probabilities
 
 LAYER_OPTIONS = ("degree", "activation", "polynomial_range", "coefficient_init")
+
+
+class Trace(NamedTuple):
+    """What one forward pass of a head computes.
+
+    Args:
+        pre_activations: z of each CR layer, shape (batch, out_features).
+        derivatives: p'(z) of each CR layer, shape (batch, out_features).
+        masks: what each layer's output was multiplied with, 0 or 1 / keep; empty without dropout or outside
+            the chain mode, which alone needs them.
+        scores: what the readout gives, shape (batch, num_labels), or (batch, 1) under the ordinal objective.
+        logits: shape (batch, num_labels); the scores themselves, or log-probabilities under the ordinal objective.
+    """
+
+    pre_activations: list[Tensor]
+    derivatives: list[Tensor]
+    masks: list[Tensor]
+    scores: Tensor
+    logits: Tensor
 
 
 class CRHead(nn.Module):
@@ -52,30 +71,47 @@ class CRHead(nn.Module):
             return self._forward(features, output_dreg)
 
     def _forward(self, features: Tensor, output_dreg: bool) -> tuple[Tensor, Tensor | None]:
-        hidden = self.feature_norm(features)
-        chained = output_dreg and self.config.dreg_mode == "chain"
-        derivatives: list[Tensor | None] = []
-        masks: list[Tensor | None] = []
+        traced = self.trace(self.feature_norm(features), dropout=self.dropout.training)
+        return traced.logits, self._dreg(traced) if output_dreg else None
+
+    def trace(self, normalised: Tensor, dropout: bool = False) -> Trace:
+        """The forward pass from normalised features on, with what is computed on the way.
+
+        Args:
+            normalised: features after `feature_norm`, shape (..., in_features).
+            dropout: drop units as in training, whatever mode the head is in.
+        """
+        hidden = normalised
+        pre_activations, derivatives, masks = [], [], []
         for layer in self.layers:
-            hidden, derivative = layer(hidden)
+            z = layer.linear(hidden)
+            hidden, derivative = layer.activate(z)
+            pre_activations.append(z)
             derivatives.append(derivative)
-            if chained and self.training and self.dropout.p > 0:
+            if not dropout:
+                continue
+            if self.config.dreg_mode == "chain":
                 masks.append(self.dropout(torch.ones_like(hidden)))
                 hidden = hidden * masks[-1]
             else:
-                masks.append(None)
-                hidden = self.dropout(hidden) if self.dropout.training else hidden
-        logits = self.readout(hidden)
-        if self.thresholds is not None:
-            logits = ordinal_log_probabilities(logits, self.thresholds())
-        if not output_dreg:
-            return logits, None
-        weights = [layer.linear.weight for layer in self.layers] + [self.readout.weight]
-        if not chained:
-            return logits, network_dreg([*derivatives, None], weights)
+                hidden = self.dropout(hidden)
+        scores = self.readout(hidden)
+        logits = scores if self.thresholds is None else ordinal_log_probabilities(scores, self.thresholds())
+        return Trace(pre_activations, derivatives, masks, scores, logits)
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The weight matrix of every layer, the readout's last."""
+        return [*(layer.linear.weight for layer in self.layers), self.readout.weight]
+
+    def _dreg(self, traced: Trace) -> Tensor:
+        derivatives = [*traced.derivatives, None]
+        if self.config.dreg_mode == "layer":
+            return network_dreg(derivatives, self.weights)
         exact = self.config.dreg_num_tangents is None
         tangents = chain_tangents(self.config.in_features, None, 0) if exact else self._draw_tangents()
-        return logits, chain_dreg([*derivatives, None], weights, tangents.to(weights[0]), [*masks, None])
+        masks: list[Tensor | None] = [*traced.masks] or [None] * len(self.layers)
+        return chain_dreg(derivatives, self.weights, tangents.to(self.readout.weight), [*masks, None])
 
     @torch.compiler.disable  # a generator cannot be traced, and a seed that changes would recompile every step
     def _draw_tangents(self) -> Tensor:

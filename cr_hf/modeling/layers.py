@@ -91,7 +91,10 @@ class CRLayer(nn.Module):
         Returns:
             The output h = p(z) and the derivative p'(z), each of shape (batch, out_features).
         """
-        z = self.linear(features)
+        return self.activate(self.linear(features))
+
+    def activate(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """h = p(z) and p'(z), each of the shape of z."""
         if self.coefficients is None:
             return fixed_activation(z, self.activation)
         return polynomial(z, self.coefficients, self.polynomial_range)

@@ -12,19 +12,10 @@ from accelerate.utils import is_deepspeed_available, parse_flag_from_env
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from ..data import label_names_of, refuse_unordered
+from ..data import build_static_backbone, build_word_tokenizer, label_names_of, refuse_unordered
 from ..errors import RecipeError, nearest
-from ..modeling import (
-    CRConfig,
-    CRForFeatureClassification,
-    CRForSequenceClassification,
-    build_backbone,
-    build_tokenizer,
-    check_schedule,
-    normalized_class_weights,
-    refuse_unknown_fields,
-)
-from ..training import CRTrainingArguments
+from ..modeling import CRConfig, CRForFeatureClassification, CRForSequenceClassification, refuse_unknown_fields
+from ..training import CRTrainingArguments, check_schedule, normalized_class_weights
 from .directory import CHECKPOINTS
 from .recipe import NO_BACKBONE, OFFLINE_BACKBONE, STATIC_BACKBONE, Recipe
 
@@ -98,8 +89,8 @@ def _static_model(recipe: Recipe, rows: Any, fields: dict[str, Any]) -> Any:
     """Word embeddings over the words of the training texts, and their tokenizer."""
     refuse_unknown_fields(fields)
     texts = (text for name in ("text", "text_pair") if name in rows.column_names for text in rows[name])
-    tokenizer = build_tokenizer(texts, recipe.vocabulary_size, max_length=fields.get("max_seq_length") or 512)
-    backbone = build_backbone(tokenizer, recipe.embedding_size, recipe.vectors_file)
+    tokenizer = build_word_tokenizer(texts, recipe.vocabulary_size, max_length=fields.get("max_seq_length") or 512)
+    backbone = build_static_backbone(tokenizer, recipe.embedding_size, recipe.vectors_file)
     config = CRConfig(backbone_config=backbone.config, **fields)
     return CRForSequenceClassification(config, backbone=backbone).eval(), tokenizer
 

@@ -17,8 +17,17 @@ from transformers.utils import logging
 
 from ..errors import RecipeError
 from ..files import write_json
-from ..modeling import CRConfig, normalized_class_weights
-from ..training import METRICS, CRTrainingArguments, HeadSpec, Rows, SweepArguments, predict_heads, train_heads
+from ..modeling import CRConfig
+from ..training import (
+    METRICS,
+    CRTrainingArguments,
+    HeadSpec,
+    Rows,
+    SweepArguments,
+    normalized_class_weights,
+    predict_heads,
+    train_heads,
+)
 from .recipe import Recipe
 
 logger = logging.get_logger(__name__)

@@ -19,7 +19,8 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from ..errors import DataError
-from ..modeling import CRConfig, CRHead, StackedDropout, check_schedule, scheduled_lambda
+from ..modeling import CRConfig, CRHead
+from .schedules import check_schedule, scheduled_lambda
 from .stacked import (
     REUSED_BYTES,
     Rows,
@@ -34,6 +35,7 @@ from .stacked import (
     stacked_logits,
     stacked_task_loss,
 )
+from .stacked_dropout import StackedDropout
 
 DATA_ORDERS = ("per_head", "shared")
 METRICS = ("accuracy", "loss")
@@ -47,7 +49,7 @@ class HeadSpec:
         seed: of its initialisation, data order and dropout.
         dreg_lambda: the DREG coefficient at the start (after the warm-up), 0.02 by default.
         dreg_lambda_end: the coefficient at the end; `None` (default) means 0 for linear and cosine.
-        dreg_schedule: one of `dreg.DREG_SCHEDULES`, `"constant"` by default.
+        dreg_schedule: one of `schedules.DREG_SCHEDULES`, `"constant"` by default.
         dreg_warmup_steps: linear rise from 0; below 1 a fraction of all steps.
         learning_rate: the peak, 3e-4 by default.
         weight_decay: decoupled, on weights alone, 0.1 by default.
@@ -88,7 +90,7 @@ class HeadSpec:
         return self.learning_rate, self.learning_rate if threshold_rate is None else threshold_rate, self.weight_decay
 
     def lambda_at(self, step: int, total_steps: int) -> float:
-        """The DREG coefficient at a step, see `dreg.scheduled_lambda`."""
+        """The DREG coefficient at a step, see `schedules.scheduled_lambda`."""
         return scheduled_lambda(
             step, total_steps, self.dreg_lambda, self.dreg_lambda_end, self.dreg_schedule, self.dreg_warmup_steps
         )

@@ -21,19 +21,13 @@ from transformers.trainer_utils import TrainOutput, get_last_checkpoint, has_len
 from transformers.utils import logging
 
 from ..errors import CheckpointError, NonFiniteError
-from ..modeling import (
-    Standardize,
-    check_class_labels,
-    check_schedule,
-    feature_moments,
-    merge_moments,
-    normalized_class_weights,
-    scheduled_lambda,
-)
+from ..modeling import Standardize, feature_moments, merge_moments
 from .arguments import CRTrainingArguments
 from .checkpoints import STAGING, STATE, check_fits, checkpoint_to_resume, left_out, publish, stopped_early
+from .class_labels import check_class_labels, normalized_class_weights
 from .parameter_groups import split_by_rate
 from .sampling import EpochBatchSampler, token_lengths
+from .schedules import check_schedule, scheduled_lambda
 from .trainer_diagnostics import DiagnosticTrainer
 
 logger = logging.get_logger(__name__)

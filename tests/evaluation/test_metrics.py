@@ -19,6 +19,7 @@ from cr_hf.evaluation.metrics import (
     QuadraticWeightedKappa,
     bootstrap_interval,
     compute_classification_metrics,
+    median_class,
 )
 from cr_hf.evaluation.tasks import Task
 
@@ -160,3 +161,20 @@ def test_bootstrap_of_equal_values_is_a_point_and_of_too_few_an_error() -> None:
     for values in ([1.0], [1.0, float("nan")], [[1.0, 2.0]]):
         with pytest.raises(ValueError, match="at least two finite numbers"):
             bootstrap_interval(values)  # type: ignore[arg-type]
+
+
+class TestMedianClass:
+    @pytest.mark.parametrize("num_labels", [2, 3, 5, 9])
+    def test_minimises_expected_absolute_error(self, num_labels: int) -> None:
+        probabilities = np.random.default_rng(0).dirichlet(np.ones(num_labels) / 2, 200)
+        classes = np.arange(num_labels)
+        error = np.abs(classes[None] - classes[:, None])  # (predicted, true)
+        assert (median_class(probabilities) == (probabilities @ error.T).argmin(-1)).all()
+
+    @pytest.mark.parametrize("true_class", range(4))
+    def test_certain_rows(self, true_class: int) -> None:
+        assert median_class(np.eye(4)[[true_class]]).tolist() == [true_class]
+
+    def test_differs_from_the_most_probable_class(self) -> None:
+        probabilities = np.array([[0.4, 0.25, 0.35]])
+        assert (median_class(probabilities).item(), probabilities.argmax()) == (1, 0)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cr_hf.modeling.dropout import Dropout, StackedDropout
+from cr_hf.modeling.dropout import Dropout
+from cr_hf.training.stacked_dropout import StackedDropout
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """objectives.py against torch's own losses and brute force."""
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
@@ -9,9 +7,6 @@ from torch.nn import functional as F
 
 from cr_hf.modeling.objectives import (
     OrderedThresholds,
-    check_class_labels,
-    median_class,
-    normalized_class_weights,
     ordinal_log_probabilities,
     task_loss,
 )
@@ -88,43 +83,7 @@ class TestOrderedThresholds:
             OrderedThresholds(1)
 
 
-class TestMedianClass:
-    @pytest.mark.parametrize("num_labels", NUM_LABELS)
-    def test_minimises_expected_absolute_error(self, num_labels: int) -> None:
-        probabilities = (torch.randn(200, num_labels).double() * 2).softmax(-1)
-        classes = torch.arange(num_labels)
-        error = (classes.unsqueeze(0) - classes.unsqueeze(1)).abs().double()  # (predicted, true)
-        assert torch.equal(median_class(probabilities), (probabilities @ error.T).argmin(-1))
-
-    @pytest.mark.parametrize("true_class", range(4))
-    def test_certain_rows(self, true_class: int) -> None:
-        assert median_class(F.one_hot(torch.tensor(true_class), 4).float()).item() == true_class
-
-    def test_differs_from_the_most_probable_class(self) -> None:
-        probabilities = torch.tensor([0.4, 0.25, 0.35])
-        assert (median_class(probabilities).item(), probabilities.argmax().item()) == (1, 0)
-
-
 class TestClassWeights:
-    def test_mean_is_one_over_the_training_set(self) -> None:
-        counts = [70, 5, 25]
-        weights = normalized_class_weights([1.0, 10.0, 3.0], counts)
-        assert sum(w * c for w, c in zip(weights, counts, strict=True)) == pytest.approx(sum(counts))
-        assert [w / weights[0] for w in weights] == pytest.approx([1.0, 10.0, 3.0])
-
-    @pytest.mark.parametrize(
-        ("weights", "counts", "message"),
-        [
-            ([1.0, 1.0], [1, 2, 3], r"has 2 entries but there are 3 classes"),
-            ([1.0, -1.0], [1, 2], r"class_weights=\[1.0, -1.0\] must be finite and 0 or above"),
-            ([1.0, math.nan], [1, 2], r"must be finite"),
-            ([1.0, 0.0], [0, 5], r"every training row the weight 0"),
-        ],
-    )
-    def test_bad_weights(self, weights: list[float], counts: list[int], message: str) -> None:
-        with pytest.raises(ValueError, match=message):
-            normalized_class_weights(weights, counts)
-
     @pytest.mark.parametrize("parts", [1, 2, 4, 8])
     def test_splitting_a_batch_changes_nothing(self, parts: int) -> None:
         logits, labels = torch.randn(16, 3).double(), torch.randint(0, 3, (16,))
@@ -138,23 +97,6 @@ class TestClassWeights:
         rows = F.cross_entropy(logits, labels, reduction="none") * torch.tensor([0.5, 3.0, 3.0, 1.0])
         actual = task_loss(logits, labels, "single_label_classification", [0.5, 1.0, 3.0])
         torch.testing.assert_close(actual, rows.mean())
-
-
-class TestClassLabels:
-    def test_classes_pass(self) -> None:
-        check_class_labels(torch.tensor([0, 2, 1, 2]), 3, "ordinal")
-
-    @pytest.mark.parametrize(
-        ("labels", "message"),
-        [
-            ([0, 3], r"row 1 .* label 3: objective='ordinal' needs ordered integers from 0 to 2"),
-            ([0, 1, -1], r"row 2 .* label -1"),
-            ([0.0, 1.0], r"row 0 .* label 0.0"),
-        ],
-    )
-    def test_the_first_bad_row_is_named(self, labels: list[float], message: str) -> None:
-        with pytest.raises(ValueError, match=message):
-            check_class_labels(torch.tensor(labels), 3, "ordinal")
 
 
 class TestTaskLoss:

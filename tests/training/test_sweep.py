@@ -13,9 +13,9 @@ from transformers import get_scheduler
 
 from cr_hf.errors import DataError
 from cr_hf.modeling.configuration_cr import CRConfig
-from cr_hf.modeling.dreg import scheduled_lambda
 from cr_hf.modeling.modeling_cr import CRForFeatureClassification, CRHead
 from cr_hf.modeling.objectives import task_loss
+from cr_hf.training.schedules import scheduled_lambda
 from cr_hf.training.stacked import default_group_size
 from cr_hf.training.sweep import HeadResult, HeadSpec, SweepArguments, predict_heads, train_heads
 
