@@ -293,7 +293,7 @@ def publish(
     license: Annotated[str | None, typer.Option(help="Of the model, as the Hub names it: apache-2.0, ...")] = None,
 ) -> None:
     """Publish a finished run on the Hub in one verified commit, or write what would be published to a folder."""
-    from .hub import publish as hub
+    from . import hub
 
     if dry_run:
         target = folder or run.parent / "published" / repo.split("/")[-1]

@@ -1,4 +1,4 @@
-from . import publish as publish
 from .card import write_card as write_card
+from .publish import dry_run as dry_run
 from .publish import publish_run as publish_run
 from .publish import publish_trainer as publish_trainer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -19,6 +20,7 @@ import yaml
 from huggingface_hub import get_token
 
 from ..errors import CheckpointError, PublishError
+from ..modeling import CRForSequenceClassification
 from ..runs import read_recipe
 from .card import write_card
 
@@ -120,9 +122,7 @@ def add_remote_code(folder: Path) -> None:
     """Put the model's code beside `config.json`, and name it there."""
     from transformers.dynamic_module_utils import get_relative_import_files
 
-    from ..modeling import modeling_cr
-
-    source = Path(modeling_cr.__file__)
+    source = Path(inspect.getfile(CRForSequenceClassification))
     for path in [source, *map(Path, get_relative_import_files(source))]:
         shutil.copyfile(path, folder / path.name)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -1,4 +1,3 @@
-from . import modeling_cr as modeling_cr
 from .activations import fixed_activation as fixed_activation
 from .activations import hermite_coefficients as hermite_coefficients
 from .activations import polynomial as polynomial
