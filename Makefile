@@ -36,7 +36,7 @@ DATA ?= ../shared/data
 NAMESPACE ?= your-name
 runs/sst5_frozen/results.json: | setup
 	$(BIN)/cr-hf train recipes/sst5_frozen.yaml data.dir=$(DATA)/sst5 backbone=offline output_dir=$(@D) --overwrite
-	cp benchmarks/results/sst5_study.json $(@D)/study.json
+	cp experiments/results/sst5_study.json $(@D)/study.json
 runs/yelp_minilm/results.json: | setup
 	$(BIN)/cr-hf train recipes/yelp_minilm.yaml data.dir=$(DATA)/yelp5 backbone=offline output_dir=$(@D) --overwrite \
 	  'data.label_names=[1 star, 2 stars, 3 stars, 4 stars, 5 stars]'
@@ -44,19 +44,19 @@ runs/yelp_minilm/results.json: | setup
 # No licence is given for weights learned from Yelp's reviews, which are for academic use.
 published/%: runs/%/results.json
 	$(BIN)/cr-hf publish runs/$* $(NAMESPACE)/$* --dry-run --head-only $(if $(filter sst5%,$*),--license apache-2.0) --folder runs/published/$*
-	$(BIN)/python benchmarks/model_cards.py runs/published/$*
+	$(BIN)/python -m experiments.model_cards runs/published/$*
 
 model-cards: published/sst5_frozen published/yelp_minilm ## Train, write publishable folders to runs/published, render the cards
 
-hub-faults: setup ## Try every fault of publishing, and write benchmarks/results/hub_faults.json
-	$(BIN)/python tests/support/hub_faults.py benchmarks/results/hub_faults.json
+hub-faults: setup ## Try every fault of publishing, and write experiments/results/hub_faults.json
+	$(BIN)/python tests/support/hub_faults.py experiments/results/hub_faults.json
 
-results: setup ## Write RESULTS.md and the tables of README.md from benchmarks/results
-	$(BIN)/python benchmarks/make_results.py
-	$(BIN)/python benchmarks/update_readme.py
+results: setup ## Write RESULTS.md and the tables of README.md from experiments/results and benchmarks/results
+	$(BIN)/python -m experiments.make_results
+	$(BIN)/python -m experiments.update_readme
 
-soak: setup ## Try to break it for an hour, and write benchmarks/results/soak.json
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py
+soak: setup ## Try to break it for an hour, and write experiments/results/soak.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.soak
 
 bench: setup ## Install the peers, measure, and write benchmarks/results
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]"

@@ -33,10 +33,11 @@ def test_python_example_runs(tmp_path: Path) -> None:
     assert "'score'" in done.stdout
 
 
-@pytest.mark.parametrize("script", ["update_readme.py", "make_results.py"])
+@pytest.mark.parametrize("script", ["update_readme", "make_results"])
 def test_tables_are_those_of_the_committed_results(script: str) -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / script, "--check"],
+        [sys.executable, "-m", f"experiments.{script}", "--check"],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,

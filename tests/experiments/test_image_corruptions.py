@@ -5,9 +5,10 @@ import io
 
 import numpy as np
 import pytest
-from image_corruptions import CORRUPTIONS, _magnified, corrupt
 from PIL import Image
 from scipy import ndimage
+
+from experiments.image_corruptions import CORRUPTIONS, _magnified, corrupt
 
 SMOOTH = ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "pixelate", "elastic_transform", "contrast")
 

@@ -345,7 +345,7 @@ def test_every_fault_ends_in_success_or_one_clear_error_that_a_rerun_completes()
     outcomes = try_all()
     assert not [outcome for outcome in outcomes if outcome.problem]
     report = summarize(outcomes)
-    committed = Path(__file__).parents[2] / "benchmarks" / "results" / "hub_faults.json"
+    committed = Path(__file__).parents[2] / "experiments" / "results" / "hub_faults.json"
     shown = json.loads(committed.read_text(encoding="utf-8"))
     assert report["survived"] == report["tried"] == len(all_faults())
     assert (report["tried"], report["survived"]) == (shown["tried"], shown["survived"])

@@ -1,4 +1,4 @@
-"""A sample of the faults that `benchmarks/soak.py` tries in full."""
+"""A sample of the faults that `experiments/soak.py` tries in full."""
 
 import json
 import random
@@ -35,7 +35,7 @@ def test_nothing_is_lost(name: str, kind: str, jobs: Callable[[str], Job]) -> No
 
 
 def test_the_committed_soak_tried_everything_and_lost_nothing() -> None:
-    soak = Path(__file__).parents[2] / "benchmarks" / "results" / "soak.json"
+    soak = Path(__file__).parents[2] / "experiments" / "results" / "soak.json"
     parts = json.loads(soak.read_text(encoding="utf-8"))["parts"]
     tried = {part: {case["case"] for case in found["cases"]} for part, found in parts.items()}
     assert tried == {"hostile": set(hostile.CASES), "faults": {f"{name}: {kind}" for name, kind in CASES}}

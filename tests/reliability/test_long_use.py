@@ -1,4 +1,4 @@
-"""A little of the long use that `benchmarks/soak.py` measures in full."""
+"""A little of the long use that `experiments/soak.py` measures in full."""
 
 from collections.abc import Callable
 from pathlib import Path

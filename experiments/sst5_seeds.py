@@ -1,6 +1,6 @@
 """Train recipes/sst5_frozen.yaml as shipped with ten seeds, through the same code as `cr-hf train`.
 
-Usage: python benchmarks/run_sst5_seeds.py [DATA_DIR] [BACKBONE]     (default: ../shared/data/sst5 offline)
+Usage: python -m experiments.sst5_seeds [DATA_DIR] [BACKBONE]     (default: ../shared/data/sst5 offline)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SEEDS = 10
 
 
 def main() -> None:
-    """Write benchmarks/results/sst5_seeds.json."""
+    """Write experiments/results/sst5_seeds.json."""
     data_dir, backbone = [*sys.argv[1:], *["../shared/data/sst5", "offline"][len(sys.argv) - 1 :]][:2]
     runs = []
     with tempfile.TemporaryDirectory() as folder:
@@ -38,7 +38,7 @@ def main() -> None:
             )
             print(runs[-1], flush=True)
     write_json(
-        ROOT / "benchmarks" / "results" / "sst5_seeds.json",
+        ROOT / "experiments" / "results" / "sst5_seeds.json",
         {
             "recipe": "recipes/sst5_frozen.yaml",
             "backbone": backbone,

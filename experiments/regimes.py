@@ -1,8 +1,8 @@
 """Train the arms of a regime with the same seeds, through the same code as `cr-hf train`, and compare them in pairs.
 
-Usage: python benchmarks/run_regimes.py REGIME [SEEDS] [DATA_DIR]
+Usage: python -m experiments.regimes REGIME [SEEDS] [DATA_DIR]
 Regimes: sst5_finetune, sst5_lora, yelp_static, yelp_static_pool, yelp_minilm. A run that is done is not done again:
-its numbers, and which test rows it got right, stand in benchmarks/results/REGIME.json.
+its numbers, and which test rows it got right, stand in experiments/results/REGIME.json.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cr_hf.runs.recipe import load_recipe
 from cr_hf.runs.train import load_run, train_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
-RUNS = ROOT / "runs" / "benchmarks"
+RUNS = ROOT / "runs" / "experiments"
 LINEAR = ["hidden_sizes=[]", "dreg_lambda=0"]
 GELU = ["activation=gelu", "dreg_lambda=0"]
 # What every arm of a regime shares, and what makes the arm.
@@ -78,13 +78,13 @@ def hits(runs: list[dict[str, Any]], arm: str) -> NDArray[np.float64]:
 
 
 def main() -> None:
-    """Write benchmarks/results/REGIME.json after every run."""
+    """Write experiments/results/REGIME.json after every run."""
     logging.set_verbosity_error()
     regime = sys.argv[1]
     seeds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
     _, data, _, arms = REGIMES[regime]
     data_dir = sys.argv[3] if len(sys.argv) > 3 else f"../shared/data/{data}"
-    path = ROOT / "benchmarks" / "results" / f"{regime}.json"
+    path = ROOT / "experiments" / "results" / f"{regime}.json"
     stored = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.is_file() else []
     done = {(run["arm"], run["seed"]): run for run in stored}
     runs: list[dict[str, Any]] = []

@@ -1,6 +1,6 @@
 """Diagnostics of a run of recipes/sst5_frozen.yaml, and of its test texts with typos, as `cr-hf diagnose` gives them.
 
-Usage: python benchmarks/run_diagnostics.py [RUN]     (default: runs/sst5_frozen, made by `cr-hf train`)
+Usage: python -m experiments.diagnostics [RUN]     (default: runs/sst5_frozen, made by `cr-hf train`)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ KIND, SEVERITY, TEXTS = "typos", 3, 500
 
 
 def main() -> None:
-    """Write benchmarks/results/sst5_diagnostics.json."""
+    """Write experiments/results/sst5_diagnostics.json."""
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/sst5_frozen")
     model, tokenizer, recipe = load_run(run)
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
@@ -35,7 +35,7 @@ def main() -> None:
         **results["diagnostics"],
         "new_texts": diagnose_texts(model, tokenizer, damaged, results["diagnostics"]),
     }
-    write_json(ROOT / "benchmarks" / "results" / "sst5_diagnostics.json", found)
+    write_json(ROOT / "experiments" / "results" / "sst5_diagnostics.json", found)
 
 
 if __name__ == "__main__":

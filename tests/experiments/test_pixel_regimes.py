@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+from experiments import cifar10c, mnist
+
 VERDICTS = ("reproduced", "in direction only", "not reproduced", "definition not public", "not testable here")
 
 
@@ -36,8 +37,6 @@ def check(result: dict) -> None:
 
 
 def test_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import run_mnist
 
     for split, rows in (("train", 300), ("t10k", 100)):
         images, labels = drawn(rows, (28, 28), rows)
@@ -45,9 +44,9 @@ def test_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_idx(tmp_path / f"{split}-labels-idx1-ubyte.gz", labels)
     sizes = {"SIZES": [[4], [8]], "FINE_SIZES": [[4], [6], [8]]}
     for name, value in {"RESULTS": tmp_path, "SEEDS": 2, "VALIDATION_ROWS": 100, **sizes}.items():
-        monkeypatch.setattr(run_mnist, name, value)
-    monkeypatch.setattr(sys, "argv", ["run_mnist.py", str(tmp_path)])
-    run_mnist.main()
+        monkeypatch.setattr(mnist, name, value)
+    monkeypatch.setattr(sys, "argv", ["mnist.py", str(tmp_path)])
+    mnist.main()
     found = json.loads((tmp_path / "mnist.json").read_text(encoding="utf-8"))
     check(found)
     assert found["arms"]["relu"][1]["parameters"] == 784 * 8 + 8 + 8 * 10 + 10
@@ -57,15 +56,13 @@ def test_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cifar10c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import run_cifar10c
 
     (x_train, y_train), (x_test, y_test) = drawn(300, (32, 32, 3), 0), drawn(40, (32, 32, 3), 1)
     np.savez(tmp_path / "cifar10_subset.npz", x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
     for name, value in {"RESULTS": tmp_path, "HIDDEN_SIZES": [8], "SEEDS": 2, "VALIDATION_ROWS": 100}.items():
-        monkeypatch.setattr(run_cifar10c, name, value)
-    monkeypatch.setattr(sys, "argv", ["run_cifar10c.py", str(tmp_path)])
-    run_cifar10c.main()
+        monkeypatch.setattr(cifar10c, name, value)
+    monkeypatch.setattr(sys, "argv", ["cifar10c.py", str(tmp_path)])
+    cifar10c.main()
     found = json.loads((tmp_path / "cifar10c.json").read_text(encoding="utf-8"))
     check(found)
     arm = found["arms"]["cr+dreg"]

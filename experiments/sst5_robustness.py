@@ -1,8 +1,8 @@
 """Robustness on frozen SST-5: damaged texts, noise on the features, attacks on the features, and slopes.
 
-Usage: python benchmarks/run_sst5_robustness.py [DATA_DIR]     (default: ../shared/data/sst5)
+Usage: python -m experiments.sst5_robustness [DATA_DIR]     (default: ../shared/data/sst5)
 
-Every head has the setting that the study of benchmarks/results/sst5_study.json chose on dev with all labels, and is
+Every head has the setting that the study of experiments/results/sst5_study.json chose on dev with all labels, and is
 trained on all training rows. The first 500 test texts; features in deviations of a feature over the training rows.
 Transferred attacks are those that are worst for the GELU MLP of the same seed.
 """
@@ -16,10 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from frozen_sst5 import DATA, RESULTS, ROOT, load, subsets_of
 from numpy.typing import NDArray
-from robustness_attacks import attack_curve, noise_curve
-from trained_heads import hits_of
 from transformers.utils import logging
 
 from cr_hf.data.splits import load_data
@@ -37,6 +34,10 @@ from cr_hf.runs.recipe import load_recipe
 from cr_hf.study.arms import HEADS
 from cr_hf.study.cells import train_settings
 from cr_hf.training.sweep import HeadResult
+
+from .attacks import attack_curve, noise_curve
+from .frozen_sst5 import DATA, RESULTS, ROOT, load, subsets_of
+from .trained_heads import hits_of
 
 SEEDS, TEXTS = 3, 500
 ARMS = ("linear", "mlp-gelu", "cr", "cr+dreg", "gelu+dreg")
@@ -97,7 +98,7 @@ def measure_arm(
 
 
 def main() -> None:
-    """Write benchmarks/results/sst5_robustness.json."""
+    """Write experiments/results/sst5_robustness.json."""
     logging.set_verbosity_error()
     torch.set_num_threads(1)
     data_dir = sys.argv[1] if len(sys.argv) > 1 else DATA

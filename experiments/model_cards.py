@@ -1,4 +1,4 @@
-"""From a folder that `cr-hf publish --dry-run` wrote to its committed card: `python benchmarks/model_cards.py FOLDER`.
+"""From a folder of `cr-hf publish --dry-run` to its committed card: `python -m experiments.model_cards FOLDER`.
 
 Copies the run's figures, notes size and SHA-256 of every file that would be published, and renders the card from the
 copies, so that the card in git can be made again from what is in git.

@@ -1,6 +1,6 @@
 """DREG as a general penalty: an ordinary GELU head with DREG against the same head with other penalties, on SST-5.
 
-Usage: python benchmarks/run_general_penalty.py [DATA_DIR]     (default: ../shared/data/sst5)
+Usage: python -m experiments.general_penalty [DATA_DIR]     (default: ../shared/data/sst5)
 
 Frozen all-MiniLM-L6-v2 features of all training rows. Every head tries four settings, chosen on dev. Test accuracy as
 the features are, and with Gaussian noise on the standardised test features. The comparisons are declared here.
@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from frozen_sst5 import DATA, RESULTS, choose_setting, load, subsets_of
 from numpy.typing import NDArray
-from trained_heads import hits_of
 from transformers.utils import logging
 
 from cr_hf.evaluation.sensitivity import curvature, gradient_tail_ratio, input_gradient_norms
@@ -24,6 +22,9 @@ from cr_hf.evaluation.statistics import LEVEL, compare_all
 from cr_hf.files import write_json
 from cr_hf.study.arms import HEADS
 from cr_hf.study.tables import difference_text
+
+from .frozen_sst5 import DATA, RESULTS, choose_setting, load, subsets_of
+from .trained_heads import hits_of
 
 SEEDS = 6
 DEVIATIONS = (0.5, 1.0, 2.0)
@@ -88,7 +89,7 @@ def low_frequency(heads: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 
 def main() -> None:
-    """Write benchmarks/results/general_penalty.json."""
+    """Write experiments/results/general_penalty.json."""
     logging.set_verbosity_error()
     torch.set_num_threads(1)
     about, clean, noisy = measure(sys.argv[1] if len(sys.argv) > 1 else DATA)

@@ -1,6 +1,6 @@
 """MNIST, pixels as features: CR + DREG against ReLU MLPs over a range of sizes.
 
-Usage: python benchmarks/run_mnist.py [DATA_DIR]     (default: ../shared/data/mnist)
+Usage: python -m experiments.mnist [DATA_DIR]     (default: ../shared/data/mnist)
 
 Two claims are looked at. "15.5x fewer parameters at better accuracy": for each ReLU MLP the smallest CR + DREG head
 whose mean validation accuracy is not lower, and then their paired difference on test. "Peak gradient volatility
@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from trained_heads import hits_of, split_pixels, train_arm
 
 from cr_hf.data.tables import read_idx
 from cr_hf.evaluation.metrics import bootstrap_interval
@@ -27,6 +26,8 @@ from cr_hf.evaluation.statistics import compare_all
 from cr_hf.files import write_json
 from cr_hf.runs.results import describe_machine
 from cr_hf.training.sweep import SweepArguments
+
+from .trained_heads import hits_of, split_pixels, train_arm
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = [[8], [16], [32], [64], [128]]
@@ -118,7 +119,7 @@ def gradient_changes(records: dict[str, list[dict[str, Any]]], name: str) -> dic
 
 
 def main() -> None:
-    """Write benchmarks/results/mnist.json."""
+    """Write experiments/results/mnist.json."""
     torch.set_num_threads(1)
     records, hits = measure_arms(Path(sys.argv[1] if len(sys.argv) > 1 else "../shared/data/mnist"))
     pairs, verdict = fewer_parameters(records, hits)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from update_readme import ORDERED, RESULTS, ROOT, read, regime
 
 from cr_hf.study.tables import (
     accuracy_table,
@@ -23,11 +22,13 @@ from cr_hf.study.tables import (
     tail_ratio_table,
 )
 
+from .update_readme import ORDERED, ROOT, read, regime
+
 PATH = ROOT / "RESULTS.md"
 HEAD = """# What ChainzRule and DREG do, measured
 
-Made by `make results` from `benchmarks/results/*.json` alone; each file is written by the script named beside it.
-The verdicts are given by rules, which stand beside them.
+Made by `make results` from `experiments/results/*.json` and `benchmarks/results/*.json` alone; each file is written by the
+command named beside it. The verdicts are given by rules, which stand beside them.
 
 - **reproduced**: the claim holds here, by the margin that the rule asks for.
 - **in direction only**: the sign is right, the size or the certainty is not.
@@ -312,19 +313,19 @@ def soak_table() -> str:
 
 SECTIONS: list[tuple[str, str, str, Callable[[], str]]] = [
     ("SST-5, frozen encoder", "sst5_study", "cr-hf study", sst5_study_table),
-    ("SST-5, all labelled phrases", "sst5_phrases", "run_sst5_phrases.py", phrases_table),
-    ("SST-5, fine-tuned", "sst5_finetune", "run_regimes.py sst5_finetune",
+    ("SST-5, all labelled phrases", "sst5_phrases", "python -m experiments.sst5_phrases", phrases_table),
+    ("SST-5, fine-tuned", "sst5_finetune", "python -m experiments.regimes sst5_finetune",
      lambda: regime("sst5_finetune", {"calibration error": "expected_calibration_error"})),
-    ("SST-5, robustness", "sst5_robustness", "run_sst5_robustness.py", robustness_table),
-    ("Yelp Full, a sample, word vectors", "yelp_static", "run_regimes.py yelp_static",
+    ("SST-5, robustness", "sst5_robustness", "python -m experiments.sst5_robustness", robustness_table),
+    ("Yelp Full, a sample, word vectors", "yelp_static", "python -m experiments.regimes yelp_static",
      lambda: regime("yelp_static", ORDERED)),
-    ("Yelp Full, a larger sample, word vectors", "yelp_static_pool", "run_regimes.py yelp_static_pool",
+    ("Yelp Full, a larger sample, word vectors", "yelp_static_pool", "python -m experiments.regimes yelp_static_pool",
      lambda: regime("yelp_static_pool", ORDERED)),
-    ("Pima diabetes", "pima", "run_pima.py", pima_table),
-    ("MNIST", "mnist", "run_mnist.py", mnist_table),
-    ("CIFAR-10-C, a subset", "cifar10c", "run_cifar10c.py", cifar_table),
-    ("Schedules of lambda under noise", "schedules", "run_schedules.py", schedule_table),
-    ("DREG as a general penalty", "general_penalty", "run_general_penalty.py", penalty_table),
+    ("Pima diabetes", "pima", "python -m experiments.pima", pima_table),
+    ("MNIST", "mnist", "python -m experiments.mnist", mnist_table),
+    ("CIFAR-10-C, a subset", "cifar10c", "python -m experiments.cifar10c", cifar_table),
+    ("Schedules of lambda under noise", "schedules", "python -m experiments.schedules", schedule_table),
+    ("DREG as a general penalty", "general_penalty", "python -m experiments.general_penalty", penalty_table),
     ("Reliability", "soak", "make soak", soak_table),
 ]  # fmt: skip
 MADE_HERE: dict[str, list[Callable[[], dict[str, str]]]] = {
@@ -347,11 +348,9 @@ def render() -> str:
     """RESULTS.md as the result files have it."""
     summary, parts = [], []
     for title, name, script, make_table in SECTIONS:
-        if not (RESULTS / f"{name}.json").exists():
-            continue
         rows = list(claims_of(name))
         summary += [[row["claim"], row["ours"], f"**{row['verdict']}**"] for row, _ in rows]
-        lines = [f"## {title}", f"From `benchmarks/results/{name}.json` (`{script}`)."]
+        lines = [f"## {title}", f"From `experiments/results/{name}.json` (`{script}`)."]
         if not rows and "protocol" in read(name):
             lines.append(read(name)["protocol"])
         for row, _ in rows:
@@ -375,7 +374,7 @@ def main() -> int:
     if "--check" in sys.argv:
         same = PATH.exists() and PATH.read_text(encoding="utf-8") == after
         if not same:
-            print("RESULTS.md disagrees with benchmarks/results: run make results")
+            print("RESULTS.md disagrees with experiments/results: run make results")
         return int(not same)
     PATH.write_text(after, encoding="utf-8")
     return 0

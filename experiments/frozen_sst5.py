@@ -17,7 +17,7 @@ from cr_hf.study.study import plan_of, read_features
 from cr_hf.training.sweep import HeadResult, SweepArguments
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = ROOT / "experiments" / "results"
 DATA = "../shared/data/sst5"
 
 

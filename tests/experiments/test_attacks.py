@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from robustness_attacks import attack_curve, noise_curve, noise_points, pgd_attack
 
 from cr_hf import CRConfig
 from cr_hf.modeling.head import CRHead
 from cr_hf.training.sweep import HeadSpec, SweepArguments, train_heads
+from experiments.attacks import attack_curve, noise_curve, noise_points, pgd_attack
 
 
 def blobs(rows: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,13 +17,17 @@ from cr_hf.runs.diagnose import comparison_lines, diagnostic_rows
 from cr_hf.study.tables import accuracy_table, claims, comparison_table, markdown_table, recommendation, spread
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = ROOT / "experiments" / "results"
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
+SPEED = ROOT / "benchmarks" / "results"
+
+
 def read(name: str) -> dict:
-    """A committed result file."""
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    """A committed result file, of an experiment or of a measurement of speed."""
+    (path,) = (folder / f"{name}.json" for folder in (RESULTS, SPEED) if (folder / f"{name}.json").exists())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def sst5_study() -> str:
@@ -63,7 +67,7 @@ def auto_lambda() -> str:
 
 
 def regime(name: str, metrics: dict[str, str]) -> str:
-    """Arms of a regime of run_regimes.py: test metrics, and the paired differences."""
+    """Arms of a regime of regimes.py: test metrics, and the paired differences."""
     found = read(name)
     rows = [["arm", "head parameters", "accuracy", *metrics]]
     for arm, values in found["arms"].items():
@@ -152,7 +156,7 @@ def speed() -> str:
     rows = [["work", "ratio", "quartiles", "aim"]]
     machines = set()
     for file_name in ("head_step", "model_step", "sweep", "encoding", "ten_seeds"):
-        if not (RESULTS / f"{file_name}.json").exists():
+        if not (SPEED / f"{file_name}.json").exists():
             continue
         found = read(file_name)
         threads = found["environment"]["threads"]
@@ -239,7 +243,7 @@ def main() -> int:
     after = render(before)
     if "--check" in sys.argv:
         if before != after:
-            print("README.md disagrees with benchmarks/results: run make results")
+            print("README.md disagrees with experiments/results: run make results")
         return int(before != after)
     path.write_text(after, encoding="utf-8")
     return 0

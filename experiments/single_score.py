@@ -1,6 +1,6 @@
 """What one score can say of a bag of words: a reference for the ordinal objective, on validation alone.
 
-Usage: python benchmarks/run_single_score.py [DATA_DIR]     (default: ../shared/data/yelp5)
+Usage: python -m experiments.single_score [DATA_DIR]     (default: ../shared/data/yelp5)
 Logistic regression on TF-IDF has a direction a class. Ridge regression has one score; the classes are then read off it
 by a logistic regression on the cross-validated score and its square, so that no threshold can be what is missing.
 """
@@ -29,7 +29,7 @@ def powers(score: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def main() -> None:
-    """Write benchmarks/results/single_score.json."""
+    """Write experiments/results/single_score.json."""
     data_dir = sys.argv[1] if len(sys.argv) > 1 else "../shared/data/yelp5"
     rows = load_data(DataConfig(dir=data_dir), ["train", "validation"])
     vectorizer = TfidfVectorizer(min_df=2, sublinear_tf=True)
@@ -46,7 +46,7 @@ def main() -> None:
         found[str(penalty)] = float((classes.predict(powers(ridge.fit(train, labels).predict(held))) == wanted).mean())
     result = {"direction_a_class": float((several == wanted).mean()), "one_score": found, "rows": len(wanted)}
     print(result)
-    write_json(ROOT / "benchmarks" / "results" / "single_score.json", result)
+    write_json(ROOT / "experiments" / "results" / "single_score.json", result)
 
 
 if __name__ == "__main__":

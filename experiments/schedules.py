@@ -1,6 +1,6 @@
 """Schedules of lambda on noisy features: shape x range x noise, on frozen SST-5 features.
 
-Usage: python benchmarks/run_schedules.py [DATA_DIR]     (default: ../shared/data/sst5)
+Usage: python -m experiments.schedules [DATA_DIR]     (default: ../shared/data/sst5)
 
 A quarter of the labels. Gaussian noise is added to the features of all three splits once, measured in deviations of a
 feature over the training rows. At every noise the best schedule is chosen on dev by the mean over seeds, and compared
@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import scipy.stats
 import torch
-from frozen_sst5 import DATA, RESULTS, choose_setting, load, subsets_of
-from trained_heads import hits_of
 from transformers.utils import logging
 
 from cr_hf.evaluation.statistics import LEVEL, compare_all
@@ -26,6 +24,9 @@ from cr_hf.files import write_json
 from cr_hf.study.arms import Head
 from cr_hf.study.cells import StudyData, train_settings
 from cr_hf.study.tables import difference_text
+
+from .frozen_sst5 import DATA, RESULTS, choose_setting, load, subsets_of
+from .trained_heads import hits_of
 
 SEEDS, FRACTION = 5, 0.25
 NOISES = (0.0, 0.5, 1.0, 2.0)
@@ -60,7 +61,7 @@ def mean_lambda(setting: dict[str, Any]) -> float:
 
 
 def main() -> None:
-    """Write benchmarks/results/schedules.json."""
+    """Write experiments/results/schedules.json."""
     logging.set_verbosity_error()
     torch.set_num_threads(1)
     data, plan, about = load(sys.argv[1] if len(sys.argv) > 1 else DATA, SEEDS)

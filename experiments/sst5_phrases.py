@@ -1,6 +1,6 @@
 """Frozen SST-5 trained on all labelled phrases of the training trees, as RNTN was, against sentences alone.
 
-Usage: python benchmarks/run_sst5_phrases.py [DATA_DIR]     (default: ../shared/data/sst5)
+Usage: python -m experiments.sst5_phrases [DATA_DIR]     (default: ../shared/data/sst5)
 
 The phrase file holds the sentences too. Two settings a head, chosen on dev; the test rows are the official sentences.
 """
@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from frozen_sst5 import DATA, RESULTS, choose_setting, load
-from trained_heads import hits_of
 from transformers.utils import logging
 
 from cr_hf.evaluation.statistics import crossed_bootstrap
 from cr_hf.files import write_json
 from cr_hf.study.arms import Head
 from cr_hf.training.sweep import SweepArguments
+
+from .frozen_sst5 import DATA, RESULTS, choose_setting, load
+from .trained_heads import hits_of
 
 SEEDS = 3
 ARGUMENTS = SweepArguments(num_train_epochs=3, batch_size=128)
@@ -50,7 +51,7 @@ def measure(data_dir: str, overrides: tuple[str, ...]) -> tuple[dict[str, Any], 
 
 
 def main() -> None:
-    """Write benchmarks/results/sst5_phrases.json."""
+    """Write experiments/results/sst5_phrases.json."""
     logging.set_verbosity_error()
     torch.set_num_threads(1)
     data_dir = sys.argv[1] if len(sys.argv) > 1 else DATA

@@ -1,6 +1,6 @@
 """CIFAR-10-C, pixels as features: CR + DREG against GELU and ReLU MLPs of equal size, on an exact subset of CIFAR-10.
 
-Usage: python benchmarks/run_cifar10c.py [DATA_DIR]     (default: ../shared/data/cifar10)
+Usage: python -m experiments.cifar10c [DATA_DIR]     (default: ../shared/data/cifar10)
 
 The corruptions are `image_corruptions`: made anew from the clean test pixels, not the published files. Mean
 corruption accuracy is the mean over 15 corruptions x 5 severities x test images.
@@ -15,9 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from image_corruptions import CORRUPTIONS, corrupt
 from numpy.typing import NDArray
-from trained_heads import Pixels, as_features, hits_of, split_pixels, train_arm
 
 from cr_hf.evaluation.statistics import compare_all
 from cr_hf.evaluation.text_damage import SEVERITIES, robustness_curves
@@ -25,6 +23,9 @@ from cr_hf.files import write_json
 from cr_hf.runs.results import describe_machine
 from cr_hf.study.tables import difference_text
 from cr_hf.training.sweep import HeadResult, SweepArguments
+
+from .image_corruptions import CORRUPTIONS, corrupt
+from .trained_heads import Pixels, as_features, hits_of, split_pixels, train_arm
 
 RESULTS = Path(__file__).resolve().parent / "results"
 HIDDEN_SIZES = [64]
@@ -74,7 +75,7 @@ def train_arms(pixels: Pixels) -> tuple[dict[str, list[HeadResult]], dict[str, d
 
 
 def main() -> None:
-    """Write benchmarks/results/cifar10c.json."""
+    """Write experiments/results/cifar10c.json."""
     torch.set_num_threads(1)
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "../shared/data/cifar10")
     with np.load(folder / "cifar10_subset.npz") as data:

@@ -1,6 +1,6 @@
 """Pima diabetes, repeated splits: CR heads against MLPs, logistic regression, SVM and boosting.
 
-Usage: python benchmarks/run_pima.py [DATA_DIR]     (default: ../shared/data/pima)
+Usage: python -m experiments.pima [DATA_DIR]     (default: ../shared/data/pima)
 
 Two designs of splits, drawn once for every arm: 5 folds, 5 times over, at five shares of the training rows; and 50
 random splits 80/20, the papers' own way, with all of them. Everything that is learned from data (medians of missing
@@ -257,7 +257,7 @@ def claims(folds: dict[str, Any], random_splits: dict[str, Any]) -> list[dict[st
 
 
 def main() -> None:
-    """Write benchmarks/results/pima.json."""
+    """Write experiments/results/pima.json."""
     torch.set_num_threads(1)
     features, labels = read_pima(Path(sys.argv[1] if len(sys.argv) > 1 else "../shared/data/pima"))
     folds = {str(fraction): measure(features, labels, "5-fold", fraction) for fraction in FRACTIONS}

@@ -1,6 +1,6 @@
 """Cumulative link and cross-entropy beside CORAL and CORN of coral-pytorch: one body, one budget, the Yelp sample.
 
-Usage: python benchmarks/run_ordinal_losses.py [SEEDS] [DATA_DIR]     (default: 10 ../shared/data/yelp5)
+Usage: python -m experiments.ordinal_losses [SEEDS] [DATA_DIR]     (default: 10 ../shared/data/yelp5)
 The body is that of recipes/yelp_minilm.yaml on cached features of the frozen encoder. Every method trains as long,
 with the same seeds and batches; its epoch is chosen on validation.
 """
@@ -143,7 +143,7 @@ def standardized_splits(recipe: Recipe, dataset: Any) -> tuple[CRConfig, Splits]
 
 
 def main() -> None:
-    """Write benchmarks/results/ordinal_losses.json."""
+    """Write experiments/results/ordinal_losses.json."""
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 10
     data_dir = sys.argv[2] if len(sys.argv) > 2 else "../shared/data/yelp5"
     overrides = [f"data.dir={data_dir}", "backbone=offline"]
@@ -157,7 +157,7 @@ def main() -> None:
             print({name: value for name, value in runs[-1].items() if name != "hits"}, flush=True)
     first, *others = (np.stack([run["hits"] for run in runs if run["method"] == method]) for method in METHODS)
     write_json(
-        ROOT / "benchmarks" / "results" / "ordinal_losses.json",
+        ROOT / "experiments" / "results" / "ordinal_losses.json",
         {
             "body": "recipes/yelp_minilm.yaml",
             "sample": "5,000 rows of the official test split",

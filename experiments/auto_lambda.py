@@ -4,7 +4,7 @@ Each of five seeds has its own stratified subset of the training rows; lambda is
 grid point, as a run would choose it. One head with the pick and one with the default, both with the run's seed, are
 then compared on test, which nothing was chosen on.
 
-Usage: python benchmarks/run_auto_lambda.py [DATA_DIR]     (default: ../shared/data/sst5)
+Usage: python -m experiments.auto_lambda [DATA_DIR]     (default: ../shared/data/sst5)
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from frozen_sst5 import DATA, RESULTS, load, subsets_of
-from trained_heads import hits_of
 from transformers.utils import logging
 
 from cr_hf import CRConfig
@@ -25,11 +23,14 @@ from cr_hf.runs.choose_lambda import choose_lambda
 from cr_hf.study.cells import Plan, StudyData
 from cr_hf.training.sweep import HeadSpec, train_heads
 
+from .frozen_sst5 import DATA, RESULTS, load, subsets_of
+from .trained_heads import hits_of
+
 FRACTIONS, SEEDS, FIXED = (0.05, 0.25, 1.0), 5, 0.02
 
 
 def main() -> None:
-    """Write benchmarks/results/auto_lambda.json after every fraction."""
+    """Write experiments/results/auto_lambda.json after every fraction."""
     logging.set_verbosity_error()
     torch.set_num_threads(1)
     data, plan, about = load(sys.argv[1] if len(sys.argv) > 1 else DATA, SEEDS)

@@ -1,7 +1,7 @@
-"""Everything that the package is to survive, in full: `python benchmarks/soak.py [PART ...]`.
+"""Everything that the package is to survive, in full: `python -m experiments.soak [PART ...]`.
 
-The parts are hostile, faults, long_use and lower_bounds. Writes benchmarks/results/soak.json; parts that are not asked
-for stay as they are. The cases are those of `tests/hostile.py`, `tests/faults/faults.py` and `tests/long_use.py`, of
+The parts are hostile, faults, long_use and lower_bounds. Writes experiments/results/soak.json; parts that are not
+asked for stay as they are. The cases are those of `tests/hostile.py`, `tests/faults/faults.py` and `tests/long_use.py`, of
 which the tests try a sample.
 """
 
@@ -38,11 +38,12 @@ import torch  # noqa: E402
 from children import Child  # noqa: E402
 from transformers import AutoModel  # noqa: E402
 
+from cr_hf.files import write_json  # noqa: E402
 from cr_hf.runs.recipe import load_recipe  # noqa: E402
-from cr_hf.runs.results import describe_machine, write_json  # noqa: E402
+from cr_hf.runs.results import describe_machine  # noqa: E402
 from cr_hf.runs.train import train_recipe  # noqa: E402
 
-RESULT = ROOT / "benchmarks" / "results" / "soak.json"
+RESULT = ROOT / "experiments" / "results" / "soak.json"
 GROUPS = ("report", "images", "test")
 TESTS = "layers dreg configuration_cr objectives metrics modeling_cr trainer recipe run lora data model_card"
 TESTS += " static_embeddings head_only comparisons ordinal_references"

@@ -1,0 +1,1 @@
+"""The papers' regimes, one file each: `python -m experiments.NAME`. They write to `experiments/results`."""
