@@ -27,8 +27,8 @@ from .update_readme import ORDERED, ROOT, read, regime
 PATH = ROOT / "RESULTS.md"
 HEAD = """# What ChainzRule and DREG do, measured
 
-Made by `make results` from `experiments/results/*.json` and `benchmarks/results/*.json` alone; each file is written by the
-command named beside it. The verdicts are given by rules, which stand beside them.
+Made by `make results` from `experiments/results/*.json` and `benchmarks/results/*.json` alone; each file is written by
+the command named beside it. The verdicts are given by rules, which stand beside them.
 
 - **reproduced**: the claim holds here, by the margin that the rule asks for.
 - **in direction only**: the sign is right, the size or the certainty is not.

@@ -1,7 +1,7 @@
 """Everything that the package is to survive, in full: `python -m experiments.soak [PART ...]`.
 
 The parts are hostile, faults, long_use and lower_bounds. Writes experiments/results/soak.json; parts that are not
-asked for stay as they are. The cases are those of `tests/hostile.py`, `tests/faults/faults.py` and `tests/long_use.py`, of
+asked for stay as they are. The cases are those of `hostile.py`, `faults.py` and `long_use.py` in `tests/support`, of
 which the tests try a sample.
 """
 
