@@ -18,10 +18,14 @@ from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoTokenizer
+from transformers.utils import logging
 
 from .. import register_auto_classes
 from ..errors import CheckpointError
+from ..files import read_json, sha256_of, write_text
 from ..modeling import CRForFeatureClassification, CRForSequenceClassification
+
+logger = logging.get_logger(__name__)
 
 STAGING = "unfinished"
 """Where a checkpoint is written before it gets its name; no name that a resume would look at."""
@@ -29,6 +33,8 @@ STATE, OPTIMIZER, SCHEDULER = "trainer_state.json", "optimizer.pt", "scheduler.p
 SHARDED_WEIGHTS, SHARDED_OPTIMIZER = "pytorch_model_fsdp_0", "optimizer_0"
 FEATURES = "features.sha256"
 WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
+CHECKSUMS = "SHA256SUMS"
+"""Of every file of a checkpoint, in the form that `sha256sum --check` reads; older checkpoints have none."""
 
 
 def last_complete_checkpoint(folder: str | Path) -> Path | None:
@@ -45,23 +51,72 @@ def last_complete_checkpoint(folder: str | Path) -> Path | None:
         step = re.fullmatch(r"checkpoint-(\d+)", path.name)
         if step and path.is_dir():
             found[int(step[1])] = path
-    return next((found[step] for step in sorted(found, reverse=True) if is_complete(found[step])), None)
+    for _, path in sorted(found.items(), reverse=True):
+        damage = damage_of(path)
+        if damage is None:
+            return path
+        logger.warning_once(f"{path} is passed over: {damage}")
+    return None
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint holds weights that are numbers, and all that a resume needs beside them."""
+    """Whether a checkpoint is as it was saved and holds all that an exact resume needs."""
+    return damage_of(checkpoint) is None
+
+
+def damage_of(checkpoint: Path) -> str | None:
+    """What keeps a checkpoint from being resumed from, `None` if nothing does."""
     random_states = list(checkpoint.glob("rng_state*.pth"))
-    if not random_states or not all(zipfile.is_zipfile(path) for path in random_states):
-        return False
+    archives = [path.name for path in random_states] or ["rng_state.pth"]
+    is_sharded = (checkpoint / SHARDED_WEIGHTS).is_dir()  # torch's own format; it writes its metadata last
+    archives += [] if is_sharded else [OPTIMIZER, SCHEDULER]
+    parts = [f"{name}/.metadata" for name in (SHARDED_WEIGHTS, SHARDED_OPTIMIZER)] if is_sharded else []
     try:
-        json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-        if (checkpoint / SHARDED_WEIGHTS).is_dir():  # torch's own format; it writes its metadata last
-            return all((checkpoint / name / ".metadata").is_file() for name in (SHARDED_WEIGHTS, SHARDED_OPTIMIZER))
-        if not all(zipfile.is_zipfile(checkpoint / name) for name in (OPTIMIZER, SCHEDULER)):
-            return False
-        return any(_are_finite(checkpoint / name) for name in WEIGHTS if (checkpoint / name).is_file())
-    except (OSError, ValueError, RecursionError, SafetensorError):
-        return False
+        changed = changed_file(checkpoint)
+        if changed is not None:
+            return f"{changed} is not as it was saved"
+        missing = [name for name in archives if not zipfile.is_zipfile(checkpoint / name)]
+        missing += [name for name in parts if not (checkpoint / name).is_file()]
+        if missing:
+            return f"{missing[0]} is missing or torn"
+        read_json(checkpoint / STATE, "it is torn")
+        weights = [checkpoint / name for name in WEIGHTS if (checkpoint / name).is_file()]
+        if not is_sharded and not any(_are_finite(file) for file in weights):
+            return "its weights are missing or not finite"
+    except (OSError, CheckpointError, SafetensorError) as error:
+        return str(error)
+    return None
+
+
+def write_checksums(checkpoint: Path) -> None:
+    """Note the SHA-256 of every file of a checkpoint beside them."""
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != CHECKSUMS)
+    lines = [f"{sha256_of(path)}  {path.relative_to(checkpoint).as_posix()}\n" for path in files]
+    write_text(checkpoint / CHECKSUMS, "".join(lines))
+
+
+def changed_file(checkpoint: Path) -> str | None:
+    """The first file that is missing or differs from its checksum, `None` if there is none."""
+    path = checkpoint / CHECKSUMS
+    if not path.is_file():
+        return None
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        digest, _, name = line.partition("  ")
+        file = checkpoint / name
+        if not name or not file.is_file() or sha256_of(file) != digest:
+            return name or CHECKSUMS
+    return None
+
+
+def check_whole(checkpoint: Path) -> None:
+    """Refuse a checkpoint whose files are not as they were saved.
+
+    Raises:
+        CheckpointError: naming the first of them.
+    """
+    changed = changed_file(checkpoint)
+    if changed is not None:
+        raise CheckpointError(f"{checkpoint}: {changed} is not as it was saved: copy it again, or train anew")
 
 
 def _are_finite(file: Path) -> bool:
@@ -84,9 +139,11 @@ def checkpoint_to_resume(asked: str | bool, folder: str, processes: int) -> Path
     chosen = last_complete_checkpoint(folder) if asked is True else Path(str(asked))
     if chosen is None:
         raise CheckpointError(f"{folder} holds no complete checkpoint to resume from: train anew")
-    if not is_complete(chosen):
+    damage = damage_of(chosen)
+    if damage is not None:
         raise CheckpointError(
-            f"{chosen} is no complete checkpoint: resume from an earlier one (resume_from_checkpoint=True finds it)"
+            f"{chosen} is no complete checkpoint ({damage}): resume from an earlier one (resume_from_checkpoint=True "
+            "finds it)"
         )
     saved = len(list(chosen.glob("rng_state_*.pth"))) or 1
     if saved != processes:
@@ -224,7 +281,8 @@ def check_weights(place: Path, model: nn.Module) -> None:
 
 
 def publish(staged: Path, final: Path) -> None:
-    """Give a staged checkpoint its name, in one step; an older one of that name is replaced."""
+    """Give a staged checkpoint its checksums and its name, in one step; an older one of that name is replaced."""
+    write_checksums(staged)
     if final.exists():
         shutil.rmtree(final)
     staged.rename(final)

@@ -3,63 +3,57 @@
 from __future__ import annotations
 
 import math
-import shutil
-from collections import Counter
-from collections.abc import Iterator
-from functools import partial, reduce
-from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import datasets
-import numpy as np
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, Subset
-from transformers.trainer_utils import TrainOutput, get_last_checkpoint, has_length, rotate_checkpoints, seed_worker
-from transformers.utils import logging
+from torch.utils.data import DataLoader
+from transformers import TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput, get_last_checkpoint
 
 from ..errors import CheckpointError, NonFiniteError
-from ..modeling import Standardize, feature_moments, merge_moments
+from ..evaluation import default_output, gradient_tail_ratio, input_gradient_norms
+from ..modeling import CRPreTrainedModel
 from .arguments import CRTrainingArguments
-from .checkpoints import STAGING, STATE, check_fits, checkpoint_to_resume, left_out, publish, stopped_early
-from .class_labels import check_class_labels, normalized_class_weights
+from .checkpoints import checkpoint_to_resume, stopped_early
 from .parameter_groups import split_by_rate
-from .sampling import EpochBatchSampler, token_lengths
+from .preparation import check_labels, fit_feature_norm, scaled_class_weights, training_labels, with_dreg
 from .schedules import check_schedule, scheduled_lambda
-from .trainer_diagnostics import DiagnosticTrainer
+from .trainer_base import ExactTrainer
 
-logger = logging.get_logger(__name__)
+TAIL_ROWS = 1024
 
 
-class CRTrainer(DiagnosticTrainer):
+class CRTrainer(ExactTrainer):
     """`Trainer` with `loss = task_loss + lambda_t * dreg.sum()`.
 
     Beside what `Trainer` does, it logs `task_loss`, `dreg`, `dreg_lambda`, DREG per layer and, evaluating, the
-    gradient tail ratio; fits the standardisation
-    on the training rows before the first step; gives the head and every layer of the backbone its own learning rate
-    and spares coefficients and thresholds from weight decay; weights micro-batches by their rows, so that accumulation
-    and several processes equal one large batch; writes checkpoints that are whole or not there, and resumes exactly;
-    and stops at the first non-finite loss or gradient it notices, before anything is saved. A model that is not a CR
+    gradient tail ratio of the first 1024 rows; fits the standardisation on the training rows before the first step;
+    gives the head and every layer of the backbone its own learning rate and spares coefficients and thresholds from
+    weight decay; weights micro-batches by their rows, so that accumulation and several processes equal one large
+    batch; writes checkpoints that are whole or not there, and resumes exactly; stops at the first non-finite loss or
+    gradient it notices, before anything is saved; and publishes as `cr-hf publish` does. A model that is not a CR
     model (a baseline) trains with its own loss under the same rules.
 
     Args:
-        model: a CR model, or any model for comparison.
-        args: a `CRTrainingArguments`.
-        **kwargs: as `Trainer` takes them.
+        model: a CR model, or any model for comparison; `None` with a `model_init`.
+        args: a `CRTrainingArguments`; a plain `TrainingArguments` is read as one.
+        **kwargs: those of `Trainer`. A `compute_loss_func(outputs, labels, num_items_in_batch=None)` replaces the
+            task loss: it returns a mean over rows, and DREG is added.
 
     Raises:
-        ValueError: if `args` are of another class, if the schedule cannot be computed, or if the machine's GPUs would
-            be driven by `nn.DataParallel`, which mixes up the per-layer penalties.
+        ValueError: if `args` are missing, if the schedule cannot be computed, or if the machine's GPUs would be driven
+            by `nn.DataParallel`, which mixes up the per-layer penalties.
     """
 
     args: CRTrainingArguments
     loss_is_scaled_for_ga = False
 
-    def __init__(self, model: nn.Module | None = None, args: CRTrainingArguments | None = None, **kwargs: Any) -> None:
-        if not isinstance(args, CRTrainingArguments):
+    def __init__(self, model: nn.Module | None = None, args: TrainingArguments | None = None, **kwargs: Any) -> None:
+        if not isinstance(args, TrainingArguments):
             raise ValueError(f"CRTrainer needs args=CRTrainingArguments(...), got {type(args).__name__}")
+        args = args if isinstance(args, CRTrainingArguments) else with_dreg(args)
         if args.n_gpu > 1:
             raise ValueError(
                 f"{args.n_gpu} GPUs are visible to one process: start with `accelerate launch` (one process per GPU), "
@@ -69,19 +63,20 @@ class CRTrainer(DiagnosticTrainer):
         self.model_accepts_loss_kwargs = False
         self._parts: Tensor | None = None
         self._parts_steps = 0
-        self._window_rows: int | Tensor | None = None
-        self._micro_batch = 0
-        self._batches: EpochBatchSampler | None = None
-        self._staging: Path | None = None
-        self._is_stopped = False
+        self._tail_norms: list[Tensor] | None = None
+        self._tail_batches = 0
+        self._is_resumed = False
         self._first_bad_step = torch.tensor(-1, device=args.device)
-        config = self._cr_config
-        if config is None:
-            return
-        if args.label_smoothing_factor:
-            config.label_smoothing = args.label_smoothing_factor
-            self.label_smoother = None
-        check_schedule(args.dreg_schedule, self._dreg_lambda_start, args.dreg_lambda_end, args.dreg_warmup_steps)
+        if self._cr_config is not None:
+            self._configure_objective()
+
+    @property
+    def _cr_model(self) -> Any:
+        """The CR model inside whatever wraps it, `None` for a baseline."""
+        for module in self.accelerator.unwrap_model(self.model).modules():
+            if isinstance(module, CRPreTrainedModel):
+                return module
+        return None
 
     @property
     def _cr_config(self) -> Any:
@@ -104,6 +99,14 @@ class CRTrainer(DiagnosticTrainer):
             self.args.dreg_warmup_steps,
         )
 
+    def _configure_objective(self) -> None:
+        """Settle the loss; label smoothing is the objective's job, since `Trainer`'s own would drop DREG."""
+        args = self.args
+        if args.label_smoothing_factor:
+            self._cr_config.label_smoothing = args.label_smoothing_factor
+            self.label_smoother = None
+        check_schedule(args.dreg_schedule, self._dreg_lambda_start, args.dreg_lambda_end, args.dreg_warmup_steps)
+
     # ---- before the first step ----
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
@@ -116,20 +119,10 @@ class CRTrainer(DiagnosticTrainer):
         """
         self._parts, self._parts_steps = None, 0
         self._first_bad_step.fill_(-1)
-        self._is_stopped = False
+        self._is_resumed, self._is_stopped = bool(resume_from_checkpoint), False
         if resume_from_checkpoint:
             chosen = checkpoint_to_resume(resume_from_checkpoint, str(self.args.output_dir), self.args.world_size)
-            check_fits(chosen, self.accelerator.unwrap_model(self.model))
             resume_from_checkpoint, self._is_stopped = str(chosen), stopped_early(chosen)
-        if self._cr_model is not None:
-            config = self._cr_config
-            labels = self._training_labels()
-            if labels is not None and config.problem_type == "single_label_classification":
-                check_class_labels(labels, config.num_labels, config.objective)
-            if self.args.class_weights is not None:
-                config.class_weights = self._scaled_class_weights(self.args.class_weights, labels)
-            if not resume_from_checkpoint:
-                self._fit_feature_norm()
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         except UnpicklingError as error:
@@ -138,50 +131,19 @@ class CRTrainer(DiagnosticTrainer):
                 "from an earlier checkpoint, or train anew"
             ) from error
 
-    def _training_labels(self) -> Any:
-        """All labels, where they can be had without reading the rows, else `None`."""
-        dataset: Any = self.train_dataset
-        if hasattr(dataset, "labels"):
-            return np.asarray(dataset.labels)
-        columns = getattr(dataset, "column_names", None) or ()
-        found = [name for name in ("labels", "label") if name in columns and has_length(dataset)]
-        return np.asarray(dataset[found[0]][:]) if found else None
-
-    def _scaled_class_weights(self, weights: list[float] | str, labels: Any) -> list[float]:
-        if labels is None:
-            raise ValueError("class_weights need a training set with a column of labels: give the weights to CRConfig")
-        counted = Counter(labels.tolist())
-        counts = [counted[label] for label in range(self._cr_config.num_labels)]
-        return normalized_class_weights(weights, counts)
-
-    def _fit_feature_norm(self) -> None:
-        model = self._cr_model
-        norms = [module for module in model.modules() if isinstance(module, Standardize)]
-        if not norms or all(norm.is_fitted for norm in norms):
+    def _hp_search_setup(self, trial: Any) -> None:
+        """The hook of `Trainer.train` where `model_init` has made the model and a trial has set its arguments."""
+        super()._hp_search_setup(trial)
+        model, args = self._cr_model, self.args
+        if model is None:
             return
-        if not has_length(self.train_dataset):
-            raise ValueError("feature_norm='standardize' needs a training set of known length: use 'layer_norm'")
-        count, mean, squares = feature_moments(self._training_features())
-        gathered: list[Any] = [(count, mean.cpu(), squares.cpu())]
-        if self.args.world_size > 1:
-            gathered = gather_object(gathered)
-        model.set_feature_moments(*reduce(merge_moments, gathered))
-
-    @torch.no_grad()
-    def _training_features(self) -> Iterator[Tensor]:
-        """Features of this process's share of the training rows, each row once."""
-        dataset: Any = self.train_dataset
-        collator = self.data_collator
-        share = range(self.args.process_index, len(dataset), self.args.world_size)
-        model = self._cr_model
-        model.eval()
-        if hasattr(dataset, "column_names"):
-            dataset = self._remove_unused_columns(dataset)
-        for batch in DataLoader(
-            Subset(dataset, share), batch_size=self.args.per_device_eval_batch_size, collate_fn=collator
-        ):
-            inputs = self._prepare_inputs(batch)
-            yield model.get_features(**{name: value for name, value in inputs.items() if name != "labels"})
+        self._configure_objective()
+        labels = training_labels(self.train_dataset)
+        check_labels(labels, self.train_dataset, model.config)
+        if args.class_weights is not None:
+            model.config.class_weights = scaled_class_weights(args.class_weights, labels, model.config.num_labels)
+        if not self._is_resumed:
+            fit_feature_norm(self, model)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Parameters with weight decay: as in `Trainer`, but coefficients and thresholds are spared."""
@@ -198,72 +160,7 @@ class CRTrainer(DiagnosticTrainer):
         optimizer.param_groups = split_by_rate(optimizer.param_groups, chosen, *rates)
         return optimizer
 
-    # ---- the data ----
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Batches whose rows are a function of (seed, epoch): see `EpochBatchSampler`.
-
-        Raises:
-            ValueError: if lengths are asked for and there are none.
-        """
-        args, dataset = self.args, self.train_dataset
-        self._batches = None
-        if isinstance(dataset, IterableDataset | None) or not has_length(dataset):
-            return super().get_train_dataloader()
-        collator = self.data_collator
-        if isinstance(dataset, datasets.Dataset):
-            rows: Any = self._remove_unused_columns(dataset, description="training")
-        else:
-            rows, collator = dataset, self._get_collator_with_removed_columns(collator, description="training")
-        by_length = args.train_sampling_strategy == "group_by_length"
-        self._batches = EpochBatchSampler(
-            len(rows),
-            self._train_batch_size,
-            args.gradient_accumulation_steps,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-            shuffle=args.train_sampling_strategy != "sequential",
-            lengths=token_lengths(dataset, args.length_column_name) if by_length else None,
-            processes=args.world_size,
-            process=args.process_index,
-            drop_last=args.dataloader_drop_last,
-        )
-        return DataLoader(
-            rows,
-            batch_sampler=self._batches,
-            collate_fn=collator,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
-        )
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        """Rows in their order: sorted by length, as `Trainer` would, predictions no longer match their rows."""
-        return SequentialSampler(eval_dataset) if self.args.world_size == 1 and has_length(eval_dataset) else None
-
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        if self._is_stopped or self.state.global_step >= self.state.max_steps:
-            # Resumed from the last checkpoint of a run that was done: `Trainer` would take one step more.
-            self.control.should_training_stop = True
-            return
-        if self._batches is not None:
-            # Not through the loader: the one that skips what was done before a resume hides the sampler.
-            self._batches.epoch = kwargs["epoch"]
-        super()._run_epoch(*args, **kwargs)
-
     # ---- the loss ----
-
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
-        """The micro-batches of one optimizer step; their rows are counted to weight each by its share."""
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        sizes = [len(batch["labels"]) for batch in batches if "labels" in batch]
-        self._window_rows = sum(sizes) if sizes and len(sizes) == len(batches) else None
-        if self.args.world_size > 1 and self._window_rows is not None:
-            rows: Any = torch.tensor(self._window_rows, device=device, dtype=torch.float64)
-            self._window_rows = self.accelerator.reduce(rows, "sum") / self.args.world_size
-        self._micro_batch = 0
-        return batches, num_items
 
     def compute_loss(
         self,
@@ -286,15 +183,14 @@ class CRTrainer(DiagnosticTrainer):
         training = model.training
         cr_model = self._cr_model
         if cr_model is None:
-            loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+            loss, outputs = super().compute_loss(model, dict(inputs), return_outputs=True)  # it takes labels out
             parts = [loss]
         else:
             if training and cr_model.config.dreg_mode == "chain":
                 cr_model.seed_tangents(
                     self.args.seed + 1_000_003 * (self.state.global_step * 1009 + self._micro_batch)
                 )
-            outputs = model(**inputs)
-            loss = outputs.task_loss
+            loss, outputs = self._task_loss(model, inputs)
             parts = [loss]
             if training:
                 loss = loss + self.dreg_lambda * outputs.dreg.sum()
@@ -305,12 +201,17 @@ class CRTrainer(DiagnosticTrainer):
             self._record(loss, torch.stack([part.detach() for part in parts]) * share)
         return (loss, outputs) if return_outputs else loss
 
-    def _row_share(self, inputs: dict[str, Any]) -> float | Tensor:
-        """Rows of this micro-batch over the mean rows of the micro-batches of this step, of all processes."""
-        self._micro_batch += 1
-        if self._window_rows is None or "labels" not in inputs:
-            return 1.0
-        return len(inputs["labels"]) * self.current_gradient_accumulation_steps / self._window_rows
+    def _task_loss(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
+        if "labels" not in inputs:
+            raise ValueError(
+                f"the rows have no labels, only {', '.join(inputs)}: name their column 'labels' or 'label', and fill "
+                "it with classes from 0, or with numbers under problem_type='regression'"
+            )
+        if self.compute_loss_func is None:
+            outputs = model(**inputs)
+            return outputs.task_loss, outputs
+        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+        return self.compute_loss_func(outputs, inputs["labels"], num_items_in_batch=None), outputs
 
     @torch.no_grad()
     def _record(self, loss: Tensor, parts: Tensor) -> None:
@@ -367,30 +268,54 @@ class CRTrainer(DiagnosticTrainer):
             local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
             if parameter.requires_grad and not torch.isfinite(local).all():
                 self._stop(f"{name} is not finite after step {self.state.global_step}, its gradient was not")
-        folder, name = Path(self._get_output_dir(trial)), f"checkpoint-{self.state.global_step}"
-        self._staging = folder / STAGING
-        if self.args.should_save:
-            shutil.rmtree(self._staging, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
         super()._save_checkpoint(model, trial)
-        staged, self._staging = self._staging, None
-        if self.state.best_global_step == self.state.global_step:
-            self.state.best_model_checkpoint = str(folder / name)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            self.state.save_to_json(str(staged / name / STATE))
-            publish(staged / name, folder / name)
-            staged.rmdir()
-            rotate_checkpoints(str(folder), self.args.save_total_limit, self.state.best_model_checkpoint)
-        self.accelerator.wait_for_everyone()
 
-    def _get_output_dir(self, trial: Any) -> str:
-        """Where checkpoints are written: the staging folder while one is being saved."""
-        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
+    # ---- the gradient tail ratio ----
 
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        # A head-only model leaves its backbone out of its checkpoints.
-        missing = sorted(set(load_result.missing_keys) - left_out(self.accelerator.unwrap_model(self.model)))
-        if missing:
-            raise CheckpointError(f"the checkpoint lacks {missing[0]}: resume from a checkpoint of this very model")
-        super()._issue_warnings_after_load(load_result)
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """As in `Trainer`, with the tail ratio among the metrics of an evaluation.
+
+        Only what the head reads is looked at, so a backbone is never run for it. Left out where the weights of the
+        head are not whole in one process (FSDP, DeepSpeed), or where the model is compiled, which hooks would undo.
+        """
+        arguments = (dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        whole = not (self.is_fsdp_enabled or self.is_deepspeed_enabled or self.args.torch_compile)
+        if self._cr_model is None or not whole or not metric_key_prefix.startswith("eval"):
+            return super().evaluation_loop(*arguments)
+        norms: list[Tensor] = []
+        self._tail_norms, self._tail_batches = norms, 0
+        try:
+            output = super().evaluation_loop(*arguments)
+        finally:
+            self._tail_norms = None
+        if norms and output.metrics is not None:
+            ratio = gradient_tail_ratio(torch.cat(norms).double().cpu())
+            output.metrics[f"{metric_key_prefix}_gradient_tail_ratio"] = ratio
+        return output
+
+    def prediction_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """As in `Trainer`; on the way it keeps the gradient norms of the first rows."""
+        norms = self._tail_norms
+        # Counted in batches, which all processes have the same number of: gathering waits for everyone.
+        seen = self._tail_batches * self.args.eval_batch_size * self.args.world_size
+        if norms is None or seen >= TAIL_ROWS:
+            return super().prediction_step(model, *args, **kwargs)
+        self._tail_batches += 1
+        head, features = self._cr_model.classifier, []
+        hook = head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].detach()))
+        try:
+            output = super().prediction_step(model, *args, **kwargs)
+        finally:
+            hook.remove()
+        rows = features[0]
+        finite = bool(torch.isfinite(rows).all())
+        own = input_gradient_norms(head, rows, default_output(head.config)) if finite else rows[:, 0] * torch.nan
+        norms.append(self.accelerator.gather_for_metrics(own.float()))
+        return output

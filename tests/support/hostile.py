@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from children import one_line, run_command, tree
 
+from cr_hf.training.checkpoints import write_checksums
+
 PREDICT = ("predict", "run", "a film")
 EVIL = "CRTokenizer"
 TERABYTE = 1 << 40
@@ -177,6 +179,7 @@ def unfinished(name: str) -> Callable[[Path, Path], object]:
         )
         (last,) = (run / "checkpoints").glob("checkpoint-*")
         torch.save({"state": Payload(canary), "param_groups": []}, last / name)
+        write_checksums(last)
 
     return damage
 

@@ -2,6 +2,8 @@
 
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from cr_hf.errors import CheckpointError, RecipeError
 from cr_hf.runs.directory import open_directory
 from cr_hf.runs.recipe import Recipe, load_recipe
 from cr_hf.runs.train import train_recipe
-from cr_hf.training.checkpoints import check_same_features, is_complete, last_complete_checkpoint
+from cr_hf.training.checkpoints import check_same_features, is_complete, last_complete_checkpoint, write_checksums
 
 TinyBackbone = Callable[..., Path]
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -128,10 +130,17 @@ def test_killed_after_early_stopping_had_ended_it(tmp_path: Path) -> None:
     assert_resumes_to(whole, tmp_path / "broken")
 
 
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two checkpoints, of step 9 and 18."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    early_stopping_trainer(folder, num_train_epochs=2, save_total_limit=5).train()
+    return folder
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"])
-def test_a_torn_checkpoint_is_passed_over(name: str, tmp_path: Path) -> None:
-    trainer = early_stopping_trainer(tmp_path, num_train_epochs=2, save_total_limit=5)
-    trainer.train()
+def test_a_torn_checkpoint_is_passed_over(name: str, checkpoints: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoints, tmp_path, dirs_exist_ok=True)
     steps = sorted(int(path.name.partition("-")[2]) for path in tmp_path.glob("checkpoint-*"))
     torn = tmp_path / f"checkpoint-{steps[-1]}"
     assert last_complete_checkpoint(tmp_path) == torn
@@ -143,12 +152,46 @@ def test_a_torn_checkpoint_is_passed_over(name: str, tmp_path: Path) -> None:
         early_stopping_trainer(tmp_path).train(resume_from_checkpoint=str(torn))
 
 
-def test_a_checkpoint_with_nan_is_passed_over(tmp_path: Path) -> None:
-    early_stopping_trainer(tmp_path, num_train_epochs=2, save_total_limit=5).train()
+@pytest.mark.parametrize(
+    "name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors", "trainer_state.json"]
+)
+def test_one_flipped_bit_is_noticed(name: str, checkpoints: Path, tmp_path: Path) -> None:
+    """Loaded as it is, each of these files would give other weights, or none."""
+    shutil.copytree(checkpoints, tmp_path, dirs_exist_ok=True)
+    earlier, last = sorted(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+    content = bytearray((last / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (last / name).write_bytes(content)
+    assert last_complete_checkpoint(tmp_path) == earlier
+    with pytest.raises(CheckpointError, match=rf"checkpoint-\d+ is no complete checkpoint \({re.escape(name)} is not"):
+        early_stopping_trainer(tmp_path).train(resume_from_checkpoint=str(last))
+
+
+def test_a_flipped_bit_of_the_best_weights_is_noticed(checkpoints: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoints, tmp_path, dirs_exist_ok=True)
+    trainer = early_stopping_trainer(tmp_path)
+    trainer.state.best_model_checkpoint = str(tmp_path / "checkpoint-9")
+    trainer._load_best_model()
+    content = bytearray((tmp_path / "checkpoint-9" / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "checkpoint-9" / "model.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"checkpoint-9: model\.safetensors is not as it was saved"):
+        trainer._load_best_model()
+
+
+def test_a_checkpoint_without_checksums_is_read(checkpoints: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoints / "checkpoint-9", tmp_path / "checkpoint-9")
+    (tmp_path / "checkpoint-9" / "SHA256SUMS").unlink()
+    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
+
+
+def test_a_checkpoint_with_nan_is_passed_over(checkpoints: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoints, tmp_path, dirs_exist_ok=True)
     earlier, last = sorted(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
     weights = load_file(last / "model.safetensors")
     weights["classifier.readout.bias"][0] = float("nan")
     save_file(weights, last / "model.safetensors", metadata={"format": "pt"})
+    write_checksums(last)
     assert last_complete_checkpoint(tmp_path) == earlier
 
 
@@ -192,6 +235,7 @@ def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
     checkpoint = last_complete_checkpoint(tmp_path)
     (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
     (checkpoint / "rng_state_1.pth").write_bytes((checkpoint / "rng_state_0.pth").read_bytes())
+    write_checksums(checkpoint)
     with pytest.raises(CheckpointError, match="was saved by 2 processes and cannot be resumed exactly by 1"):
         early_stopping_trainer(tmp_path).train(resume_from_checkpoint=True)
 

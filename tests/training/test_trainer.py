@@ -7,46 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from feature_rows import Rows, head, trainer_of
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, Trainer
 
-from cr_hf import CRConfig, CRForFeatureClassification, CRForSequenceClassification, CRTrainer, CRTrainingArguments
+from cr_hf import CRForSequenceClassification, CRTrainer, CRTrainingArguments
 from cr_hf.errors import CheckpointError, NonFiniteError
 from cr_hf.evaluation.sensitivity import gradient_tail_ratio, input_gradient_norms
 from cr_hf.training.schedules import scheduled_lambda
 
 TEXTS = ["a witty film", "a dull plot and awful acting", "good food", "the service was terrible", "fine", "so boring"]
-
-
-class Rows(Dataset):
-    """Features whose label depends on two columns; column 3 is constant."""
-
-    def __init__(self, rows: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.features = (torch.randn(rows, 6, generator=generator, dtype=torch.float64) * 3 + 1).to(dtype)
-        self.features[:, 3] = 7.0
-        self.labels = (self.features[:, 0] * self.features[:, 1] > 1).long() + (self.features[:, 2] > 2).long()
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def __getitem__(self, row: int) -> dict[str, Tensor]:
-        return {"features": self.features[row], "labels": self.labels[row]}
-
-
-def head(dtype: torch.dtype = torch.float32, **fields: Any) -> CRForFeatureClassification:
-    torch.manual_seed(0)
-    defaults = {"in_features": 6, "num_labels": 3, "hidden_sizes": [8, 8], "dropout": 0.0}
-    return CRForFeatureClassification(CRConfig(**{**defaults, **fields})).to(dtype)
-
-
-def trainer_of(model: nn.Module, folder: Path, rows: Dataset | None = None, **arguments: Any) -> CRTrainer:
-    defaults = {"max_steps": 6, "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
-    defaults |= {"per_device_train_batch_size": 16, "learning_rate": 1e-2, "dataloader_pin_memory": False}
-    args = CRTrainingArguments(output_dir=str(folder), **{**defaults, **arguments})
-    return CRTrainer(model=model, args=args, train_dataset=rows or Rows(70), eval_dataset=Rows(30, seed=2))
 
 
 def steps_of(trainer: Trainer) -> list[dict[str, float]]:
@@ -130,7 +101,7 @@ def test_evaluation_logs_the_gradient_tail_ratio(tmp_path: Path, monkeypatch: py
     assert logged[-1]["eval_gradient_tail_ratio"] == pytest.approx(expected, rel=1e-5)
     assert "test_gradient_tail_ratio" not in trainer.predict(rows).metrics
     assert not model.classifier._forward_pre_hooks
-    monkeypatch.setattr("cr_hf.training.trainer_diagnostics.TAIL_ROWS", 8)
+    monkeypatch.setattr("cr_hf.training.trainer.TAIL_ROWS", 8)
     few = gradient_tail_ratio(input_gradient_norms(model.classifier, rows.features[:8]))
     assert trainer.evaluate()["eval_gradient_tail_ratio"] == pytest.approx(few, rel=1e-5)
 
@@ -225,6 +196,30 @@ def test_label_smoothing_and_class_weights_stay_inside_the_objective(tmp_path: P
     entry = steps_of(trainer)[0]
     assert entry["task_loss"] == pytest.approx(expected.item(), rel=1e-5)
     assert entry["loss"] == pytest.approx(expected.item() + 0.5 * output.dreg.sum().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("size", "accumulation"), [(16, 1), (4, 4)])
+def test_a_loss_function_of_ones_own_takes_the_place_of_the_task_loss(
+    size: int, accumulation: int, tmp_path: Path
+) -> None:
+    def focal(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+        assert num_items_in_batch is None
+        losses = nn.functional.cross_entropy(outputs.logits, labels, reduction="none")
+        return ((1 - torch.exp(-losses)) ** 2 * losses).mean()
+
+    args = trainer_of(
+        head(), tmp_path, per_device_train_batch_size=size, gradient_accumulation_steps=accumulation, max_steps=1
+    ).args
+    model, rows = head(torch.float64, dreg_lambda=0.5), Rows(16, torch.float64)
+    model.fit_feature_norm(rows.features)
+    output = model.train()(rows.features)
+    expected = focal(output, rows.labels).item()
+    trainer = CRTrainer(model=model, args=args, train_dataset=rows, eval_dataset=rows, compute_loss_func=focal)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-6)
+    trainer.train()
+    entry = steps_of(trainer)[0]
+    assert entry["task_loss"] == pytest.approx(expected, rel=1e-6)
+    assert entry["loss"] == pytest.approx(expected + 0.5 * output.dreg.sum().item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("where", ["feature", "weight"])
@@ -348,6 +343,6 @@ def test_data_parallel_is_refused(tmp_path: Path) -> None:
         CRTrainer(model=head(), args=args)
 
 
-def test_stock_arguments_are_refused() -> None:
+def test_arguments_are_needed() -> None:
     with pytest.raises(ValueError, match="CRTrainingArguments"):
         CRTrainer(model=head())
