@@ -1,8 +1,8 @@
 from .activations import fixed_activation as fixed_activation
 from .activations import hermite_coefficients as hermite_coefficients
 from .activations import polynomial as polynomial
+from .configuration_cr import OWN_FIELDS as OWN_FIELDS
 from .configuration_cr import CRConfig as CRConfig
-from .configuration_cr import refuse_unknown_fields as refuse_unknown_fields
 from .dreg import network_dreg as network_dreg
 from .dreg import squared_norms as squared_norms
 from .dropout import MASK_LEVELS as MASK_LEVELS

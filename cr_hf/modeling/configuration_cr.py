@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
+import difflib
 import math
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import transformers
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
@@ -17,8 +17,14 @@ FEATURE_NORMS = ("standardize", "layer_norm")
 # Their positions start after the padding id, so max_position_embeddings (514, say) promises too much (512).
 POSITIONS_AFTER_PADDING = ("camembert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
-MAX_LAYERS = 1_000  # of a backbone: each is built, even to find that there are no weights for it
+MAX_LAYERS = 1_000  # of a backbone or a head: each is built, even to find that there are no weights for it
+MAX_DEGREE = 32  # powers beyond it leave the range of float32 soon after z = 6
 MAX_LABELS = 1_000_000  # transformers makes a name for each before anything else could be checked
+# What `PreTrainedConfig` reads although it is no field of it.
+OTHER_FIELDS = (
+    *("num_labels", "name_or_path", "torch_dtype", "attn_implementation", "experts_implementation"),
+    *("output_attentions", "model_type", "auto_map", "quantization_config"),
+)
 ALLOWED = {
     "activation": ("polynomial", "gelu", "relu", "tanh", "silu"),
     "coefficient_init": ("hermite", "identity"),
@@ -59,11 +65,12 @@ class CRConfig(PreTrainedConfig):
         class_weights: one factor per class, mean 1 over the training set; `None` by default.
         pos_weight: one factor per label for multi-label classification; `None` by default.
         max_seq_length: texts are cut to this many tokens; `None` leaves it to the tokenizer.
-        **kwargs: of `PreTrainedConfig`, and two that loading and saving set by themselves: `backbone_source` (where a
-            frozen backbone can be had again) and `head_only` (the checkpoint leaves the backbone's weights there).
+        backbone_source: where a frozen backbone can be had again; set by `from_backbone`.
+        head_only: the checkpoint leaves the backbone's weights there; set by loading and saving.
+        **kwargs: fields of `PreTrainedConfig`, `num_labels` above all.
 
     Raises:
-        ValueError: naming the field, its value and what is allowed.
+        ValueError: naming the field, its value and what is allowed. Unknown fields of a checkpoint are kept.
 
     Example:
         >>> CRConfig(in_features=8, num_labels=2, hidden_sizes=(32,)).num_layers
@@ -75,54 +82,65 @@ class CRConfig(PreTrainedConfig):
     has_no_defaults_at_init: ClassVar[bool] = True
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["task_loss", "dreg"]
 
-    def __init__(
-        self,
-        backbone_config: PreTrainedConfig | dict[str, Any] | None = None,
-        in_features: int | None = None,
-        hidden_sizes: list[int] | tuple[int, ...] = (128, 128),
-        degree: int = 3,
-        activation: str = "polynomial",
-        coefficient_init: str = "hermite",
-        polynomial_range: float | None = 6.0,
-        dropout: float = 0.1,
-        pooling: str = "mean",
-        feature_layers: str | list[int] = "last",
-        feature_norm: str | None = None,
-        objective: str = "cross_entropy",
-        freeze_backbone: bool = False,
-        dreg_lambda: float = 0.02,
-        dreg_mode: str = "layer",
-        dreg_num_tangents: int | None = 8,
-        label_smoothing: float = 0.0,
-        class_weights: list[float] | None = None,
-        pos_weight: list[float] | None = None,
-        max_seq_length: int | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.backbone_config: Any = _read_backbone_config(backbone_config)
-        self.hidden_sizes: Any = list(hidden_sizes) if isinstance(hidden_sizes, tuple) else hidden_sizes
-        self.degree, self.activation, self.coefficient_init = degree, activation, coefficient_init
-        self.polynomial_range, self.dropout, self.pooling = polynomial_range, dropout, pooling
-        self.feature_layers: Any = list(feature_layers) if isinstance(feature_layers, tuple) else feature_layers
-        self.feature_norm, self.objective, self.freeze_backbone = feature_norm, objective, freeze_backbone
-        self.dreg_lambda, self.dreg_mode, self.dreg_num_tangents = dreg_lambda, dreg_mode, dreg_num_tangents
-        self.label_smoothing, self.max_seq_length = label_smoothing, max_seq_length
-        self.class_weights, self.pos_weight = class_weights, pos_weight
-        self.backbone_source: dict[str, Any] | None = kwargs.pop("backbone_source", None)
-        self.head_only: bool = kwargs.pop("head_only", False)
-        if feature_norm is None:
-            frozen = backbone_config is None or freeze_backbone
+    backbone_config: Any = None
+    in_features: Any = None
+    hidden_sizes: Any = (128, 128)
+    degree: int = 3
+    activation: str = "polynomial"
+    coefficient_init: str = "hermite"
+    polynomial_range: float | None = 6.0
+    dropout: float = 0.1
+    pooling: str = "mean"
+    feature_layers: Any = "last"
+    feature_norm: str | None = None
+    objective: str = "cross_entropy"
+    freeze_backbone: bool = False
+    dreg_lambda: float = 0.02
+    dreg_mode: str = "layer"
+    dreg_num_tangents: int | None = 8
+    label_smoothing: float = 0.0
+    class_weights: list[float] | None = None
+    pos_weight: list[float] | None = None
+    max_seq_length: int | None = None
+    backbone_source: dict[str, Any] | None = None
+    head_only: bool = False
+
+    if TYPE_CHECKING:  # transformers makes the constructor
+
+        def __init__(self, **kwargs: Any) -> None: ...
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for name in kwargs:
+            _refuse_unknown(name)
+        self.backbone_config = _read_backbone_config(self.backbone_config)
+        for name in ("hidden_sizes", "feature_layers"):
+            value = getattr(self, name)
+            setattr(self, name, list(value) if isinstance(value, list | tuple) else value)
+        if self.feature_norm is None:
+            frozen = self.backbone_config is None or self.freeze_backbone
             self.feature_norm = "standardize" if frozen else "layer_norm"
         self._check_choices()
         self._check_numbers()
-        self.in_features: Any = in_features if backbone_config is None else self._backbone_features(in_features)
+        if self.backbone_config is not None:
+            self._check_backbone()
+            self.in_features = self._backbone_features(self.in_features)
         num_labels = kwargs.get("num_labels", 1)
         if not (_is_integer(num_labels) and 0 < num_labels <= MAX_LABELS):
             raise ValueError(f"num_labels={num_labels!r} is not allowed: use an integer from 1 to {MAX_LABELS}")
-        super().__init__(**kwargs)
-        if self.problem_type is None:
-            self.problem_type = "regression" if self.num_labels == 1 else "single_label_classification"
+        problem_type, self.problem_type = self.problem_type, None
+        super().__post_init__(**kwargs)
+        default = "regression" if self.num_labels == 1 else "single_label_classification"
+        self.problem_type = problem_type or default  # type: ignore[assignment]
         self._check_problem()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """The configuration of a checkpoint. Fields that only a later version knows are kept, not refused."""
+        later = {name: value for name, value in config_dict.items() if not _is_known(name)}
+        known = {name: value for name, value in config_dict.items() if name not in later}
+        loaded = super().from_dict(known, **kwargs)
+        vars(loaded[0] if isinstance(loaded, tuple) else loaded).update(later)
+        return loaded
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as `config.json` holds them, without the folder that the backbone was loaded from."""
@@ -159,6 +177,19 @@ class CRConfig(PreTrainedConfig):
     def _num_hidden_states(self) -> int:
         return self.backbone_config.get_text_config().num_hidden_layers + 1
 
+    def _check_backbone(self) -> None:
+        """Refuse what would fail, or be no number, only when a text is classified."""
+        for name, value in {
+            **self.backbone_config.to_dict(),
+            **self.backbone_config.get_text_config().to_dict(),
+        }.items():
+            if value != value:
+                raise ValueError(f"backbone_config has {name}={value}: use a number")
+            if name == "return_dict" and value is False:
+                raise ValueError("backbone_config has return_dict=False: use True")
+            if name == "chunk_size_feed_forward" and value not in (0, 1):
+                raise ValueError(f"backbone_config has {name}={value}, which divides only some lengths of text: use 0")
+
     def _backbone_features(self, given: int | None) -> int:
         layers = getattr(self.backbone_config.get_text_config(), "num_hidden_layers", 0)
         if not (_is_integer(layers) and 0 <= layers <= MAX_LAYERS):
@@ -185,6 +216,8 @@ class CRConfig(PreTrainedConfig):
                 hint = " (of the head: there is no penalty through the backbone)" if name == "dreg_mode" else ""
                 raise ValueError(f"{name}={value!r} is not allowed: use one of {', '.join(map(str, allowed))}{hint}")
         layers = self.feature_layers
+        if isinstance(layers, list) and len(layers) > MAX_LAYERS:
+            raise ValueError(f"feature_layers has {len(layers)} entries: use {MAX_LAYERS} at most")
         if layers not in ("last", "all") and not (
             isinstance(layers, list) and layers and all(_is_integer(index) for index in layers)
         ):
@@ -196,8 +229,14 @@ class CRConfig(PreTrainedConfig):
             raise ValueError(
                 f"hidden_sizes={sizes!r} is not allowed: use a list of positive integers, or [] for linear"
             )
-        if not _is_integer(self.degree) or self.degree < 1:
-            raise ValueError(f"degree={self.degree!r} is not allowed: use an integer, 1 or above")
+        if len(sizes) > MAX_LAYERS:
+            raise ValueError(f"hidden_sizes has {len(sizes)} layers: use {MAX_LAYERS} at most")
+        if not (_is_integer(self.degree) and 1 <= self.degree <= MAX_DEGREE):
+            raise ValueError(
+                f"degree={self.degree!r} is not allowed: use an integer, 1 or above, at most {MAX_DEGREE}"
+            )
+        if self.return_dict is False:
+            raise ValueError("return_dict=False is not allowed: a CR model returns an object, index it like a tuple")
         for name, low, high, rule in (
             ("dropout", 0.0, 1.0, "0 or above and below 1"),
             ("label_smoothing", 0.0, 1.0, "0 or above and below 1"),
@@ -275,14 +314,21 @@ def _read_backbone_config(values: Any) -> PreTrainedConfig | None:
     return CONFIG_MAPPING[model_type].from_dict(values)
 
 
-def refuse_unknown_fields(values: Iterable[str]) -> None:
-    """Refuse names that are no field of `CRConfig`, which would otherwise be kept and never read.
+def _is_known(name: str) -> bool:
+    return name.startswith("_") or name in OTHER_FIELDS or name in {field.name for field in fields(CRConfig)}
 
-    Raises:
-        ValueError: naming the first unknown field and the known ones.
-    """
-    known = set(inspect.signature(CRConfig.__init__).parameters) - {"self", "kwargs", "backbone_config"}
-    known |= {"num_labels", "id2label", "label2id", "problem_type"}
-    for name in values:
-        if name not in known:
-            raise ValueError(f"{name} is not a field of CRConfig: use one of {', '.join(sorted(known))}")
+
+def _refuse_unknown(name: str) -> None:
+    if not _is_known(name):
+        known = [*OWN_FIELDS, "num_labels", "id2label", "label2id", "problem_type"]
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f", did you mean {near[0]}?" if near else ":"
+        raise ValueError(f"{name} is not a field of CRConfig{hint} use one of {', '.join(sorted(known))}")
+
+
+# What a recipe or a user may set by name; the other fields are set by loading and saving.
+OWN_FIELDS = tuple(
+    field.name
+    for field in fields(CRConfig)
+    if field.name in CRConfig.__annotations__ and field.name not in ("backbone_config", "backbone_source", "head_only")
+)

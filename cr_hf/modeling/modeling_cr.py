@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
-from .configuration_cr import CRConfig, refuse_unknown_fields
+from .configuration_cr import CRConfig
 from .head import CRHead
 from .layers import CRLayer, Standardize, feature_moments, pool, token_batches
 from .loading import (
@@ -225,7 +225,6 @@ class CRForSequenceClassification(CRPreTrainedModel):
         hub_kwargs: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         backbone_config = AutoConfig.from_pretrained(backbone_name_or_path, **hub_kwargs)
         found = sentence_transformers_settings(backbone_name_or_path, revision)
-        refuse_unknown_fields(config_kwargs)
         config = CRConfig(backbone_config=backbone_config, **{**found, **config_kwargs})
         if not trust_remote_code:
             check_backbone_files(backbone_name_or_path, backbone_config)
@@ -257,7 +256,10 @@ class CRForSequenceClassification(CRPreTrainedModel):
         chosen: Any = config
         hub = {name: kwargs[name] for name in (*HUB_OPTIONS, "revision", "subfolder") if name in kwargs}
         head, info = CRForFeatureClassification.from_pretrained(
-            path, config=CRConfig(**{**chosen.to_dict(), "backbone_config": None}), output_loading_info=True, **hub
+            path,
+            config=CRConfig.from_dict({**chosen.to_dict(), "backbone_config": None}),
+            output_loading_info=True,
+            **hub,
         )
         model = cls(chosen, backbone=load_source(chosen, rest, hub)).eval()
         model.classifier.load_state_dict(head.classifier.state_dict())

@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from ..data import build_static_backbone, build_word_tokenizer, label_names_of, refuse_unordered
 from ..errors import RecipeError, nearest
-from ..modeling import CRConfig, CRForFeatureClassification, CRForSequenceClassification, refuse_unknown_fields
+from ..modeling import CRConfig, CRForFeatureClassification, CRForSequenceClassification
 from ..training import CRTrainingArguments, check_schedule, normalized_class_weights
 from .directory import CHECKPOINTS
 from .recipe import NO_BACKBONE, OFFLINE_BACKBONE, STATIC_BACKBONE, Recipe
@@ -67,7 +67,6 @@ def build_model(recipe: Recipe, dataset: datasets.DatasetDict) -> tuple[Any, Any
         del fields["dreg_lambda"]  # the default's place is taken by the choice, before training
     try:
         if recipe.backbone == NO_BACKBONE:
-            refuse_unknown_fields(fields)
             width = len(dataset["train"][0]["features"])
             return CRForFeatureClassification(CRConfig(in_features=width, **fields)), None
         if recipe.backbone == STATIC_BACKBONE:
@@ -87,7 +86,6 @@ def build_model(recipe: Recipe, dataset: datasets.DatasetDict) -> tuple[Any, Any
 
 def _static_model(recipe: Recipe, rows: Any, fields: dict[str, Any]) -> Any:
     """Word embeddings over the words of the training texts, and their tokenizer."""
-    refuse_unknown_fields(fields)
     texts = (text for name in ("text", "text_pair") if name in rows.column_names for text in rows[name])
     tokenizer = build_word_tokenizer(texts, recipe.vocabulary_size, max_length=fields.get("max_seq_length") or 512)
     backbone = build_static_backbone(tokenizer, recipe.embedding_size, recipe.vectors_file)

@@ -7,7 +7,6 @@ the keys under `data:` are those of `DataConfig`.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 import re
 import types
@@ -20,19 +19,12 @@ import yaml
 from ..data import DataConfig
 from ..errors import RecipeError, nearest
 from ..evaluation import SINGLE, Task
-from ..modeling import CRConfig
+from ..modeling import OWN_FIELDS
 from ..training import CRTrainingArguments
 
 OFFLINE_BACKBONE, STATIC_BACKBONE, NO_BACKBONE = "offline", "static", "none"
 AUTO_LAMBDA = "auto"
-MODEL_KEYS = (set(inspect.signature(CRConfig.__init__).parameters) | {"problem_type"}) - {
-    "self",
-    "kwargs",
-    "backbone_config",
-    "in_features",
-    "class_weights",
-    "label_smoothing",
-}
+MODEL_KEYS = {*OWN_FIELDS, "problem_type"} - {"in_features", "class_weights", "label_smoothing"}
 # The run directory decides where things go, so that a run can be found, resumed and published as a whole.
 TRAINING_KEYS = {item.name for item in dataclasses.fields(CRTrainingArguments) if item.init} - {
     "output_dir",

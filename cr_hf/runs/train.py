@@ -271,10 +271,10 @@ def _frozen_trainer(
     splits = {name: FeatureDataset(features, labels) for name, (features, labels) in encoded.items()}
     values = {**model.config.to_dict(), "backbone_config": None}
     if recipe.chooses_lambda:
-        choice = lambda_of_run(recipe, arguments, CRConfig(**values), encoded["train"], encoded["validation"])
+        choice = lambda_of_run(recipe, arguments, CRConfig.from_dict(values), encoded["train"], encoded["validation"])
         model.config.dreg_lambda = values["dreg_lambda"] = choice.chosen
     set_seed(recipe.seed)
-    head = CRForFeatureClassification(CRConfig(**values))
+    head = CRForFeatureClassification(CRConfig.from_dict(values))
     arguments.remove_unused_columns = False
     if arguments.train_sampling_strategy == "group_by_length":
         arguments.train_sampling_strategy = "random"  # features are all of one length

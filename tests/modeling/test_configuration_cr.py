@@ -1,5 +1,6 @@
 """configuration_cr.py: what is allowed, what is refused and how, and that nothing is lost on disk."""
 
+import json
 import math
 import re
 from pathlib import Path
@@ -12,7 +13,7 @@ from transformers import AutoConfig, BertConfig
 
 from cr_hf import CRConfig
 from cr_hf.modeling.activations import ACTIVATIONS
-from cr_hf.modeling.configuration_cr import ALLOWED, refuse_unknown_fields
+from cr_hf.modeling.configuration_cr import ALLOWED, MAX_LAYERS
 from cr_hf.modeling.dreg import DREG_MODES
 from cr_hf.modeling.layers import COEFFICIENT_INITS
 from cr_hf.modeling.loading import sentence_transformers_settings
@@ -193,11 +194,18 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"max_seq_length": 0}, r"max_seq_length=0 .*positive integer or null"),
     ({"max_seq_length": 12.5}, r"max_seq_length=12.5 .*positive integer or null"),
+    ({"hidden_sizes": [1] * (MAX_LAYERS + 1)}, r"hidden_sizes has 1001 layers: use 1000 at most"),
+    ({"feature_layers": [0] * 10**6}, r"feature_layers has 1000000 entries: use 1000 at most"),
+    ({"degree": 10**6}, r"degree=1000000 .*to 32"),
+    ({"return_dict": False}, r"return_dict=False .*returns an object"),
+    ({"backbone_config": BertConfig(return_dict=False)}, r"backbone_config has return_dict=False: use True"),
+    ({"backbone_config": BertConfig(hidden_dropout_prob=math.nan)}, r"backbone_config has hidden_dropout_prob=nan"),
+    ({"backbone_config": BertConfig(chunk_size_feed_forward=7)}, r"chunk_size_feed_forward=7.* use 0"),
     ({"problem_type": "ordinal"}, r"problem_type='ordinal' .*single_label.*multi_label.*regression"),
 ]
 
 
-@pytest.mark.parametrize(("fields", "message"), REFUSED, ids=[str(fields) for fields, _ in REFUSED])
+@pytest.mark.parametrize(("fields", "message"), REFUSED, ids=[str(fields)[:60] for fields, _ in REFUSED])
 def test_a_bad_field_is_refused_by_name_and_value(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CRConfig(**{"in_features": 4, **fields})
@@ -207,11 +215,23 @@ def test_every_choice_is_in_the_refused_table() -> None:
     assert set(ALLOWED) <= {name for fields, _ in REFUSED for name in fields}
 
 
-@pytest.mark.parametrize("name", ["hiden_sizes", "self", "kwargs", "backbone_config", "output_dir"])
-def test_unknown_fields_are_refused_with_the_known_ones(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"{name} is not a field of CRConfig: .*hidden_sizes.*num_labels") as caught:
-        refuse_unknown_fields(["num_labels", "dropout", name])
+@pytest.mark.parametrize(("name", "near"), [("hiden_sizes", "hidden_sizes"), ("dreg_lamda", "dreg_lambda")])
+def test_an_unknown_field_is_refused_with_the_nearest_and_the_known_ones(name: str, near: str) -> None:
+    message = rf"{name} is not a field of CRConfig, did you mean {near}\? use one of .*hidden_sizes.*num_labels"
+    with pytest.raises(ValueError, match=message) as caught:
+        CRConfig(in_features=4, num_labels=2, dropout=0.2, **{name: 1})
     assert not {"self", "kwargs", "backbone_config"} & set(str(caught.value).split("use one of ")[1].split(", "))
+    with pytest.raises(ValueError, match="output_dir is not a field of CRConfig: use one of"):
+        CRConfig(in_features=4, output_dir="runs")
+
+
+def test_fields_that_only_a_later_version_knows_are_kept(tmp_path: Path) -> None:
+    CRConfig(in_features=4).save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({**values, "dreg_lambdas": [1, 2]}), encoding="utf-8")
+    loaded = CRConfig.from_pretrained(tmp_path)
+    assert loaded.dreg_lambdas == [1, 2]
+    assert CRConfig.from_dict(loaded.to_dict()).to_dict() == loaded.to_dict()
 
 
 class TestSentenceTransformers:
