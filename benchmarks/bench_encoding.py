@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer, pipeline
 
 from cr_hf import CRForSequenceClassification
-from cr_hf.data.splits import DataConfig, load_data
+from cr_hf.data import DataConfig, load_rows
 from cr_hf.features.encode import encode_texts
 
 TEXTS, PIPELINE_BATCH = 512, 32
@@ -24,7 +24,7 @@ def main() -> None:
     """Measure and publish."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "../shared/data/sst5")
     data = DataConfig(dir=str(folder)) if folder.is_dir() else DataConfig(name="embedded")
-    texts = load_data(data, splits=["train"])["train"]["text"][:TEXTS]
+    texts = load_rows(data, splits=["train"])["train"]["text"][:TEXTS]
     path = str(get_model_path())
     tokenizer = AutoTokenizer.from_pretrained(path)
     model = CRForSequenceClassification.from_backbone(path, num_labels=5, freeze_backbone=True)

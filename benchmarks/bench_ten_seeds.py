@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from cr_hf import CRForSequenceClassification
-from cr_hf.data.splits import DataConfig, load_data
+from cr_hf.data import DataConfig, load_rows
 from cr_hf.features.encode import encode_texts
 from cr_hf.modeling.layers import token_batches
 from cr_hf.training.sweep import HeadSpec, SweepArguments, predict_heads, train_heads
@@ -47,7 +47,7 @@ def bare_pass(model: CRForSequenceClassification, tokenizer: AutoTokenizer, text
 def ours(folder: str) -> None:
     """Raw text to a table of ten seeds."""
     path = str(get_model_path())
-    data = load_data(DataConfig(dir=folder))
+    data = load_rows(DataConfig(dir=folder))
     tokenizer = AutoTokenizer.from_pretrained(path)
     model = CRForSequenceClassification.from_backbone(path, num_labels=5, freeze_backbone=True, feature_layers="all")
     x = {name: encode_texts(model, tokenizer, rows["text"], cache_dir=False) for name, rows in data.items()}
@@ -64,7 +64,7 @@ def ours(folder: str) -> None:
 def stock_epoch(folder: str) -> float:
     """Seconds that the stock Trainer needs for one training epoch on all rows, extrapolated from a part."""
     path = str(get_model_path())
-    rows = load_data(DataConfig(dir=folder), splits=["train"])["train"]
+    rows = load_rows(DataConfig(dir=folder), splits=["train"])["train"]
     tokenizer = AutoTokenizer.from_pretrained(path)
     model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=5)
     model.base_model.requires_grad_(False)
@@ -84,7 +84,7 @@ def setfit_epoch(folder: str) -> float:
     """The same of setfit's differentiable head on the frozen encoder."""
     from setfit import SetFitModel
 
-    rows = load_data(DataConfig(dir=folder), splits=["train"])["train"]
+    rows = load_rows(DataConfig(dir=folder), splits=["train"])["train"]
     part = rows.select(range(STOCK_ROWS))
     model = SetFitModel.from_pretrained(
         str(get_model_path()), use_differentiable_head=True, head_params={"out_features": 5}
@@ -135,7 +135,7 @@ def main() -> None:
     path = str(get_model_path())
     tokenizer = AutoTokenizer.from_pretrained(path)
     model = CRForSequenceClassification.from_backbone(path, num_labels=5, freeze_backbone=True, feature_layers="all")
-    texts = [text for rows in load_data(DataConfig(dir=folder)).values() for text in rows["text"]]
+    texts = [text for rows in load_rows(DataConfig(dir=folder)).values() for text in rows["text"]]
     whole, bare = [], []
     for _ in range(3):
         start = time.perf_counter()

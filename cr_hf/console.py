@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -44,16 +43,9 @@ def check_plot(plot: Path | None, kinds: list[str]) -> None:
 
 def texts_of(arguments: list[str]) -> Iterable[str]:
     """The texts of a command: given one by one, in a file, or on standard input, one a line."""
-    from .data import read_texts
+    from .data import DataConfig, read_inputs
 
-    if not arguments:
-        return read_texts(sys.stdin)
-    # os.path.exists: a text may be longer than any name of a file.
-    if len(arguments) == 1 and (
-        os.path.exists(arguments[0]) or arguments[0].endswith((".txt", ".csv", ".tsv", ".jsonl"))
-    ):
-        return read_texts(arguments[0])
-    return arguments
+    return (row.text for row in read_inputs(arguments or sys.stdin, DataConfig()))
 
 
 class PredictionWriter:

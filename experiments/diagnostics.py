@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from cr_hf.data.labels import load_rows
+from cr_hf.data import load_rows
 from cr_hf.evaluation.text_damage import perturb_text
 from cr_hf.files import write_json
 from cr_hf.runs.diagnose import diagnose_texts

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cr_hf.data.splits import load_data
+from cr_hf.data.splits import load_rows
 from cr_hf.evaluation.statistics import compare
 from cr_hf.evaluation.tasks import Task
 from cr_hf.features.encode import encode_splits
@@ -148,7 +148,7 @@ def main() -> None:
     data_dir = sys.argv[2] if len(sys.argv) > 2 else "../shared/data/yelp5"
     overrides = [f"data.dir={data_dir}", "backbone=offline"]
     recipe = load_recipe(ROOT / "recipes" / "yelp_minilm.yaml", overrides)
-    dataset = load_data(recipe.data)
+    dataset = load_rows(recipe.data)
     config, splits = standardized_splits(recipe, dataset)
     runs = []
     for seed in range(seeds):

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from transformers.utils import logging
 
-from cr_hf.data.splits import load_data
+from cr_hf.data.splits import load_rows
 from cr_hf.evaluation.statistics import compare
 from cr_hf.evaluation.tasks import Task
 from cr_hf.features.encode import encode_texts
@@ -54,7 +54,7 @@ def run_arm(regime: str, arm: str, seed: int, data_dir: str) -> dict[str, Any]:
     if not (folder / "results.json").is_file():
         train_recipe(recipe, resume=True)
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    rows = load_data(recipe.data, splits=["test"])["test"]
+    rows = load_rows(recipe.data, splits=["test"])["test"]
     labels = np.asarray(rows["label"][:])
     model, tokenizer, _ = load_run(folder)
     if model.config.freeze_backbone:

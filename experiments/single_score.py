@@ -16,7 +16,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import cross_val_predict
 
-from cr_hf.data.splits import DataConfig, load_data
+from cr_hf.data import DataConfig, load_rows
 from cr_hf.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +31,7 @@ def powers(score: NDArray[np.float64]) -> NDArray[np.float64]:
 def main() -> None:
     """Write experiments/results/single_score.json."""
     data_dir = sys.argv[1] if len(sys.argv) > 1 else "../shared/data/yelp5"
-    rows = load_data(DataConfig(dir=data_dir), ["train", "validation"])
+    rows = load_rows(DataConfig(dir=data_dir), splits=["train", "validation"])
     vectorizer = TfidfVectorizer(min_df=2, sublinear_tf=True)
     train, validation = vectorizer.fit_transform(rows["train"]["text"][:]), rows["validation"]["text"][:]
     held = vectorizer.transform(validation)

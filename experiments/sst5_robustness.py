@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from transformers.utils import logging
 
-from cr_hf.data.splits import load_data
+from cr_hf.data.splits import load_rows
 from cr_hf.evaluation.lipschitz import largest_slope_found, lipschitz_bound
 from cr_hf.evaluation.text_damage import (
     SEVERITIES,
@@ -48,7 +48,7 @@ RADII = {"l2": (0.5, 1.0, 2.0, 4.0, 8.0, 100.0), "linf": (0.01, 0.02, 0.05, 0.1,
 def damaged_features(data_dir: str) -> tuple[dict[str, list[NDArray[np.float32]]], NDArray[np.int64]]:
     """Features of the texts under every kind of damage, severity by severity, and the classes."""
     recipe = load_recipe(ROOT / "recipes" / "sst5_frozen.yaml", [f"data.dir={data_dir}", "backbone=offline"])
-    dataset = load_data(recipe.data)
+    dataset = load_rows(recipe.data)
     model, tokenizer = build_model(recipe, dataset)
     rows = dataset["test"].select(range(min(TEXTS, len(dataset["test"]))))
     found = {

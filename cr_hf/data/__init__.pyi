@@ -1,9 +1,14 @@
 from .config import DataConfig as DataConfig
-from .labels import SEPARATOR as SEPARATOR
-from .labels import label_names_of as label_names_of
-from .labels import load_rows as load_rows
+from .inputs import InputRow as InputRow
+from .inputs import read_inputs as read_inputs
+from .label_cells import NUMBERS as NUMBERS
+from .label_cells import SEPARATOR as SEPARATOR
+from .label_cells import SEVERAL as SEVERAL
+from .label_cells import SINGLE as SINGLE
 from .labels import refuse_unordered as refuse_unordered
-from .splits import load_data as load_data
+from .splits import RowSplits as RowSplits
+from .splits import label_names_of as label_names_of
+from .splits import load_rows as load_rows
 from .splits import stratified_order as stratified_order
 from .streaming import load_streamed as load_streamed
 from .tables import TableSchema as TableSchema
@@ -12,6 +17,6 @@ from .tables import read_rows as read_rows
 from .tables import schema_of as schema_of
 from .tables import table_features as table_features
 from .tables import table_fingerprint as table_fingerprint
-from .texts import read_texts as read_texts
+from .understood import Understood as Understood
 from .words import build_static_backbone as build_static_backbone
 from .words import build_word_tokenizer as build_word_tokenizer

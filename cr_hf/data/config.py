@@ -1,10 +1,43 @@
-"""What a recipe says of its data."""
+"""What a recipe says of its data, and which columns play a role where it does not say."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import DataError
+from ..errors import DataError, nearest
+
+COLUMN_NAMES = {
+    "text": (
+        "text",
+        "sentence",
+        "review",
+        "content",
+        "review_text",
+        "comment",
+        "body",
+        "message",
+        "tweet",
+        "document",
+    ),
+    "label": (
+        "label",
+        "labels",
+        "stars",
+        "star_rating",
+        "rating",
+        "sentiment",
+        "target",
+        "class",
+        "category",
+        "score",
+    ),
+}
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,2})?", re.ASCII)
+SEPARATORS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
+"""Other ways to write `data.separator`."""
+MISSING_LABELS = ("error", "drop")
 
 
 @dataclass
@@ -15,24 +48,39 @@ class DataConfig:
         name: a Hub data set, "owner/name", or "embedded" for the synthetic demo reviews.
         config_name: configuration of the Hub data set.
         revision: commit, tag or branch of the Hub data set.
-        dir: folder of the files; splits not named below are found in it by file name.
-        train_file: one path or several, relative to `dir` if that is given; so are the next two.
+        dir: folder of the files; splits not named below are found in it by file name. Also a folder that
+            `Dataset.save_to_disk` wrote, or a data set as the Hub lays it out.
+        train_file: one path or several, relative to `dir` if that is given, or a pattern such as "part*.csv"; so are
+            the next two.
         validation_file: absent, a stratified part of train is split off.
         test_file: may be absent.
-        text_column: None finds it among the usual names.
+        text_column: None finds it among the usual names, in any case; columns without a header are 0, 1, ...
         text_pair_column: second text of a pair; None means single texts.
         label_column: None finds it among the usual names.
-        label_names: classes in order; the labels are then these names or 0..K-1. None takes the names of the Hub data
-            set, or else the values found in train, numbers in numerical order.
+        label_names: classes in order; `labels.py` says how labels are read. None takes the names of the Hub data set,
+            or else the values found in train, numbers in numerical order.
+        label_start: number of the first class, 0 or 1, where labels are numbers and `label_names` names. None finds
+            it from all rows.
+        label_columns: for several labels a text, a column of zeros and ones for each; for regression, a column for
+            each number.
+        label_separator: between several labels in one cell; None means "|".
+        missing_labels: "error", or "drop" to leave out rows whose label is missing: empty, nan, NA, null, None.
         validation_fraction: of train, used where there is no validation split; never taken from test.
         train_fraction: stratified part of train to keep, for runs with few labels; a larger part contains a smaller.
         max_train_samples: upper limit of rows, stratified.
         max_eval_samples: the same for validation and for test.
         unescape_ptb: turn Penn Treebank escapes (-LRB-, \\/, ``) back; None means only for SST-5.
         encoding: of text files; a UTF-8 byte order mark is accepted.
+        separator: between the columns of a csv or tsv; None finds it in the first line (tsv: a tab, and quotes are
+            plain characters unless it is given here).
+        has_header: whether the first row of a csv or tsv names the columns. None means that it does, except for two
+            columns of which one is a number.
+        max_cell_characters: longest text or label that is read.
+        max_rows: most rows of a split.
+        max_unpacked_ratio: how many times its size a compressed file may become.
         streaming: read the rows of train as training needs them, see `streaming.py`; for fine-tuning alone.
         seed: of the validation split and of the subsets.
-        feature_columns: of a table, see `feature_tables.py`, which the next three are for too; None means every column
+        feature_columns: of a table, see `tables.py`, which the next three are for too; None means every column
             but the label's. A csv without a header has the columns 0, 1, 2, ...
         missing_value: what stands for a missing value, such as 0, "" or "NA"; it is replaced by the column's median
             over the training rows. None means that a missing value is an error.
@@ -50,16 +98,25 @@ class DataConfig:
     train_file: str | list[str] | None = None
     validation_file: str | list[str] | None = None
     test_file: str | list[str] | None = None
-    text_column: str | None = None
-    text_pair_column: str | None = None
+    text_column: str | int | None = None
+    text_pair_column: str | int | None = None
     label_column: str | int | None = None
     label_names: list[str] | None = None
+    label_start: int | None = None
+    label_columns: list[str | int] | None = None
+    label_separator: str | None = None
+    missing_labels: str = "error"
     validation_fraction: float = 0.1
     train_fraction: float = 1.0
     max_train_samples: int | None = None
     max_eval_samples: int | None = None
     unescape_ptb: bool | None = None
     encoding: str = "utf-8"
+    separator: str | None = None
+    has_header: bool | None = None
+    max_cell_characters: int = 10_000_000
+    max_rows: int = 100_000_000
+    max_unpacked_ratio: float = 100.0
     streaming: bool = False
     seed: int = 0
     feature_columns: list[str | int] | None = None
@@ -75,16 +132,70 @@ class DataConfig:
             raise DataError(f"data.test_fraction={self.test_fraction} must be 0 or above and below 1")
         if not 0 < self.train_fraction <= 1:
             raise DataError(f"data.train_fraction={self.train_fraction} must be above 0 and at most 1")
-        for key, least in (("max_train_samples", 1), ("max_eval_samples", 1), ("seed", 0)):
+        whole = ("max_train_samples", "max_eval_samples", "max_cell_characters", "max_rows")
+        for key, least in (*((key, 1) for key in whole), ("seed", 0)):
             limit = getattr(self, key)
             if limit is not None and not (isinstance(limit, int) and limit >= least):
                 raise DataError(f"data.{key}={limit} must be a whole number from {least}, or leave it out")
         if self.label_names is not None:
-            self.label_names = [str(name) for name in self.label_names]
+            self.label_names = [str(name).strip() for name in self.label_names]
             if len(self.label_names) < 2 or len(set(self.label_names)) < len(self.label_names):
                 raise DataError(f"data.label_names={self.label_names} must be two or more different names")
+        if self.label_start not in (None, 0, 1):
+            raise DataError(f"data.label_start={self.label_start} must be 0 or 1")
+        if self.missing_labels not in MISSING_LABELS:
+            hint = nearest(self.missing_labels, MISSING_LABELS)
+            raise DataError(f"data.missing_labels={self.missing_labels!r}{hint} must be 'error' or 'drop'")
+        if self.separator is not None:
+            self.separator = SEPARATORS.get(self.separator, self.separator)
+            if len(self.separator) != 1 or self.separator in '\r\n"':
+                raise DataError(f"data.separator={self.separator!r} must be one character, or 'tab'")
+        if self.label_separator == "":
+            raise DataError("data.label_separator='' must be a character that labels do not have")
 
     @property
     def reads_files(self) -> bool:
         """Whether files are read, whatever `name` says."""
         return any((self.dir, self.train_file, self.validation_file, self.test_file))
+
+
+def column_name(asked: str | float) -> str:
+    """A column as a recipe names it; columns of a file without a header are numbers there."""
+    return str(int(asked)) if isinstance(asked, float) and asked.is_integer() else str(asked)
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[\s-]+", "_", column.strip().lower())
+
+
+def usual_columns(columns: Sequence[str], role: str) -> list[str]:
+    """Columns that have a usual name of a role, `COLUMN_NAMES`, in any case, the likeliest first."""
+    found = [column for name in COLUMN_NAMES.get(role, ()) for column in columns if _plain(column) == name]
+    return sorted(found, key=lambda column: (COLUMN_NAMES[role].index(_plain(column)), column != _plain(column)))
+
+
+def find_column(columns: Sequence[str], asked: str | float | None, role: str, place: str) -> str:
+    """The column that plays a role.
+
+    Args:
+        columns: what there is.
+        asked: the configured name, in any case; None looks for the usual ones of the role.
+        role: "text", "text_pair" or "label".
+        place: file or data set, for the message.
+
+    Raises:
+        DataError: listing the columns, if there is none.
+    """
+    if asked is None:
+        found = usual_columns(columns, role)
+    else:
+        asked = column_name(asked)
+        alike = [column for column in columns if _plain(column) == _plain(asked)]
+        found = [asked] if asked in columns else alike if len(alike) == 1 else []
+    if found:
+        return found[0]
+    missing = f"no {role} column found" if asked is None else f"no column {asked!r}{nearest(str(asked), columns)}"
+    mend = f"set data.{role}_column"
+    if not any(usual_columns(columns, known) for known in COLUMN_NAMES):
+        mend += ", or data.has_header=false if the first row of the file is data and no names"
+    raise DataError(f"{place}: {missing} among {list(columns)[:50]}: {mend}")

@@ -1,59 +1,272 @@
-"""Rows whose labels are not one class each: numbers for regression, sets of classes for multi-label classification."""
+"""What a column of labels means: the one rule, for files, tables, streams, data sets and evaluation on other data.
+
+1. A label is read as written, without spaces around it; numbers compare as numbers (1, 1.0, +1 and 01 are one class),
+   and True, true and TRUE are one.
+2. Without `data.label_names` the classes are the labels of train: numbers by value, then words by alphabet.
+3. A column whose type names its classes (`ClassLabel`) holds their numbers from 0.
+4. With label names, labels that are all whole numbers, none of them a name, count the names: from 0 if 0 occurs; from
+   1 if 0 does not and the number of classes does, which is said. If neither does, `data.label_start` decides.
+5. Otherwise every label is a name. A label that is none is refused with its row; nothing is chosen by majority.
+6. Words for a missing label (empty, nan, NA, N/A, null, None, ...) are no class unless `data.label_names` lists them:
+   refused, or left out with a count under `data.missing_labels: drop`.
+7. Labels that differ only in what nobody sees (spaces, invisible characters, Unicode form, Cyrillic letters) are
+   refused; those that differ in case, quotes or width are named with their counts.
+8. Line breaks, escape sequences, quotes around a label and labels of more than 200 characters are refused.
+9. Several labels a text are a list, JSON or a list of Python in a cell, labels with `data.label_separator` between
+   them, a list of zeros and ones in every row, or columns of zeros and ones named as `data.label_columns`.
+10. Numbers to predict are finite; a column of many different fractions is refused as classes.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-from collections.abc import Iterator, Sequence
-from typing import Any
-
-import datasets
-import numpy as np
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ..errors import DataError, RecipeError, nearest
-from . import texts as text_files
-from .splits import DataConfig, load_data, sources_of, wanted_splits
+from .config import NUMBER, DataConfig
+from .label_cells import LISTS, NUMBERS, SEVERAL, Place, is_whole, key_of, label_order, written
 
-SEPARATOR = "|"
-"""Between the classes of a row in a csv or tsv; json lines and parquet hold lists."""
+UNSURE = {"unlabeled", "unlabelled", "unknown", "undefined", "missing", "todo", "tbd", "?", "-", "--", "not labeled"}
+MANY_FRACTIONS, MANY_CLASSES = 10, 10
+CYRILLIC = str.maketrans(
+    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456"
+    "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425",
+    "aeopcyxiABEKMHOPCTX",
+)
 
 
-def load_rows(
-    config: DataConfig, problem_type: str = "single_label_classification", splits: Sequence[str] | None = None
-) -> datasets.DatasetDict:
-    """Rows for any problem type.
+@dataclass
+class Seen:
+    """The labels of a split, each as it is written, with its number of rows and the place of the first."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    first_place: dict[str, str] = field(default_factory=dict)
+    rows: int = 0
+    lengths: set[int] = field(default_factory=set)
+
+    def add(self, labels: Sequence[str], place: Place) -> None:
+        """Count the labels of a row."""
+        self.rows += 1
+        self.lengths.add(len(labels))
+        for label in labels:
+            self.counts[label] += 1
+            if label not in self.first_place:
+                self.first_place[label] = place()
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a column.
 
     Args:
-        config: where the rows are. For regression the label column holds a number or a list of numbers; for
-            multi-label classification a list of class names, or names with "|" between them, or a list of zeros and
-            ones in the order of `label_names`. `train_fraction` and the limits keep the first rows.
-        problem_type: of the model.
-        splits: as `load_data` takes them.
+        names: in order.
+        ids: class by the key of a label, see `key_of`.
+        start: number of the first class, where labels are numbers that count the names.
+        one_hot: whether every row is a zero or a one for each class.
+    """
+
+    names: list[str]
+    ids: dict[str, int]
+    start: int | None = None
+    one_hot: bool = False
+
+    def id_of(self, label: str, place: Place, split: str = "train") -> int:
+        """The class of a label.
+
+        Raises:
+            DataError: if it is none.
+        """
+        found = self.ids.get(key_of(label))
+        if found is None:
+            known = self.names if self.start is None else list(self.ids)
+            raise DataError(
+                f"{place()}: label {label!r} of {split} is not one of the {len(known)} classes {known[:20]}"
+                f"{nearest(label, known)}: mend the row, or set data.label_names"
+            )
+        return found
+
+    def encode(self, labels: Sequence[str], place: Place) -> list[float]:
+        """A row's labels as zeros and ones, shape (num_labels,)."""
+        if self.one_hot:
+            return [float(key_of(label)) for label in labels]
+        found = {self.id_of(label, place) for label in labels}
+        return [float(index in found) for index in range(len(self.names))]
+
+
+def find_classes(
+    seen: Mapping[str, Seen],
+    names: list[str] | None = None,
+    label_start: int | None = None,
+    is_index: bool = False,
+    several: bool = False,
+) -> tuple[Classes, list[str]]:
+    """The classes that labels mean, by the rule at the head of this module.
+
+    Args:
+        seen: by split the labels of its rows.
+        names: of the classes, in order; None takes them from train.
+        label_start: `data.label_start`.
+        is_index: whether the type of the column says that labels are numbers of classes.
+        several: whether a row may have several labels.
 
     Returns:
-        As `load_data`, but `label` is a list of floats, shape (num_labels,), for the two other problem types.
+        The classes, and notes to tell the user.
 
     Raises:
-        DataError: naming the file or data set, the line or row, and the mend.
+        DataError: naming the first row whose label does not fit.
     """
-    if problem_type == "single_label_classification":
-        return load_data(config, splits)
-    sources = sources_of(config)
-    wanted = wanted_splits(splits, sources, config)
-    names = None
-    if problem_type == "multi_label_classification":
-        names = config.label_names or _class_names(sources, config)
-    read = sorted({split if split in sources else "train" for split in wanted} | ({"train"} & set(sources)))
-    built = {split: _build(split, sources[split], config, names) for split in read}
-    if "validation" not in built and "validation" in wanted:
-        order = np.random.default_rng(config.seed).permutation(len(built["train"]))
-        size = max(1, round(config.validation_fraction * len(order)))
-        if size == len(order):
-            raise DataError(f"{sources['train'][0].name}: 1 row of train cannot be split: set data.validation_file")
-        built["validation"] = built["train"].select(np.sort(order[:size]))
-        built["train"] = built["train"].select(np.sort(order[size:]))
-    return datasets.DatasetDict({split: _limited(split, built[split], config) for split in wanted})
+    notes: list[str] = []
+    _refuse_invisible(seen, names, notes)
+    if names is None:
+        classes = _from_train(seen, several, notes)
+    else:
+        ids = {key_of(name): index for index, name in enumerate(names)}
+        if len(ids) < len(names):
+            raise DataError(f"data.label_names={names[:20]}: two of them are the same number: give each class a name")
+        start = 0 if is_index else _start(seen, names, ids, label_start, notes)
+        one_hot = several and _is_one_hot(seen, len(names))
+        by_number = {str(index + (start or 0)): index for index in range(len(names))}
+        classes = Classes(names, ids if start is None else by_number, start, one_hot)
+    for split, part in seen.items():
+        for label, place in part.first_place.items():
+            if not classes.one_hot:
+                classes.id_of(label, place.__str__, split)
+    return classes, notes
+
+
+def _is_one_hot(seen: Mapping[str, Seen], size: int) -> bool:
+    parts = [part for part in seen.values() if part.rows]
+    return all(part.lengths == {size} and set(map(key_of, part.counts)) <= {"0", "1"} for part in parts)
+
+
+def _from_train(seen: Mapping[str, Seen], several: bool, notes: list[str]) -> Classes:
+    """The classes that stand in train, refused where they are unlikely to be classes."""
+    reference = [seen["train"]] if "train" in seen else list(seen.values())
+    spellings: dict[str, set[str]] = defaultdict(set)
+    first: dict[str, str] = {}
+    for part in reference:
+        for label in part.counts:
+            spellings[key_of(label)].add(label)
+            first.setdefault(key_of(label), part.first_place[label])
+    if not spellings:
+        raise DataError("no row of train has a class: check data.label_column")
+    is_number = {key: NUMBER.fullmatch(key) is not None for key in spellings}
+    fractions = [key for key, number in is_number.items() if number and not is_whole(key)]
+    if all(is_number.values()) and fractions and len(spellings) > MANY_FRACTIONS:
+        raise DataError(
+            f"{first[fractions[0]]}: the labels look numeric ({len(spellings)} different numbers, such as "
+            f"{fractions[0]}): set problem_type: {NUMBERS}, another data.label_column, or data.label_names"
+        )
+    booleans = [key for key in spellings if key in ("true", "false")]
+    if booleans and any(is_number.values()):
+        raise DataError(f"{first[booleans[0]]}: the label {booleans[0]!r} among numbers: write labels in one way")
+    words = [key for key, number in is_number.items() if not number]
+    if words and len(words) < len(spellings):
+        notes.append(f"some labels are numbers and others words, such as {words[0]!r} ({first[words[0]]})")
+    if not several:
+        _refuse_lists(spellings, first)
+        rows = sum(part.rows for part in reference)
+        if rows == len(spellings) > MANY_CLASSES:
+            raise DataError(
+                f"{next(iter(first.values()))}: every row of train has a label of its own, such as "
+                f"{next(iter(spellings))!r}: check data.label_column, or set data.label_names"
+            )
+    shown = {key: next(iter(found)) if len(found) == 1 and not _has_fraction(found) else key for key, found in
+             spellings.items()}  # fmt: skip
+    names = sorted(shown.values(), key=label_order)
+    return Classes(names, {key_of(name): index for index, name in enumerate(names)})
+
+
+def _has_fraction(spelled: set[str]) -> bool:
+    return any(NUMBER.fullmatch(label) and not label.isdecimal() for label in spelled)
+
+
+def _refuse_lists(spellings: Mapping[str, set[str]], first: Mapping[str, str]) -> None:
+    for key in spellings:
+        is_list = key[0] in "[{" and LISTS.fullmatch(key)
+        mark = next((mark for mark in ",;|" if mark in key), "")
+        parts = [key_of(part.strip()) for part in key.split(mark)] if mark else []
+        if is_list or (parts and all(part in spellings or not part for part in parts)):
+            how = f" and data.label_separator={mark!r}" if mark and not is_list else ""
+            raise DataError(
+                f"{first[key]}: the label {key!r} looks like several labels: set problem_type: {SEVERAL}{how}"
+            )
+
+
+def _start(
+    seen: Mapping[str, Seen], names: list[str], ids: Mapping[str, int], label_start: int | None, notes: list[str]
+) -> int | None:
+    """The number of the first class; None where labels are names."""
+    first: dict[str, tuple[str, str]] = {}
+    for split, part in seen.items():
+        for label, place in part.first_place.items():
+            first.setdefault(key_of(label), (place, split))
+    if not first or not all(map(is_whole, first)) or set(first) & set(ids) or all(map(is_whole, ids)):
+        return None
+    if label_start is not None:
+        return label_start
+    last = len(names) - 1
+    numbers = {int(key): found for key, found in first.items()}
+    if 0 in numbers and max(numbers) <= last and min(numbers) == 0:
+        return 0
+    if min(numbers) >= 1 and max(numbers) == last + 1:
+        notes.append(f"labels are 1 to {last + 1} and count data.label_names from 1")
+        return 1
+    if min(numbers) >= 1 and max(numbers) <= last:
+        raise DataError(
+            f"{numbers[min(numbers)][0]}: the labels are {min(numbers)} to {max(numbers)}, of {last + 1} classes: set "
+            f"data.label_start to the number of {names[0]!r}, 0 or 1"
+        )
+    stray = min(numbers) if min(numbers) < 0 or max(numbers) == last + 1 else max(numbers)
+    place, split = numbers[stray]
+    raise DataError(
+        f"{place}: label '{stray}' of {split} is not one of the {last + 1} classes {names[:20]}, as numbers "
+        f"0 to {last} or all of them 1 to {last + 1}: mend the row, or set data.label_names"
+    )
+
+
+def _refuse_invisible(seen: Mapping[str, Seen], names: Sequence[str] | None, notes: list[str]) -> None:
+    """Refuse labels that look the same and are not, and note those that look alike."""
+    counts: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for part in seen.values():
+        for label, count in part.counts.items():
+            counts[label] += count
+            first.setdefault(label, part.first_place[label])
+    for label, place in first.items():
+        if len(label) > 1 and label[0] == label[-1] and label[0] in "'\"" and label not in (names or ()):
+            raise DataError(f"{place}: the label {label} has quotes around it: take them off, csv knows double ones")
+    for label in names or ():
+        written(label, lambda: "data.label_names")
+        counts.setdefault(label, 0)
+    visible: dict[str, str] = {}
+    alike: dict[str, list[str]] = defaultdict(list)
+    for label in counts:
+        shape = _visible(label)
+        other = visible.setdefault(shape, label)
+        if key_of(other) != key_of(label):
+            place = first.get(label) or first.get(other, "data.label_names")
+            raise DataError(f"{place}: the labels {other!a} and {label!a} look the same: write one of them")
+        fold = unicodedata.normalize("NFKC", shape).casefold().strip("'\"`.\u00b4\u2018\u2019\u201c\u201d")
+        alike[re.sub(r"[\s_\u2010-\u2015-]+", " ", fold)].append(label)
+    groups = [group for group in alike.values() if len(set(map(key_of, group))) > 1]
+    for group in groups[:5]:
+        shown = " and ".join(f"{label!r} ({counts[label]})" for label in group[:5])
+        notes.append(f"labels that look alike are different classes: {shown}")
+    if len(groups) > 5:
+        notes.append(f"{len(groups) - 5} more groups of labels look alike")
+    for label in counts:
+        if label.lower() in UNSURE:
+            notes.append(f"the label {label!r} ({counts[label]} rows) is a class like any other")
+
+
+def _visible(label: str) -> str:
+    """What can be seen of a label."""
+    shown = (c for c in label if unicodedata.category(c) != "Cf" and not "\ufe00" <= c <= "\ufe0f")
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFC", "".join(shown))).strip().translate(CYRILLIC)
 
 
 def refuse_unordered(config: DataConfig, names: Sequence[str]) -> None:
@@ -72,112 +285,3 @@ def refuse_unordered(config: DataConfig, names: Sequence[str]) -> None:
             f"objective='ordinal' needs ordered integers as labels, found {list(names)[:8]}: list the classes from "
             "lowest to highest as data.label_names"
         )
-
-
-def _records(sources: Sequence[Any], config: DataConfig) -> Iterator[tuple[str, dict[str, str], Any]]:
-    """Place, texts and label of each row; rows without a text are left out."""
-    for source in sources:
-        columns: dict[str, str] = {}
-        for number, record in source.records():
-            if not columns:
-                asked = {"text": config.text_column, "label": config.label_column}
-                if config.text_pair_column:
-                    asked["text_pair"] = config.text_pair_column
-                columns = {
-                    role: text_files.find_column(list(record), name, role, source.name) for role, name in asked.items()
-                }
-            place = source.place(number)
-            texts = {
-                role: text_files.text_value(record.get(columns[role]), source.unescape, str(place).__str__)
-                for role in columns
-                if role != "label"
-            }
-            if texts["text"].strip():
-                yield place, texts, record.get(columns["label"])
-
-
-def _classes(label: Any, place: str) -> list[Any]:
-    """The classes of a row as they are written; an empty label is no class."""
-    if isinstance(label, str):
-        return [part.strip() for part in label.split(SEPARATOR) if part.strip()]
-    if label is None:
-        return []
-    if not isinstance(label, list | tuple | np.ndarray):
-        raise DataError(f"{place}: the label {label!r} is no list of classes: use a list, or names with '|' between")
-    return list(label)
-
-
-def _class_names(sources: dict[str, list[Any]], config: DataConfig) -> list[str]:
-    found: set[str] = set()
-    for place, _, label in _records(sources.get("train") or next(iter(sources.values())), config):
-        classes = _classes(label, place)
-        if not all(isinstance(name, str) for name in classes):
-            raise DataError(f"{place}: the classes {classes[:8]} are numbers: give their names as data.label_names")
-        found.update(classes)
-    if len(found) < 1:
-        raise DataError("no row of train has a class: check data.label_column")
-    return sorted(found)
-
-
-def _target(label: Any, names: list[str] | None, width: int | None, place: str) -> list[float]:
-    if names is None:
-        values = label if isinstance(label, list | tuple | np.ndarray) else [label]
-        numbers = [_number(value, place) for value in values]
-        if width is not None and len(numbers) != width:
-            raise DataError(f"{place}: {len(numbers)} targets instead of {width}: every row needs as many")
-        return numbers
-    classes = _classes(label, place)
-    if len(classes) == len(names) and all(isinstance(value, int | float) and value in (0, 1) for value in classes):
-        return [float(value) for value in classes]
-    for name in classes:
-        if name not in names:
-            hint = nearest(str(name), names)
-            raise DataError(f"{place}: class {name!r} is not one of {names[:20]}{hint}: mend the row or label_names")
-    return [float(name in classes) for name in names]
-
-
-def _number(value: Any, place: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise DataError(f"{place}: the label {value!r} is not a finite number: mend the row, or check problem_type")
-    return number
-
-
-def _build(split: str, sources: Sequence[Any], config: DataConfig, names: list[str] | None) -> datasets.Dataset:
-    """The rows as memory-mapped Arrow. All are read first: the first bad one is an error, and they name the cache."""
-    digest, width, rows = hashlib.sha256(json.dumps([split, names]).encode()), None, 0
-    for place, texts, label in _records(sources, config):
-        target = _target(label, names, width, place)
-        width, rows = len(target), rows + 1
-        digest.update(json.dumps([texts, target]).encode())
-    if width is None:
-        raise DataError(f"{' + '.join(source.name for source in sources)}: no row of {split} has a text")
-    features = datasets.Features({role: datasets.Value("string") for role in ("text", "text_pair")[: 1 + bool(
-        config.text_pair_column)]})  # fmt: skip
-    features["label"] = datasets.Sequence(datasets.Value("float32"), length=width)
-
-    def generate() -> Iterator[dict[str, Any]]:
-        for place, texts, label in _records(sources, config):
-            yield {**texts, "label": _target(label, names, width, place)}
-
-    found = datasets.Dataset.from_generator(generate, features, fingerprint=digest.hexdigest()[:32])
-    found.info.description = json.dumps(names)
-    return found
-
-
-def label_names_of(rows: datasets.Dataset) -> list[str] | None:
-    """Class names of a split that `load_rows` returned; `None` for regression."""
-    label = rows.features["label"]
-    if isinstance(label, datasets.ClassLabel):
-        return list(label.names)
-    names: list[str] | None = json.loads(rows.info.description)
-    return names
-
-
-def _limited(split: str, rows: datasets.Dataset, config: DataConfig) -> datasets.Dataset:
-    limit = config.max_train_samples if split == "train" else config.max_eval_samples
-    fraction = config.train_fraction if split == "train" else 1.0
-    return rows.select(range(min(limit or len(rows), max(1, round(fraction * len(rows))))))

@@ -2,6 +2,7 @@
 
 Every source is read twice. The first pass checks each row, names the place of the first bad one and hashes what it
 sees; the second writes memory-mapped Arrow into the cache of `datasets` under that hash, so no copy is ever stale.
+Rows without a text are left out of train and kept in the other splits, whose rows are what is measured.
 """
 
 from __future__ import annotations
@@ -10,228 +11,340 @@ import hashlib
 import json
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any
 
 import datasets
 import numpy as np
 from numpy.typing import NDArray
 from transformers.utils import logging
 
-from ..errors import DataError, nearest
-from . import texts as text_files
-from .config import DataConfig as DataConfig
-from .demo import LEVELS, demo_reviews
-from .hub_datasets import load_hub
-from .texts import read_texts as read_texts
+from ..errors import DataError
+from .config import DataConfig
+from .label_cells import NUMBERS, SEVERAL, SINGLE, Label, read_label
+from .labels import Classes, Seen, find_classes
+from .sources import SPLIT_WORDS, Row, Source, loaded_sources, read_sources, sources_of, wanted_splits
+from .understood import Understood
 
 logger = logging.get_logger(__name__)
 
-
-@dataclass(frozen=True)
-class _Source:
-    """One file, or one split of a data set that is loaded already."""
-
-    name: str
-    records: Callable[[], Iterator[tuple[int, dict[str, Any]]]]
-    unescape: bool
-    features: datasets.Features | None = None
-    unit: str = "row"
-
-    def place(self, number: int) -> str:
-        return f"{self.name}, {self.unit} {number}"
+FEW_ROWS = 10
+"""So few rows of validation are said."""
 
 
-class _Row(NamedTuple):
-    place: Callable[[], str]
-    text: str
-    text_pair: str | None
-    label: str
+class RowSplits(datasets.DatasetDict):
+    """Splits, and what was understood of them."""
 
-    def digest(self) -> bytes:
-        try:
-            return json.dumps(self[1:], ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise DataError(f"{self.place()}: half a surrogate pair in the text: remove it") from error
+    understood: Understood
 
 
 @dataclass
-class _Scan:
+class Scan:
     """What the first pass over one split saw."""
 
     name: str
+    seen: Seen = field(default_factory=Seen)
     digest: str = ""
-    counts: Counter[str] = field(default_factory=Counter)
-    first_place: dict[str, str] = field(default_factory=dict)
     hashes: array[int] = field(default_factory=lambda: array("q"))
+    width: int | None = None
+    columns: dict[str, list[str]] = field(default_factory=lambda: {"text": [], "text_pair": [], "label": []})
+    dropped: Counter[str] = field(default_factory=Counter)
+    first_blank: str = ""
+    passed_over: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
-def split_paths(config: DataConfig) -> dict[str, list[Path]]:
-    """Files of each split that has any: those given, and those that a folder's file names declare.
+@dataclass(frozen=True)
+class RowCodec:
+    """How the rows of a data set become examples.
 
-    Raises:
-        DataError: if the folder is missing, or several of its files could be one split.
+    Args:
+        config: of the data.
+        problem_type: of the model.
+        names: of the classes, where they are known before rows are read.
+        classes: None for regression, and before the first pass.
+        width: numbers to predict.
     """
-    folder = Path(config.dir).expanduser() if config.dir else Path()
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder: check data.dir")
-    found: dict[str, list[Path]] = {}
-    for split in text_files.SPLIT_WORDS:
-        given = getattr(config, f"{split}_file") or []
-        paths = [folder / Path(name).expanduser() for name in ([given] if isinstance(given, str) else given)]
-        if not paths and config.dir:
-            paths = text_files.find_split(folder, split)
-        if paths:
-            found[split] = paths
-    return found
+
+    config: DataConfig
+    problem_type: str
+    names: list[str] | None = None
+    classes: Classes | None = None
+    width: int | None = None
+
+    def label(self, row: Row) -> Label | None:
+        """What the row's label says; None where it is missing and such rows are dropped."""
+        return read_label(row.label, row.columns.labels, self.config, self.problem_type, self.names, row.place)
+
+    def features(self) -> datasets.Features:
+        """Types of the columns."""
+        texts = ("text", "text_pair") if self.config.text_pair_column is not None else ("text",)
+        features = datasets.Features({name: datasets.Value("string") for name in texts})
+        if self.classes is None:
+            features["label"] = datasets.Sequence(datasets.Value("float32"), length=self.width)
+        elif self.problem_type == SINGLE:
+            features["label"] = datasets.ClassLabel(names=self.classes.names)
+        else:
+            features["label"] = datasets.Sequence(datasets.Value("float32"), length=len(self.classes.names))
+        return features
+
+    def examples(self, split: str, sources: Sequence[Source], digest: Any = None) -> Iterator[dict[str, Any]]:
+        """The rows of a split that are kept, as `features` says."""
+        for row, label in kept_rows(split, sources, self):
+            if digest is not None:
+                digest.update(_digest(row, label))
+            texts = {"text": row.text} if row.text_pair is None else {"text": row.text, "text_pair": row.text_pair}
+            target: Any = label
+            if self.classes is not None:
+                written: Any = label
+                single = self.problem_type == SINGLE
+                target = (
+                    self.classes.id_of(written[0], row.place, split)
+                    if single
+                    else self.classes.encode(written, row.place)
+                )
+            yield {**texts, "label": target}
 
 
-def _file_sources(config: DataConfig) -> dict[str, list[_Source]]:
-    sources: dict[str, list[_Source]] = {}
-    for split, paths in split_paths(config).items():
-        for path in paths:
-            unescape = path.name.startswith("sst5") if config.unescape_ptb is None else config.unescape_ptb
-            records = partial(text_files.read_records, text_files.check_file(path), config.encoding)
-            unit = "row" if text_files.file_type(path) == ".parquet" else "line"
-            sources.setdefault(split, []).append(_Source(str(path), records, unescape, unit=unit))
-    return sources
+def _digest(row: Row, label: Label) -> bytes:
+    return json.dumps([row.text, row.text_pair, label], ensure_ascii=False).encode()
 
 
-def loaded_sources(name: str, loaded: datasets.DatasetDict, config: DataConfig) -> dict[str, list[_Source]]:
-    """Sources of `datasets.Dataset`s; a test split whose labels are all -1, as in GLUE, is left out."""
-    unescape = name.lower() == "setfit/sst5" if config.unescape_ptb is None else config.unescape_ptb
-    sources: dict[str, list[_Source]] = {}
-    for split, words in text_files.SPLIT_WORDS.items():
-        for found in [word for word in words if word in loaded][:1]:
-            rows = loaded[found]
-            label = text_files.find_column(rows.column_names, config.label_column, "label", name)
-            is_unlabelled = isinstance(rows.features[label], datasets.ClassLabel) and rows.unique(label) == [-1]
-            if split == "test" and is_unlabelled:
-                logger.warning(f"{name}: its test split has no labels (all are -1) and is left out")
-                continue
-            records = partial(enumerate, rows, 1)
-            sources[split] = [_Source(f"{name} [{found}]", records, unescape, rows.features)]
-    return sources
+def kept_rows(
+    split: str, sources: Sequence[Source], codec: RowCodec, scan: Scan | None = None
+) -> Iterator[tuple[Row, Label]]:
+    """Rows that are kept, with their labels. Those that are not are counted in `scan`."""
+    for row in read_sources(sources, codec.config):
+        is_blank = not row.text.strip()
+        if scan is not None:
+            _note_columns(scan, row)
+            if is_blank:
+                scan.first_blank = scan.first_blank or row.place()
+                scan.dropped["empty text"] += 1
+        if is_blank and split == "train":
+            continue
+        label = codec.label(row)
+        if label is not None:
+            yield row, label
+        elif scan is not None:
+            scan.dropped["label missing"] += 1
 
 
-def sources_of(config: DataConfig) -> dict[str, list[_Source]]:
-    """Where the rows of each split come from; no row of a file is read yet."""
-    if config.reads_files:
-        return _file_sources(config)
-    name = config.name
-    if name is None:
-        raise DataError("no data: set data.name (a Hub data set or 'embedded'), data.dir or data.train_file")
-    if name == "embedded":
-        names = datasets.ClassLabel(names=list(LEVELS))
-        features = datasets.Features({"text": datasets.Value("string"), "label": names})
-        splits = {split: datasets.Dataset.from_list(rows, features) for split, rows in demo_reviews().items()}
-        return loaded_sources(name, datasets.DatasetDict(splits), config)
-    return loaded_sources(name, load_hub(name, config.config_name, config.revision), config)
+def _note_columns(scan: Scan, row: Row) -> None:
+    columns = row.columns
+    for role, names in (("text", [columns.text]), ("text_pair", [columns.text_pair]), ("label", columns.labels)):
+        for name in names:
+            if name is not None and name not in scan.columns[role]:
+                scan.columns[role].append(name)
+    scan.passed_over = scan.passed_over or columns.passed_over
 
 
-def _rows(sources: Sequence[_Source], config: DataConfig) -> Iterator[_Row]:
-    for source in sources:
-        text = pair = label = ""
-        for number, record in source.records():
-            place = partial(source.place, number)
-            if not text:
-                text = text_files.find_column(list(record), config.text_column, "text", source.name)
-                label = text_files.find_column(list(record), config.label_column, "label", source.name)
-                if config.text_pair_column:
-                    pair = text_files.find_column(list(record), config.text_pair_column, "text_pair", source.name)
-            texts = [
-                text_files.text_value(record.get(column), source.unescape, place) for column in (text, pair) if column
-            ]
-            yield _Row(place, texts[0], texts[1] if pair else None, text_files.label_value(record.get(label), place))
-
-
-def _scan(split: str, sources: Sequence[_Source], config: DataConfig) -> _Scan:
-    """Check every row of a split. Rows with an empty text are counted, and left out of train."""
-    scan, digest = _Scan(" + ".join(source.name for source in sources)), hashlib.sha256()
-    blank, first_blank = 0, ""
-    for row in _rows(sources, config):
-        if not row.text.strip():
-            blank, first_blank = blank + 1, first_blank or row.place()
-            if split == "train":
-                continue
-        digest.update(row.digest())
-        scan.hashes.append(hash(row[1:3]))
-        scan.counts[row.label] += 1
-        if row.label not in scan.first_place:
-            scan.first_place[row.label] = row.place()
+def scan_rows(split: str, sources: Sequence[Source], codec: RowCodec, limit: int | None = None) -> Scan:
+    """Check every row of a split, or the first of them."""
+    scan, digest = Scan(" + ".join(source.name for source in sources)), hashlib.sha256()
+    for row, label in islice(kept_rows(split, sources, codec, scan), limit):
+        digest.update(_digest(row, label))
+        scan.hashes.append(hash((row.text, row.text_pair)))
+        if codec.problem_type == NUMBERS:
+            scan.width = len(label) if scan.width is None else scan.width
+            if len(label) != scan.width:
+                raise DataError(
+                    f"{row.place()}: {len(label)} targets instead of {scan.width}: every row needs as many"
+                )
+        else:
+            scan.seen.add(label, row.place)  # type: ignore[arg-type]
+            scan.seen.lengths.add(len(label))
     scan.digest = digest.hexdigest()
+    blank = scan.dropped["empty text"]
     if len(scan.hashes) == (0 if split == "train" else blank):
-        raise DataError(f"{scan.name}: no row of {split} has a text: check the file and data.text_column")
+        raise DataError(f"{scan.name}: no row of {split} has a text and a label: check the file and data.text_column")
     if blank:
         done = "left out" if split == "train" else "kept"
-        logger.warning(f"{scan.name}: {blank} rows have an empty text and are {done}, the first is {first_blank}")
+        scan.notes.append(
+            f"{scan.name}: {blank} rows have an empty text and are {done}, the first is {scan.first_blank}"
+        )
+    if missing := scan.dropped["label missing"]:
+        scan.notes.append(f"{scan.name}: {missing} rows have no label and are left out")
+    if split != "train":
+        del scan.dropped["empty text"]
+    if scan.passed_over:
+        taken = scan.columns["label"][0]
+        scan.notes.append(
+            f"{scan.name}: labels are read from {taken!r}, not from {scan.passed_over}: data.label_column"
+        )
     return scan
 
 
-def _class_ids(names: list[str] | None, is_index: bool, scans: dict[str, _Scan]) -> tuple[list[str], dict[str, int]]:
-    """Class names in order, and the class of each label as it is written. A label of no class is an error."""
-    reference = [scans["train"]] if "train" in scans else list(scans.values())
-    found = {label for scan in reference for label in scan.counts}
-    names = sorted(found, key=text_files.label_order) if names is None else names
-    ids = {name: index for index, name in enumerate(names)}
-    by_index = {str(index): index for index in range(len(names))}
-    if is_index or len(found & set(by_index)) > len(found & set(ids)):
-        ids = by_index
+def load_rows(
+    config: DataConfig,
+    problem_type: str = SINGLE,
+    splits: Sequence[str] | None = None,
+    dataset: datasets.DatasetDict | None = None,
+) -> RowSplits:
+    """Read, check and split.
+
+    Args:
+        config: where the rows are. `labels.py` says how labels are read.
+        problem_type: of the model. For regression the label column holds a number or a list of numbers, for several
+            classes a row as many as there are.
+        splits: those to return; None means train, validation and, where there is one, test. Train is read but not
+            returned where validation has to be split off it, or the class names are only known from it.
+        dataset: splits that are loaded already, instead of those of `config`.
+
+    Returns:
+        Splits with the columns `text`, `text_pair` if one is configured, and `label`: a `ClassLabel`, or a list of
+        floats, shape (num_labels,), for the two other problem types. `understood` says how they were read.
+
+    Raises:
+        DataError: naming the file or data set, the line or row, and the mend.
+    """
+    sources = sources_of(config) if dataset is None else loaded_sources("the data set given", dataset, config)
+    wanted = wanted_splits(splits, sources, config)
+    return load_sources(config, problem_type, wanted, sources)
+
+
+def load_sources(
+    config: DataConfig, problem_type: str, wanted: Sequence[str], sources: Mapping[str, Sequence[Source]]
+) -> RowSplits:
+    """What `load_rows` returns, of sources."""
+    feature = next(iter(sources.values()))[0].label_feature(config) if problem_type != NUMBERS else None
+    names = config.label_names or (None if feature is None else list(feature.names))
+    if config.label_columns and problem_type == SEVERAL:
+        names = names or [str(name) for name in config.label_columns]
+    splits_off = "validation" not in sources and not set(wanted) <= {"test"}
+    needs_names = names is None and problem_type != NUMBERS
+    reads_train = "train" in sources and ("train" in wanted or splits_off or needs_names)
+    if needs_names and not reads_train:
+        raise DataError(f"{list(wanted)}: no train split to take the classes from: set data.label_names")
+    codec = RowCodec(config, problem_type, names)
+    read = [split for split in sources if split in wanted or (split == "train" and reads_train)]
+    scans = {split: scan_rows(split, sources[split], codec) for split in read}
+    codec, notes = settle(codec, scans, feature is not None)
+    if "train" in wanted:
+        notes += _check_train(scans, codec)
+    built = {
+        split: _build(split, sources[split], codec, scan)
+        for split, scan in scans.items()
+        if split in wanted or splits_off
+    }
+    if splits_off:
+        rest, part = split_off(built["train"], config.validation_fraction, config.seed, scans["train"].name)
+        built["train"], built["validation"] = rest, part
+        if len(part) < FEW_ROWS and "train" in wanted:
+            notes.append(f"{len(part)} rows of validation say little: give data.validation_file or more rows")
+    found = RowSplits({split: subset(split, built[split], config) for split in SPLIT_WORDS if split in wanted})
+    found.understood = understand(found, scans, codec, notes, sources)
+    return found
+
+
+def settle(codec: RowCodec, scans: Mapping[str, Scan], is_index: bool) -> tuple[RowCodec, list[str]]:
+    """The codec with what the first pass saw, and notes to tell the user."""
+    notes = [note for scan in scans.values() for note in scan.notes]
+    config = codec.config
+    if codec.problem_type == NUMBERS:
+        widths = {scan.width: split for split, scan in scans.items()}
+        if len(widths) > 1:
+            shown = {split: width for width, split in widths.items()}
+            raise DataError(f"the splits have different numbers of targets: {shown}: every row needs as many")
+        return RowCodec(config, NUMBERS, None, None, next(iter(widths))), notes
+    several = codec.problem_type == SEVERAL
+    seen = {split: scan.seen for split, scan in scans.items()}
+    classes, more = find_classes(seen, codec.names, config.label_start, is_index, several)
+    return RowCodec(config, codec.problem_type, codec.names, classes), notes + more
+
+
+def _check_train(scans: Mapping[str, Scan], codec: RowCodec) -> list[str]:
+    """Too few classes or rows are errors; classes without a row, and rows of other splits, are notes."""
+    train, notes = scans["train"], []
+    if codec.classes is not None and codec.problem_type == SINGLE:
+        names, rows = codec.classes.names, len(train.hashes)
+        found = {codec.classes.id_of(label, train.name.__str__) for label in train.seen.counts}
+        if len(found) == 1:
+            only = next(iter(train.seen.counts))
+            raise DataError(f"{train.name}: every row of train has the label {only!r}: two classes are needed")
+        if rows < len(names):
+            raise DataError(f"{train.name}: {rows} rows of train for {len(names)} classes: give more rows")
+        missing = [name for index, name in enumerate(names) if index not in found]
+        if missing:
+            notes.append(f"{train.name}: {len(missing)} of {len(names)} classes have no row in train: {missing[:20]}")
     for split, scan in scans.items():
-        for label, place in scan.first_place.items():
-            if label not in ids:
-                raise DataError(
-                    f"{place}: label {label!r} of {split} is not one of the {len(ids)} classes {list(ids)[:20]}"
-                    f"{nearest(label, ids)}: mend the row, or set data.label_names"
-                )
-    return names, ids
-
-
-def _check_train(scans: dict[str, _Scan], names: list[str], ids: dict[str, int]) -> None:
-    """Too few classes or rows are errors; classes without a row, and rows of other splits, are warnings."""
-    train = scans["train"]
-    rows = len(train.hashes)
-    if len(train.counts) == 1:
-        only = next(iter(train.counts))
-        raise DataError(f"{train.name}: every row of train has the label {only!r}: two classes are needed")
-    if rows < len(names):
-        raise DataError(f"{train.name}: {rows} rows of train for {len(names)} classes: give more rows")
-    missing = [names[index] for label, index in ids.items() if label not in train.counts]
-    if missing:
-        logger.warning(f"{train.name}: {len(missing)} of {len(names)} classes have no row in train: {missing}")
-    for split in [split for split in scans if split != "train"]:
-        shared = int(np.isin(np.asarray(scans[split].hashes), np.asarray(train.hashes)).sum())
+        shared = 0 if split == "train" else int(np.isin(np.asarray(scan.hashes), np.asarray(train.hashes)).sum())
         if shared:
-            logger.warning(f"{scans[split].name}: {shared} rows of {split} also stand in train")
+            notes.append(f"{scan.name}: {shared} rows of {split} also stand in train")
+    return notes
 
 
-def _build(
-    split: str, sources: Sequence[_Source], config: DataConfig, scan: _Scan, names: list[str], ids: dict[str, int]
-) -> datasets.Dataset:
+def _build(split: str, sources: Sequence[Source], codec: RowCodec, scan: Scan) -> datasets.Dataset:
     """The rows of a split as memory-mapped Arrow, in the cache of `datasets` under the hash of all that is in it."""
-    columns = ("text", "text_pair") if config.text_pair_column else ("text",)
-    features = datasets.Features({column: datasets.Value("string") for column in columns})
-    features["label"] = datasets.ClassLabel(names=names)
+    classes, features = codec.classes, codec.features()
 
     def rows() -> Iterator[dict[str, Any]]:
         digest = hashlib.sha256()
-        for row in _rows(sources, config):
-            if split == "train" and not row.text.strip():
-                continue
-            digest.update(row.digest())
-            texts = dict(zip(columns, row[1:3], strict=False))
-            yield texts | {"label": ids[row.label]}
+        yield from codec.examples(split, sources, digest)
         if digest.hexdigest() != scan.digest:
             raise DataError(f"{scan.name}: changed while it was being read: start again")
 
-    key = hashlib.sha256(json.dumps([split, scan.digest, names, ids]).encode()).hexdigest()[:32]
+    about = None if classes is None else [classes.names, classes.ids, classes.one_hot]
+    key = hashlib.sha256(json.dumps([split, scan.digest, codec.problem_type, about]).encode()).hexdigest()[:32]
     try:
-        return datasets.Dataset.from_generator(rows, features, split=datasets.NamedSplit(split), fingerprint=key)
+        found = datasets.Dataset.from_generator(rows, features, split=datasets.NamedSplit(split), fingerprint=key)
     except (datasets.exceptions.DatasetGenerationError, OSError) as error:
         raise DataError(f"{scan.name}: not written to the cache of datasets: {error.__cause__ or error}") from error
+    if codec.problem_type != SINGLE:
+        found.info.description = json.dumps(None if classes is None else classes.names)
+    return found
+
+
+def understand(
+    found: Mapping[str, Any],
+    scans: Mapping[str, Scan],
+    codec: RowCodec,
+    notes: list[str],
+    sources: Mapping[str, Sequence[Source]],
+) -> Understood:
+    """What loading made of the data; its notes are logged."""
+    understood = Understood(notes=notes)
+    for scan in scans.values():
+        for role, names in (("text", understood.text_columns), ("text_pair", understood.text_pair_columns),
+                            ("label", understood.label_columns)):  # fmt: skip
+            names += [name for name in scan.columns[role] if name not in names]
+        for why, count in scan.dropped.items():
+            if count:
+                understood.dropped[why] = understood.dropped.get(why, 0) + count
+    for split, rows in found.items():
+        if isinstance(rows, datasets.Dataset):
+            understood.rows[split] = len(rows)
+            if codec.classes is not None:
+                understood.classes[split] = class_counts(rows, codec.classes.names)
+    if codec.classes is not None and codec.classes.start is not None:
+        understood.reading["label_start"] = codec.classes.start
+    unescapes = {source.unescape for split in sources.values() for source in split}
+    if len(unescapes) == 1:
+        understood.reading["unescape_ptb"] = next(iter(unescapes))
+    for note in notes:
+        logger.warning(note)
+    return understood
+
+
+def class_counts(rows: datasets.Dataset, names: Sequence[str]) -> dict[str, int]:
+    """Rows of each class."""
+    labels = np.asarray(rows["label"][:])
+    counts = np.bincount(labels, minlength=len(names)) if labels.ndim == 1 else labels.sum(0)
+    return {name: int(count) for name, count in zip(names, counts, strict=True)}
+
+
+def label_names_of(rows: datasets.Dataset) -> list[str] | None:
+    """Class names of a split that `load_rows` returned; `None` for regression."""
+    label = rows.features["label"]
+    if isinstance(label, datasets.ClassLabel):
+        return list(label.names)
+    names: list[str] | None = json.loads(rows.info.description)
+    return names
+
+
+# ---- parts of a split ----
 
 
 def stratified_order(labels: NDArray[Any], seed: int) -> NDArray[np.int64]:
@@ -247,6 +360,16 @@ def stratified_order(labels: NDArray[Any], seed: int) -> NDArray[np.int64]:
     return shuffled[np.argsort(way, kind="stable")]
 
 
+def _strata(rows: datasets.Dataset) -> NDArray[np.int64]:
+    """What a part of the rows keeps in proportion: classes, sets of classes; of numbers nothing."""
+    labels = np.asarray(rows["label"][:])
+    if labels.ndim == 1:
+        return labels
+    if label_names_of(rows) is None:
+        return np.zeros(len(labels), np.int64)
+    return np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
+
+
 def split_off(
     rows: datasets.Dataset, fraction: float, seed: int, name: str
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
@@ -255,85 +378,29 @@ def split_off(
     Raises:
         DataError: with the name of the rows, if fewer than there are classes would be left.
     """
-    labels = np.asarray(rows["label"][:])
-    order = stratified_order(labels, seed)
+    order = stratified_order(strata := _strata(rows), seed)
     size = len(order) - max(1, round(fraction * len(order)))
-    if size < (classes := len(np.unique(labels))):
+    is_single = isinstance(rows.features["label"], datasets.ClassLabel)
+    if is_single and size < (classes := len(np.unique(strata))):
         raise DataError(
             f"{name}: {len(order)} rows of {classes} classes are too few to split validation off: give more rows, or "
             "data.validation_file"
         )
+    if size == 0:
+        raise DataError(f"{name}: 1 row of train cannot be split: set data.validation_file")
     return rows.select(np.sort(order[:size])), rows.select(np.sort(order[size:]))
 
 
 def subset(split: str, rows: datasets.Dataset, config: DataConfig) -> datasets.Dataset:
     """What the fraction and the limits of the configuration leave: stratified, in the old order."""
+    size = config.max_eval_samples or len(rows)
     if split == "train":
         size = min(round(config.train_fraction * len(rows)), config.max_train_samples or len(rows))
-        classes = len(set(rows["label"][:]))
-        if size < max(classes, 2):
+        is_single = isinstance(rows.features["label"], datasets.ClassLabel)
+        classes = len(set(rows["label"][:])) if is_single else 1
+        if size < (max(classes, 2) if is_single else 1):
             mend = "raise data.train_fraction or lower data.validation_fraction"
             raise DataError(f"{size} rows of train are left for {classes} classes: {mend}")
-    else:
-        size = config.max_eval_samples or len(rows)
-    order: Any = [] if size >= len(rows) else stratified_order(np.asarray(rows["label"][:]), config.seed)[:size]
-    return rows.select(np.sort(order)) if len(order) else rows
-
-
-def wanted_splits(splits: Sequence[str] | None, sources: Mapping[str, Any], config: DataConfig) -> list[str]:
-    """The splits to return, checked against what there is."""
-    known = text_files.SPLIT_WORDS
-    wanted = list(splits) if splits else [split for split in known if split != "test" or "test" in sources]
-    for split in wanted:
-        if split not in known:
-            raise DataError(f"no split {split!r}{nearest(split, known)}: use one of {list(known)}")
-        if split not in sources and (split != "validation" or "train" not in sources):
-            where = config.dir or config.name or "the files given"
-            raise DataError(f"{where}: no {split} split found: set data.{split}_file")
-    return wanted
-
-
-def load_data(
-    config: DataConfig, splits: Sequence[str] | None = None, sources: dict[str, list[_Source]] | None = None
-) -> datasets.DatasetDict:
-    """Read, check and split.
-
-    Args:
-        config: where the rows are.
-        splits: those to return; None means train, validation and, where there is one, test. Train is read but not
-            returned where validation has to be split off it, or the class names are only known from it.
-        sources: of splits that are loaded already, instead of those of `config`.
-
-    Returns:
-        Splits with the columns `text`, `text_pair` if one is configured, and `label`, a `ClassLabel`.
-
-    Raises:
-        DataError: naming the file or data set, the line or row, and the mend.
-    """
-    sources = sources_of(config) if sources is None else sources
-    wanted = wanted_splits(splits, sources, config)
-    features = next(iter(sources.values()))[0].features
-    names, is_index = config.label_names, False
-    if features is not None:
-        label = features[text_files.find_column(list(features), config.label_column, "label", str(config.name))]
-        is_index = isinstance(label, datasets.ClassLabel)
-        names = list(label.names) if is_index and names is None else names
-    splits_off = "validation" not in sources and not set(wanted) <= {"test"}
-    reads_train = "train" in wanted or splits_off or (names is None and "train" in sources)
-    if names is None and not reads_train:
-        raise DataError(f"{wanted}: no train split to take the classes from: set data.label_names")
-    read = [split for split in sources if split in wanted or (split == "train" and reads_train)]
-    scans = {split: _scan(split, sources[split], config) for split in read}
-    names, ids = _class_ids(names, is_index, scans)
-    if "train" in wanted:
-        _check_train(scans, names, ids)
-    built = {
-        split: _build(split, sources[split], config, scan, names, ids)
-        for split, scan in scans.items()
-        if split in wanted or splits_off
-    }
-    if splits_off:
-        rest, part = split_off(built["train"], config.validation_fraction, config.seed, scans["train"].name)
-        built["train"], built["validation"] = rest, part
-    order_of_splits = [split for split in text_files.SPLIT_WORDS if split in wanted]
-    return datasets.DatasetDict({split: subset(split, built[split], config) for split in order_of_splits})
+    if size >= len(rows):
+        return rows
+    return rows.select(np.sort(stratified_order(_strata(rows), config.seed)[:size]))

@@ -13,7 +13,7 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, nearest
-from .splits import DataConfig, split_off, split_paths, subset, wanted_splits
-from .texts import SPLIT_WORDS, check_file, file_type, find_column, label_order, label_value, read_cells
+from .config import NUMBER, DataConfig, column_name, find_column
+from .label_cells import SINGLE, read_label
+from .labels import Seen, find_classes
+from .sources import SPLIT_WORDS, split_paths, wanted_splits
+from .splits import RowSplits, class_counts, logger, split_off, subset
+from .texts import check_file, file_type, named_cells
+from .understood import Understood
 
 IDX_NAME, IDX_LABELS = "-images-idx3-ubyte", "-labels-idx1-ubyte"
 LARGEST = float(np.finfo(np.float32).max)
@@ -85,27 +90,75 @@ def load_tables(
     wanted = wanted_splits(splits, available, config)
     # The classes and the parts that are split off come from train, whatever is wanted.
     needs_train = schema is None or config.label_names is None or not set(wanted) <= set(paths)
-    read = [split for split in paths if split in wanted or (split == "train" and needs_train)]
-    found: dict[str, tuple[NDArray[np.float32], list[str]]] = {}
+    read = [
+        split for split in SPLIT_WORDS if split in paths and (split in wanted or (split == "train" and needs_train))
+    ]
+    features: dict[str, NDArray[np.float32]] = {}
+    labels: dict[str, list[str]] = {}
+    seen: dict[str, Seen] = {}
     base = schema
-    for split in sorted(read, key=list(SPLIT_WORDS).index):
-        tables = [read_table(path, split, config, base) for path in paths[split]]
-        base = base or tables[0][0]
-        found[split] = (np.concatenate([rows for _, rows, _ in tables]), [x for *_, part in tables for x in part])
+    for split in read:
+        seen[split], labels[split], parts = Seen(), [], []
+        for path in paths[split]:
+            table = read_table(path, split, config, base)
+            base = base or table.schema
+            parts.append(table.features)
+            labels[split] += table.count_labels(seen[split], config)
+        features[split] = np.concatenate(parts)
     assert base is not None
-    built = _with_classes(found, config, paths)
+    built, notes = _with_classes(features, labels, seen, config, paths)
     for split, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
         if split not in built and split in available | {"validation": []} and "train" in built:
             built["train"], built[split] = split_off(built["train"], fraction, config.seed, str(paths["train"][0]))
     built = {split: subset(split, rows, config) for split, rows in built.items()}
     if schema is None:
         base = _with_medians(base, table_features(built["train"]), config)
-    return datasets.DatasetDict({split: _complete(built[split], base) for split in wanted})
+    found = RowSplits({split: _complete(built[split], base) for split in wanted})
+    found.understood = _understand(found, base, notes)
+    return found
+
+
+def _understand(found: RowSplits, schema: TableSchema, notes: list[str]) -> Understood:
+    for note in notes:
+        logger.warning(note)
+    rows = {split: len(part) for split, part in found.items()}
+    classes = {split: class_counts(part, part.features["label"].names) for split, part in found.items()}
+    return Understood(rows, label_columns=[schema.label_column or "y"], classes=classes, notes=notes)
+
+
+class Table(NamedTuple):
+    """A file that was read.
+
+    Args:
+        schema: how; still without medians where it is new.
+        features: shape (rows, in_features), missing values as NaN.
+        labels: as they stand in the file, shape (rows,); none where they are not needed.
+        place: of a row, by its index.
+    """
+
+    schema: TableSchema
+    features: NDArray[np.float32]
+    labels: Sequence[Any]
+    place: Callable[[int], str]
+
+    def count_labels(self, seen: Seen, config: DataConfig) -> list[str]:
+        """The labels as they are written, also counted in `seen`."""
+        found: list[str] = []
+        for index, value in enumerate(self.labels):
+            place = partial(self.place, index)
+            label: Any = read_label(value, [], config, SINGLE, config.label_names, place)
+            if label is None:
+                raise DataError(
+                    f"{place()}: the label is missing: data.missing_labels=drop is for texts, remove the row"
+                )
+            seen.add(label, place)
+            found += label
+        return found
 
 
 def read_table(
     path: Path, split: str, config: DataConfig, schema: TableSchema | None = None, labelled: bool = True
-) -> tuple[TableSchema, NDArray[np.float32], list[str]]:
+) -> Table:
     """One file.
 
     Args:
@@ -115,10 +168,6 @@ def read_table(
         schema: of a trained model; None makes one.
         labelled: whether labels are needed; without, rows may have them or not.
 
-    Returns:
-        The schema, still without medians; features, shape (rows, in_features), missing values as NaN; labels, none
-        where they are not needed.
-
     Raises:
         DataError: naming the file, the line or row, the column and the mend.
     """
@@ -127,13 +176,13 @@ def read_table(
         raise DataError(f"{path}: no rows: check the file")
     own = schema or _schema_of_table(table, config)
     features = _numbers(table, _positions(table, own), own, config)
-    if not labelled:
-        return own, features, []
-    if table.labels is not None:
-        return own, features, [label_value(value, str) for value in table.labels.tolist()]
-    position = table.columns.index(find_column(table.columns, own.label_column, "label", str(path)))
-    labels = [label_value(cells[position], partial(table.place, row)) for row, cells in enumerate(table.rows)]
-    return own, features, labels
+    labels: Sequence[Any] = []
+    if labelled and table.labels is not None:
+        labels = table.labels.tolist()
+    elif labelled:
+        position = table.columns.index(find_column(table.columns, own.label_column, "label", str(path)))
+        labels = [cells[position] for cells in table.rows]
+    return Table(own, features, labels, table.place)
 
 
 def read_rows(path: Path, config: DataConfig, schema: TableSchema) -> NDArray[np.float32]:
@@ -142,8 +191,7 @@ def read_rows(path: Path, config: DataConfig, schema: TableSchema) -> NDArray[np
     Raises:
         DataError: as `read_table` does.
     """
-    _, features, _ = read_table(path, "test", config, schema, labelled=False)
-    return _impute(features, schema)
+    return _impute(read_table(path, "test", config, schema, labelled=False).features, schema)
 
 
 def table_features(rows: datasets.Dataset) -> NDArray[np.float32]:
@@ -169,18 +217,11 @@ def schema_of(rows: datasets.Dataset) -> TableSchema:
 
 
 def _read_csv(path: Path, config: DataConfig) -> _Table:
-    """A first line without any number is the header."""
-    lines = list(read_cells(check_file(path), config.encoding))
-    first = [cell.strip() for cell in lines[0][1]] if lines else []
-    has_header = bool(lines) and not any(math.isfinite(_to_number(cell)) for cell in first)
-    columns = first if has_header else [str(index) for index in range(len(first))]
-    if len(set(columns)) < len(columns):
-        raise DataError(f"{path}, line {lines[0][0]}: column names repeat: {columns}: rename them")
-    rows = lines[1:] if has_header else lines
-    for number, cells in rows:
-        if len(cells) != len(columns):
-            raise DataError(f"{path}, line {number}: {len(cells)} columns instead of {len(columns)}: mend the row")
-    return _Table(path, columns, [cells for _, cells in rows], [number for number, _ in rows], None)
+    """A first line without any number is the header, unless the configuration says."""
+    check_file(path)
+    columns, rows = named_cells(path, config, lambda cells: not any(map(NUMBER.fullmatch, cells)))
+    numbered = list(rows)
+    return _Table(path, columns, [cells for _, cells in numbered], [number for number, _ in numbered], None)
 
 
 def _read_arrays(path: Path, split: str, labelled: bool) -> _Table:
@@ -229,16 +270,16 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 def _schema_of_table(table: _Table, config: DataConfig) -> TableSchema:
     label = None
     if table.labels is None:
-        asked = None if config.label_column is None else _name(config.label_column)
+        asked = None if config.label_column is None else column_name(config.label_column)
         label = find_column(table.columns, asked, "label", str(table.path))
-    columns = [_name(name) for name in config.feature_columns or table.columns if _name(name) != label]
+    columns = [column_name(name) for name in config.feature_columns or table.columns if column_name(name) != label]
     for name in columns:
         if name not in table.columns:
             hint = nearest(name, table.columns)
             raise DataError(f"{table.path}: no column {name!r}{hint} among {table.columns[:20]}: set feature_columns")
     if not columns:
         raise DataError(f"{table.path}: no column but the label's: a table needs features")
-    for name in map(_name, config.missing_columns or []):
+    for name in map(column_name, config.missing_columns or []):
         if name not in columns:
             raise DataError(f"data.missing_columns: {name!r}{nearest(name, columns)} is no feature of {table.path}")
     return TableSchema(columns, label, len(table.columns))
@@ -262,7 +303,7 @@ def _positions(table: _Table, schema: TableSchema) -> list[int]:
 
 def _numbers(table: _Table, positions: list[int], schema: TableSchema, config: DataConfig) -> NDArray[np.float32]:
     """The chosen columns as float32; NaN where a value is missing, which only `missing_columns` may be."""
-    may_miss = [name in map(_name, config.missing_columns or schema.columns) for name in schema.columns]
+    may_miss = [name in map(column_name, config.missing_columns or schema.columns) for name in schema.columns]
     text = None if config.missing_value is None else str(config.missing_value)
     number = _to_number(text or "")
     if table.labels is not None:
@@ -286,11 +327,6 @@ def _numbers(table: _Table, positions: list[int], schema: TableSchema, config: D
     return features
 
 
-def _name(column: Any) -> str:
-    """A column as a recipe names it; columns without names are numbers there."""
-    return str(int(column)) if isinstance(column, float) and column.is_integer() else str(column)
-
-
 def _to_number(cell: str) -> float:
     try:
         return float(cell)
@@ -299,37 +335,33 @@ def _to_number(cell: str) -> float:
 
 
 def _with_classes(
-    found: dict[str, tuple[NDArray[np.float32], list[str]]], config: DataConfig, paths: dict[str, list[Path]]
-) -> dict[str, datasets.Dataset]:
-    """Every split with its labels as classes."""
-    seen = sorted({label for label in next(iter(found.values()))[1]}, key=label_order)
-    names = config.label_names or seen
-    ids = {name: index for index, name in enumerate(names)}
-    if not set(seen) <= set(ids) and set(seen) <= {str(index) for index in range(len(names))}:
-        ids = {str(index): index for index in range(len(names))}
+    features: dict[str, NDArray[np.float32]],
+    labels: dict[str, list[str]],
+    seen: dict[str, Seen],
+    config: DataConfig,
+    paths: dict[str, list[Path]],
+) -> tuple[dict[str, datasets.Dataset], list[str]]:
+    """Every split with its labels as classes, and notes to tell the user."""
+    if "train" in seen and len(seen["train"].counts) < 2:
+        place = " + ".join(map(str, paths["train"]))
+        raise DataError(f"{place}: every row of train has the label {labels['train'][0]!r}: two classes are needed")
+    classes, notes = find_classes(seen, config.label_names, config.label_start)
     built = {}
-    for split, (features, labels) in found.items():
-        place = " + ".join(map(str, paths[split]))
-        if split == "train" and len(seen) < 2:
-            raise DataError(f"{place}: every row of train has the label {seen[0]!r}: two classes are needed")
-        unknown = next((label for label in labels if label not in ids), None)
-        if unknown is not None:
-            hint = nearest(unknown, ids)
-            raise DataError(f"{place}: label {unknown!r} of {split} is none of {list(ids)[:20]}{hint}: mend the row")
+    for split, rows in features.items():
         kinds = datasets.Features({
-            "features": datasets.Sequence(datasets.Value("float32"), length=features.shape[1]),
-            "label": datasets.ClassLabel(names=names),
+            "features": datasets.Sequence(datasets.Value("float32"), length=rows.shape[1]),
+            "label": datasets.ClassLabel(names=classes.names),
         })  # fmt: skip
-        columns = {"features": features, "label": [ids[label] for label in labels]}
+        columns = {"features": rows, "label": [classes.id_of(label, str, split) for label in labels[split]]}
         built[split] = datasets.Dataset.from_dict(columns, features=kinds)
-    return built
+    return built, notes
 
 
 def _with_medians(schema: TableSchema, features: NDArray[np.float32], config: DataConfig) -> TableSchema:
     """The schema with the medians of the training rows, for the columns whose values may be missing."""
     if config.missing_value is None:
         return schema
-    columns = [_name(name) for name in config.missing_columns or schema.columns]
+    columns = [column_name(name) for name in config.missing_columns or schema.columns]
     values = {name: features[:, schema.columns.index(name)] for name in columns}
     for name, column in values.items():
         if np.isnan(column).all():

@@ -1,6 +1,8 @@
-"""Records out of text files: tsv, csv, json lines and parquet, gzipped or not, in constant memory.
+"""Records out of text files: tsv, csv, json, json lines and parquet, gzipped or not.
 
-Each record comes with its line, from 1, and the first thing that cannot be read is one error that names file and line.
+Each record comes with its line or row, from 1, and the first thing that cannot be read is one error that names file
+and line. The readers of pandas, pyarrow and `datasets` name no line, guess types from a first block and take
+texts such as "NA" for missing: only parquet is left to them.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,41 +22,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import DataError, nearest
+from .config import COLUMN_NAMES, NUMBER, DataConfig, column_name, usual_columns
 
-COLUMN_NAMES = {
-    "text": (
-        "text",
-        "sentence",
-        "review",
-        "content",
-        "review_text",
-        "comment",
-        "body",
-        "message",
-        "tweet",
-        "document",
-    ),
-    "label": (
-        "label",
-        "labels",
-        "stars",
-        "star_rating",
-        "rating",
-        "sentiment",
-        "target",
-        "class",
-        "category",
-        "score",
-    ),
-}
-SPLIT_WORDS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-NOT_A_SPLIT = {"phrases", "pool", "unlabeled", "unlabelled", "unsupervised"}
 TABLE_TYPES = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet")
-PTB_ESCAPES = {"-lrb-": "(", "-rrb-": ")", "-lsb-": "[", "-rsb-": "]", "-lcb-": "{", "-rcb-": "}"}
-PTB_ESCAPES |= {"``": '"', "''": '"', "`": "'", "\\/": "/", "\\*": "*"}
-PTB_PATTERN = re.compile(r"-[lr][rsc]b-|``|''|`|\\/|\\\*", re.IGNORECASE)
+WHOLE_JSON_CHARACTERS = 500_000_000
+"""Of a JSON file that is one array or object, which is read at once."""
+SNIFFED_BYTES = 65_536
+FREE_BYTES = 2**26
+"""A compressed file may become this large whatever its ratio."""
 
-Records = Iterator[tuple[int, dict[str, Any]]]
+Record = dict[str, Any]
+Records = Iterator[tuple[str, Record]]
+"""Where a record stands, such as "line 7", and its cells by column."""
 
 
 def file_type(path: Path) -> str:
@@ -71,11 +49,13 @@ def check_file(path: Path, more_types: Sequence[str] = ()) -> Path:
         more_types: extensions beside `TABLE_TYPES`.
 
     Raises:
-        DataError: if it is missing, a folder, or of another type.
+        DataError: if it is missing, a folder, a URL, or of another type.
     """
+    if re.match(r"[a-zA-Z][\w+.-]+:/", str(path)):
+        raise DataError(f"{path}: a URL is not read: fetch the file, or name a data set of the Hub as data.name")
     if path.is_dir():
         raise DataError(f"{path}: a folder where a file is needed: name the file, or give the folder as data.dir")
-    if not path.exists():
+    if not path.is_file():
         near = nearest(path.name, (other.name for other in path.parent.glob("*")))
         raise DataError(f"{path}: no such file{near}: check the path")
     allowed = (*more_types, *TABLE_TYPES)
@@ -84,47 +64,61 @@ def check_file(path: Path, more_types: Sequence[str] = ()) -> Path:
     return path
 
 
-def find_column(columns: Sequence[str], asked: str | int | None, role: str, place: str) -> str:
-    """The column that plays a role.
-
-    Args:
-        columns: what there is.
-        asked: the configured name; None looks for the usual ones of the role, `COLUMN_NAMES`, in any case.
-        role: "text", "text_pair" or "label".
-        place: file or data set, for the message.
-
-    Raises:
-        DataError: listing the columns, if there is none.
-    """
-    asked = None if asked is None else str(asked)
-    if asked in columns:
-        return str(asked)
-    lower = {column.lower(): column for column in reversed(columns)}
-    found = next((lower[name] for name in COLUMN_NAMES.get(role, ()) if name in lower), None)
-    if asked is not None or found is None:
-        missing = f"no column {asked!r}{nearest(asked, columns)}" if asked else f"no {role} column found"
-        raise DataError(f"{place}: {missing} among {list(columns)}: set data.{role}_column")
-    return found
+# ---- lines ----
 
 
-def read_lines(path: Path, encoding: str) -> Iterator[str]:
+class _Unpacked(io.RawIOBase):
+    """Bytes of a gzip that may not grow without end."""
+
+    def __init__(self, raw: IO[bytes], limit: float) -> None:
+        self.file, self.limit, self.count = gzip.GzipFile(fileobj=raw), limit, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        part = self.file.read1(len(buffer))
+        self.count += len(part)
+        if self.count > self.limit:
+            raise OverflowError(self.count)
+        buffer[: len(part)] = part
+        return len(part)
+
+
+def read_lines(path: Path, config: DataConfig) -> Iterator[str]:
     """Lines of a text file with their ends. Gzip is known by its first bytes, whatever the name says.
 
     Raises:
-        DataError: at the first byte that the encoding does not have, a NUL, a damaged gzip or an unreadable file.
+        DataError: at the first byte that the encoding does not have, a NUL, a line or file that is too long, a damaged
+            gzip or an unreadable file.
     """
-    number = 0
-    encoding = "utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding
+    number, limit = 0, 4 * config.max_cell_characters
+    encoding = "utf-8-sig" if config.encoding.lower() in ("utf-8", "utf8") else config.encoding
     try:
         with path.open("rb") as raw:
             is_gzip = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            binary: Any = gzip.GzipFile(fileobj=raw) if is_gzip else raw
+            most = max(FREE_BYTES, config.max_unpacked_ratio * path.stat().st_size)
+            binary: Any = io.BufferedReader(_Unpacked(raw, most), SNIFFED_BYTES) if is_gzip else raw
+            start = binary.peek(SNIFFED_BYTES)
+            # Old spreadsheets end lines with a carriage return alone.
+            end = "\r" if b"\n" not in start and start.count(b"\r") > 1 else "\n"
             # Escaped instead of strict: a strict decoder fails by the chunk and cannot tell the line.
-            for line in io.TextIOWrapper(binary, encoding, errors="surrogateescape", newline="\n"):
+            handle = io.TextIOWrapper(binary, encoding, errors="surrogateescape", newline=end)
+            while line := handle.readline(limit):
                 number += 1
-                _check_line(line, f"{path}, line {number}", encoding)
-                yield line
+                place = f"{path}, line {number}"
+                if len(line) >= limit:
+                    raise DataError(f"{place}: more than {limit} characters: raise data.max_cell_characters")
+                if not line.strip("\0\x1a\r\n"):
+                    line = "\n"  # what some programs write at the end of a file
+                check_line(line, place, encoding)
+                yield line if end == "\n" else line.replace("\r", "\n")
+    except OverflowError as error:
+        raise DataError(
+            f"{path}, after line {number}: unpacks to more than {config.max_unpacked_ratio:g} times its size: if that "
+            "is meant, unpack it or raise data.max_unpacked_ratio"
+        ) from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}, after line {number}: damaged gzip ({error}): fetch the file again") from error
     except (UnicodeError, LookupError) as error:
@@ -133,7 +127,8 @@ def read_lines(path: Path, encoding: str) -> Iterator[str]:
         raise DataError(f"{path}: cannot be read ({error}): check the path and its permissions") from error
 
 
-def _check_line(line: str, place: str, encoding: str) -> None:
+def check_line(line: str, place: str, encoding: str) -> None:
+    """Refuse bytes that the encoding does not have, which stand in the line as surrogates, and NULs."""
     if not line.isascii():
         try:
             line.encode()
@@ -147,42 +142,138 @@ def _check_line(line: str, place: str, encoding: str) -> None:
         raise DataError(f"{place}: a NUL byte: the file is binary or UTF-16; save it as UTF-8 or set data.encoding")
 
 
-def read_cells(path: Path, encoding: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows of a tsv (quotes are plain characters) or a csv, with the line each starts on; blank lines are skipped."""
-    if file_type(path) == ".tsv":
-        for number, line in enumerate(read_lines(path, encoding), 1):
-            if line.strip("\r\n"):
-                yield number, line.rstrip("\r\n").split("\t")
+# ---- csv and tsv ----
+
+
+def read_cells(path: Path, config: DataConfig) -> Iterator[tuple[int, list[str]]]:
+    """Rows of a csv or tsv, with the line each starts on; blank rows, and comments above the header, are skipped."""
+    lines, skipped, asked = read_lines(path, config), 0, config.separator
+    is_tsv = file_type(path) == ".tsv"
+    first = ""
+    for first in lines:
+        mark = re.fullmatch(r'"?sep=(.)"?', first.strip("\r\n"))
+        if mark:
+            asked = asked or mark[1]
+        is_comment = first.startswith("#") and config.has_header is not False and not is_tsv
+        if first.strip() and not mark and not (is_comment and not _has_roles(_split(first, ","))):
+            break
+        skipped, first = skipped + 1, ""
+    rows = itertools.chain([first], lines)
+    # Quotes of a tsv are plain characters, unless its header or its user says that they are not.
+    if is_tsv and asked is None and not re.fullmatch(r'("[^"\t]*"\t)+"[^"\t]*"\s*', first):
+        yield from _plain_cells(path, rows, skipped)
         return
-    reader, start = csv.reader(read_lines(path, encoding), strict=True), 1
+    separator = asked or ("\t" if is_tsv else _separator(first))
+    skips_space = re.search(re.escape(separator) + r' +"', first) is not None
+    csv.field_size_limit(max(csv.field_size_limit(), config.max_cell_characters))
+    reader = csv.reader(rows, delimiter=separator, strict=True, skipinitialspace=skips_space)
+    start = 1
     try:
         for cells in reader:
-            if cells:
-                yield start, cells
+            if any(cell.strip() for cell in cells):
+                yield start + skipped, cells
             start = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{path}, line {start}: {error}: mend its quotes, or use jsonl for longer texts") from error
+        mend = "raise data.max_cell_characters" if "limit" in str(error) else "mend its quotes, or use jsonl"
+        raise DataError(f"{path}, line {start + skipped}: {error}: {mend} (quotes in a cell are doubled)") from error
 
 
-def _table(path: Path, encoding: str) -> Records:
-    """Records of a tsv or csv. Two columns, one of them a whole number on the first line, have no header."""
-    rows = read_cells(path, encoding)
-    number, header = next(rows, (0, []))
-    whole = [re.fullmatch(r"\d+", cell.strip()) is not None for cell in header]
-    if len(header) == 2 and any(whole):
-        rows = itertools.chain([(number, header)], rows)
-        header = ["label", "text"] if whole[0] else ["text", "label"]
-    header = [column.strip() for column in header]
+def _plain_cells(path: Path, lines: Iterator[str], skipped: int) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(lines, 1 + skipped):
+        cells = line.rstrip("\r\n").split("\t")
+        if any('""' in cell and re.fullmatch(r'"(?:[^"]|"")*"', cell) for cell in cells):
+            raise DataError(f"{path}, line {number}: a quoted cell: set data.separator=tab to read quotes as csv does")
+        if any(cell.strip() for cell in cells):
+            yield number, cells
+
+
+def _split(line: str, separator: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=separator), [])
+    except csv.Error:
+        return []
+
+
+def _has_roles(columns: Sequence[str]) -> bool:
+    return any(usual_columns(columns, role) for role in COLUMN_NAMES)
+
+
+def _separator(line: str) -> str:
+    """The one that finds usual names in the first line, or else the only one that stands there."""
+    found = {mark: _split(line, mark) for mark in ",;\t|"}
+    named = [mark for mark, columns in found.items() if len(columns) > 1 and _has_roles(columns)]
+    present = [mark for mark, columns in found.items() if len(columns) > 1]
+    return named[0] if named else present[0] if len(present) == 1 else ","
+
+
+def _is_header(first: list[str]) -> bool:
+    """Whether the first row of texts names columns: two columns of which one is a number do not."""
+    return _has_roles(first) or len(first) != 2 or not any(NUMBER.fullmatch(cell.strip()) for cell in first)
+
+
+def named_cells(
+    path: Path, config: DataConfig, is_header: Callable[[list[str]], bool]
+) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """Columns of a csv or tsv and its rows, each with its line and as many cells as there are columns.
+
+    Args:
+        path: of the file.
+        config: how it is read.
+        is_header: whether the first row names the columns, where the configuration does not say. Columns without names
+            are called 0, 1, ...
+    """
+    rows = read_cells(path, config)
+    number, first = next(rows, (0, []))
+    header = [cell.strip() for cell in first]
+    asked = {column_name(name) for name in (config.text_column, config.label_column) if name is not None}
+    has_header = config.has_header
+    if has_header is None:
+        has_header = bool(asked & set(header) and not all(name.isdigit() for name in asked)) or is_header(header)
+    if not has_header and header:
+        header, rows = list(map(str, range(len(header)))), itertools.chain([(number, first)], rows)
+    while header and not header[-1]:
+        header.pop()  # spreadsheets write commas after the last column
+    unnamed = header.count("") > 1
+    header = [name or f"Unnamed: {index}" if unnamed else name for index, name in enumerate(header)]
     if len(set(header)) < len(header):
-        raise DataError(f"{path}, line {number}: column names repeat: {header}: rename them")
+        raise DataError(f"{path}, line {number}: column names repeat: {header[:50]}: rename them")
+    return header, _even(path, rows, len(header))
+
+
+def _even(path: Path, rows: Iterator[tuple[int, list[str]]], width: int) -> Iterator[tuple[int, list[str]]]:
     for number, cells in rows:
-        if len(cells) != len(header):
-            raise DataError(f"{path}, line {number}: {len(cells)} columns instead of {len(header)}: mend the row")
-        yield number, dict(zip(header, cells, strict=True))
+        while len(cells) > width and not cells[-1].strip():
+            cells.pop()
+        if len(cells) != width:
+            raise DataError(f"{path}, line {number}: {len(cells)} columns instead of {width}: mend the row")
+        yield number, cells
 
 
-def _json_lines(path: Path, encoding: str) -> Records:
-    for number, line in enumerate(read_lines(path, encoding), 1):
+# ---- records ----
+
+
+def _table(path: Path, config: DataConfig) -> Records:
+    header, rows = named_cells(path, config, _is_header)
+    asked = [column_name(name) for name in (config.text_column, config.label_column) if name is not None]
+    if header == ["0", "1"] and not any(name.isdigit() for name in asked):
+        first = next(rows, (0, header))
+        header = ["label", "text"] if NUMBER.fullmatch(first[1][0].strip()) else ["text", "label"]
+        rows = itertools.chain([first] if first[0] else [], rows)
+    for number, cells in rows:
+        yield f"line {number}", dict(zip(header, cells, strict=True))
+
+
+def _json(path: Path, config: DataConfig) -> Records:
+    """Objects, one a line; or one array of objects, or one object of columns, over the whole file."""
+    lines = enumerate(read_lines(path, config), 1)
+    head = list(itertools.islice(((number, line) for number, line in lines if line.strip()), 2))
+    whole: Any = None
+    if head and (path.name.lower().removesuffix(".gz").endswith(".json") or head[0][1].lstrip()[0] == "["):
+        whole = _whole_json(path, head, lines)
+    if whole is not None:
+        yield from ((f"row {number}", record) for number, record in enumerate(_objects(path, whole), 1))
+        return
+    for number, line in itertools.chain(head, lines):
         if not line.strip():
             continue
         try:
@@ -191,131 +282,84 @@ def _json_lines(path: Path, encoding: str) -> Records:
             raise DataError(f"{path}, line {number}: not JSON ({error}): one object a line is needed") from error
         if not isinstance(record, dict):
             raise DataError(f"{path}, line {number}: a JSON {type(record).__name__}: one object a line is needed")
-        yield number, record
+        yield f"line {number}", record
 
 
-def _parquet(path: Path) -> Records:
+def _whole_json(path: Path, head: list[tuple[int, str]], lines: Iterator[tuple[int, str]]) -> Any:
+    """The value that a file is, or None where it holds an object a line."""
     try:
-        batches = pq.ParquetFile(path).iter_batches(batch_size=1024)
-        yield from enumerate((record for batch in batches for record in batch.to_pylist()), 1)
+        value = json.loads(head[0][1])
+        is_table = isinstance(value, list) or (
+            isinstance(value, dict) and all(isinstance(cells, list | dict) for cells in value.values())
+        )
+        if len(head) > 1 or not is_table:
+            return None
+        return value
+    except (ValueError, RecursionError):
+        size, parts = 0, []
+        for _, line in itertools.chain(head, lines):
+            parts.append(line)
+            size += len(line)
+            if size > WHOLE_JSON_CHARACTERS:
+                raise DataError(f"{path}: one JSON value of this size is not read: write an object a line") from None
+        try:
+            return json.loads("".join(parts))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: not JSON ({error}): one object a line is needed") from error
+
+
+def _objects(path: Path, value: Any) -> Iterator[Record]:
+    """Records of an array, of an object that holds one, or of the columns as pandas writes them."""
+    if isinstance(value, dict):
+        lists = [cells for cells in value.values() if isinstance(cells, list)]
+        arrays = [cells for cells in lists if cells and all(isinstance(cell, dict) for cell in cells)]
+        if set(value) >= {"columns", "data"}:
+            value = [dict(zip(value["columns"], cells, strict=True)) for cells in value["data"]]
+        elif len(arrays) == 1 and not usual_columns(list(value), "text"):
+            value = arrays[0]
+        elif value and len(lists) == len(value) and len(set(map(len, lists))) == 1:
+            value = [dict(zip(value, cells, strict=True)) for cells in zip(*lists, strict=True)]
+        elif value and all(isinstance(cells, dict) for cells in value.values()) and usual_columns(list(value), "text"):
+            rows = list(next(iter(value.values())))
+            value = [{name: cells.get(row) for name, cells in value.items()} for row in rows]
+    if not isinstance(value, list):
+        raise DataError(f"{path}: a JSON {type(value).__name__} that is no table: use an array of objects")
+    for number, record in enumerate(value, 1):
+        if not isinstance(record, dict):
+            raise DataError(f"{path}, row {number}: a JSON {type(record).__name__}: an array of objects is needed")
+        yield record
+
+
+def _parquet(path: Path, config: DataConfig) -> Records:
+    try:
+        file = pq.ParquetFile(path)
+        groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
+        unpacked = sum(group.total_byte_size for group in groups)
+        if unpacked > max(FREE_BYTES, config.max_unpacked_ratio * path.stat().st_size):
+            raise DataError(
+                f"{path}: unpacks to {unpacked} bytes, more than {config.max_unpacked_ratio:g} times its size: if "
+                "that is meant, raise data.max_unpacked_ratio"
+            )
+        records = (record for batch in file.iter_batches(batch_size=128) for record in batch.to_pylist())
+        for number, record in enumerate(records, 1):
+            yield f"row {number}", record
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable parquet file ({error}): write it again") from error
 
 
-def read_records(path: Path, encoding: str) -> Records:
-    """Records of a file, each with its line (parquet: row) from 1.
+def read_records(path: Path, config: DataConfig) -> Records:
+    """Records of a file.
 
     Args:
-        path: a file of one of `TABLE_TYPES`. Quotes are plain characters in tsv. A tsv or csv of two columns whose
-            first line holds a whole number has no header: its columns are `label` and `text`, in the order that fits.
-        encoding: of the text; a UTF-8 byte order mark is skipped.
+        path: a file of one of `TABLE_TYPES`.
+        config: how it is read: encoding, separator, header, limits.
 
     Yields:
-        (line, record by column).
+        (line or row, record by column).
 
     Raises:
         DataError: at the first line that cannot be read.
     """
     if file_type(path) == ".parquet":
-        return _parquet(path)
-    return _table(path, encoding) if file_type(path) in (".tsv", ".csv") else _json_lines(path, encoding)
-
-
-def find_split(folder: Path, split: str) -> list[Path]:
-    """The file of a folder that its name declares to be a split.
-
-    Args:
-        folder: an existing folder.
-        split: a key of `SPLIT_WORDS`. A name that ends in one of its words is preferred ("sst5_train.tsv"); one with
-            a word of `NOT_A_SPLIT` ("sst5_train_phrases.tsv") is passed over.
-
-    Returns:
-        One path, or none.
-
-    Raises:
-        DataError: naming the files, if several could be it.
-    """
-    named: dict[Path, list[str]] = {}
-    words = set(SPLIT_WORDS[split])
-    for path in sorted(folder.iterdir()):
-        stem = re.sub(r"-\d+-of-\d+$", "", path.name.lower().removesuffix(".gz").rpartition(".")[0])
-        parts = re.findall("[a-z]+", stem)
-        if file_type(path) in TABLE_TYPES and words & set(parts) and not NOT_A_SPLIT & set(parts):
-            named[path] = parts
-    found = [path for path, parts in named.items() if parts[-1] in words] or list(named)
-    if len(found) > 1:
-        raise DataError(f"{folder}: {[path.name for path in found]} could each be {split}: set data.{split}_file")
-    return found
-
-
-def text_value(value: Any, unescape: bool, place: Callable[[], str]) -> str:
-    """A text, "" where there is none.
-
-    Args:
-        value: what the column holds.
-        unescape: turn the escapes of the Penn Treebank back: brackets, quotes, slashes, asterisks.
-        place: of the row, for the message.
-
-    Raises:
-        DataError: if it is not a string.
-    """
-    if value is not None and not isinstance(value, str):
-        raise DataError(f"{place()}: the text is a {type(value).__name__}, not a string: check data.text_column")
-    text = value or ""
-    return PTB_PATTERN.sub(lambda match: PTB_ESCAPES[match.group().lower()], text) if unescape else text
-
-
-def label_value(value: Any, place: Callable[[], str]) -> str:
-    """A label as a string; whole numbers lose their fraction, so that 3, 3.0 and "3" are one class.
-
-    Args:
-        value: what the column holds.
-        place: of the row, for the message.
-
-    Raises:
-        DataError: if it is missing or not a single value.
-    """
-    if isinstance(value, list | dict):
-        raise DataError(f"{place()}: the label is a {type(value).__name__}: one class a row is needed")
-    label = str(value).strip()
-    if value is None or label in ("", "nan"):
-        raise DataError(f"{place()}: the label is missing: fill it in or remove the row")
-    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", label)
-
-
-def label_order(label: str) -> tuple[bool, float, str]:
-    """Sort key of class names: numbers by value, then words."""
-    is_number = re.fullmatch(r"[+-]?\d+(\.\d+)?", label) is not None
-    return not is_number, float(label) if is_number else 0.0, label
-
-
-def read_texts(source: str | Path | IO[str], text_column: str | None = None, encoding: str = "utf-8") -> Iterator[str]:
-    """Texts to predict, one at a time, in constant memory.
-
-    Args:
-        source: a .txt file (one text a line), a file of one of `TABLE_TYPES`, or an open handle (one text a line).
-        text_column: of a table; None finds it among the usual names.
-        encoding: of a file.
-
-    Yields:
-        One text a row, an empty one too, so that predictions line up with the input.
-
-    Raises:
-        DataError: if it cannot be read, has no text column, or a text is not a string.
-    """
-    if not isinstance(source, str | Path):
-        try:
-            for number, line in enumerate(source, 1):
-                _check_line(line, f"standard input, line {number}", encoding)
-                yield line.rstrip("\r\n")
-        except UnicodeError as error:
-            raise DataError(f"standard input: {error}: send it as {encoding}") from error
-        return
-    path = check_file(Path(source).expanduser(), (".txt",))
-    if file_type(path) == ".txt":
-        yield from (line.rstrip("\r\n") for line in read_lines(path, encoding))
-        return
-    column = ""
-    for number, record in read_records(path, encoding):
-        column = column or find_column(list(record), text_column, "text", str(path))
-        yield text_value(record.get(column), False, partial("{}, line {}".format, path, number))
+        return _parquet(path, config)
+    return _table(path, config) if file_type(path) in (".tsv", ".csv") else _json(path, config)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..data import NUMBERS, SEPARATOR, SINGLE
 from ..modeling import CRConfig
 from .metrics import (
     bootstrap_interval,
@@ -25,10 +26,7 @@ from .metrics import (
 if TYPE_CHECKING:
     from transformers import EvalPrediction
 
-SINGLE, SEVERAL, NUMBERS = "single_label_classification", "multi_label_classification", "regression"
 OBJECTIVES = ("cross_entropy", "ordinal")
-SEPARATOR = "|"
-"""Between the predicted classes of a row that may have several."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def data_fingerprint(dataset_dict: datasets.DatasetDict) -> dict[str, str]:
     """What identifies the rows of each split, for results.
 
     Args:
-        dataset_dict: as `load_data` returns it.
+        dataset_dict: as `load_rows` returns it.
 
     Returns:
         SHA-256 by split, over texts and labels in their order.

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers.utils import logging
 
-from ..data import load_data, load_tables, table_features
+from ..data import load_rows, load_tables, table_features
 from ..errors import RecipeError
 from ..evaluation import RESAMPLES, Comparison, compare_all, crossed_bootstrap, declare, least_wilcoxon_p
 from ..features import encode_splits
@@ -117,7 +117,7 @@ def read_features(recipe: Recipe) -> tuple[Any, CRConfig, StudyData]:
         RecipeError: if there is no test split.
     """
     is_table = recipe.backbone == NO_BACKBONE
-    dataset = load_tables(recipe.data) if is_table else load_data(recipe.data)
+    dataset = load_tables(recipe.data) if is_table else load_rows(recipe.data)
     if "test" not in dataset:
         raise RecipeError("a study needs a test split: give data.test_file")
     if not is_table:

@@ -113,10 +113,10 @@ def test_training_rows_are_streamed_from_the_hub(hub: str, tiny_backbone: Callab
 def test_a_hub_data_set_is_loaded_and_no_network_is_said_at_once(hub: str, tmp_path: Path) -> None:
     code = """
 import sys, time
-from cr_hf.data.splits import DataConfig, load_data
+from cr_hf.data import DataConfig, load_rows
 start = time.monotonic()
 try:
-    print({name: len(rows) for name, rows in load_data(DataConfig(name="me/rows")).items()})
+    print({name: len(rows) for name, rows in load_rows(DataConfig(name="me/rows")).items()})
 except Exception as error:
     print(type(error).__name__, error)
     assert time.monotonic() - start < 8

@@ -13,10 +13,9 @@ from pathlib import Path
 import datasets
 import pytest
 
+from cr_hf.data import DataConfig, load_rows, read_inputs
 from cr_hf.data import texts as text_files
 from cr_hf.data.demo import LEVELS
-from cr_hf.data.labels import load_rows
-from cr_hf.data.splits import DataConfig, load_data, read_texts
 from cr_hf.errors import DataError, nearest
 from cr_hf.runs.results import data_fingerprint, describe_data
 
@@ -37,14 +36,14 @@ def rows_of(dataset: datasets.Dataset) -> list[tuple[str, int]]:
 
 def both(path: str, **more: object) -> list[tuple[str, int]]:
     """All rows of a file given as train, before any is split off."""
-    loaded = load_data(DataConfig(train_file=path, validation_file=path, **more))  # type: ignore[arg-type]
+    loaded = load_rows(DataConfig(train_file=path, validation_file=path, **more))  # type: ignore[arg-type]
     assert rows_of(loaded["train"]) == rows_of(loaded["validation"])
     return rows_of(loaded["train"])
 
 
 @needs_shared_data
 def test_sst5_folder_gives_every_row_of_the_official_split() -> None:
-    loaded = load_data(DataConfig(dir=str(SHARED_DATA / "sst5")))
+    loaded = load_rows(DataConfig(dir=str(SHARED_DATA / "sst5")))
     assert {split: len(rows) for split, rows in loaded.items()} == {"train": 8544, "validation": 1101, "test": 2210}
     assert [count for _, count in sorted(Counter(loaded["test"]["label"]).items())] == [279, 633, 389, 510, 399]
     assert loaded["train"].features["label"].names == ["0", "1", "2", "3", "4"]
@@ -54,7 +53,7 @@ def test_sst5_folder_gives_every_row_of_the_official_split() -> None:
 
 @needs_shared_data
 def test_sst5_escapes_can_be_kept() -> None:
-    loaded = load_data(DataConfig(dir=str(SHARED_DATA / "sst5"), unescape_ptb=False), splits=["test"])
+    loaded = load_rows(DataConfig(dir=str(SHARED_DATA / "sst5"), unescape_ptb=False), splits=["test"])
     assert any("-LRB-" in text for text in loaded["test"]["text"])
 
 
@@ -62,7 +61,7 @@ def test_sst5_escapes_can_be_kept() -> None:
 def test_too_few_rows_to_split_validation_off(tmp_path: Path) -> None:
     path = write(tmp_path / "train.tsv", "0\tawful\n1\tgood\n")
     with pytest.raises(DataError, match=r"train.tsv: 2 rows of 2 classes are too few to split validation off"):
-        load_data(DataConfig(train_file=path))
+        load_rows(DataConfig(train_file=path))
     one = write(tmp_path / "one.jsonl", '{"text": "a", "label": 0.5}')
     with pytest.raises(DataError, match=r"one.jsonl: 1 row of train cannot be split"):
         load_rows(DataConfig(train_file=one), "regression")
@@ -71,21 +70,21 @@ def test_too_few_rows_to_split_validation_off(tmp_path: Path) -> None:
 def test_local_files_are_not_the_data_set_that_a_recipe_names(tmp_path: Path) -> None:
     path = write(tmp_path / "train.tsv", TSV * 2)
     config = DataConfig(name="SetFit/sst5", revision="main", train_file=path)
-    described = describe_data(config, load_data(config))
+    described = describe_data(config, load_rows(config))
     assert described["source"] == "local files"
     assert described["in_place_of"] == "SetFit/sst5"
     assert described["revision"] is None
     embedded = DataConfig(name="embedded")
-    assert describe_data(embedded, load_data(embedded))["source"] == "embedded"
+    assert describe_data(embedded, load_rows(embedded))["source"] == "embedded"
 
 
 @needs_shared_data
 def test_yelp_folder_has_validation_split_off_and_pool_on_request() -> None:
     folder = str(SHARED_DATA / "yelp5")
-    loaded = load_data(DataConfig(dir=folder))
+    loaded = load_rows(DataConfig(dir=folder))
     assert {split: len(rows) for split, rows in loaded.items()} == {"train": 4500, "validation": 500, "test": 5000}
     files = ["train.jsonl.gz", "test.jsonl.gz"]
-    more = load_data(DataConfig(dir=folder, train_file=files, validation_fraction=0.5), splits=["train"])
+    more = load_rows(DataConfig(dir=folder, train_file=files, validation_fraction=0.5), splits=["train"])
     assert len(more["train"]) == 5000
 
 
@@ -137,7 +136,7 @@ def test_labels_are_ordered_as_numbers_or_words(tmp_path: Path) -> None:
     assert [label for _, label in both(write(tmp_path / "n.csv", numbers))] == [3, 2, 0, 1]
     assert [label for _, label in both(write(tmp_path / "f.csv", "text,label\na,1.0\nb,0.0\nc,1\n"))] == [1, 0, 1]
     assert [label for _, label in both(write(tmp_path / "v.csv", "text,label\na,v2.0\nb,v2\n"))] == [1, 0]
-    words = load_data(DataConfig(train_file=write(tmp_path / "w.csv", "text,label\na,no\nb,yes\nc,maybe\nd,no\n")))
+    words = load_rows(DataConfig(train_file=write(tmp_path / "w.csv", "text,label\na,no\nb,yes\nc,maybe\nd,no\n")))
     assert words["train"].features["label"].names == ["maybe", "no", "yes"]
 
 
@@ -153,7 +152,7 @@ def test_label_names_are_matched_by_name_or_by_index(tmp_path: Path) -> None:
 def test_text_pairs(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "premise,hypothesis,label\na,b,0\nc,d,1\n")
     config = DataConfig(train_file=path, validation_file=path, text_column="premise", text_pair_column="hypothesis")
-    assert load_data(config)["train"][1] == {"text": "c", "text_pair": "d", "label": 1}
+    assert load_rows(config)["train"][1] == {"text": "c", "text_pair": "d", "label": 1}
 
 
 def many_rows(tmp_path: Path) -> str:
@@ -164,20 +163,20 @@ def many_rows(tmp_path: Path) -> str:
 
 def test_validation_is_a_seeded_stratified_part_of_train(tmp_path: Path) -> None:
     path = many_rows(tmp_path)
-    loaded = load_data(DataConfig(train_file=path, validation_fraction=0.2))
+    loaded = load_rows(DataConfig(train_file=path, validation_fraction=0.2))
     assert Counter(loaded["validation"]["label"]) == {0: 30, 1: 8, 2: 2}
     assert not set(loaded["train"]["text"]) & set(loaded["validation"]["text"])
     assert len(loaded["train"]) == 160
-    again = load_data(DataConfig(train_file=path, validation_fraction=0.2), splits=["validation"])
+    again = load_rows(DataConfig(train_file=path, validation_fraction=0.2), splits=["validation"])
     assert list(again) == ["validation"]
     assert data_fingerprint(again)["validation"] == data_fingerprint(loaded)["validation"]
-    other = load_data(DataConfig(train_file=path, validation_fraction=0.2, seed=1))
+    other = load_rows(DataConfig(train_file=path, validation_fraction=0.2, seed=1))
     assert set(other["validation"]["text"]) != set(loaded["validation"]["text"])
 
 
 def test_train_fraction_is_stratified_and_nested_and_leaves_validation_alone(tmp_path: Path) -> None:
     path = many_rows(tmp_path)
-    full, half, tenth = (load_data(DataConfig(train_file=path, train_fraction=size)) for size in (1.0, 0.5, 0.05))
+    full, half, tenth = (load_rows(DataConfig(train_file=path, train_fraction=size)) for size in (1.0, 0.5, 0.05))
     assert len(half["train"]) == 90
     assert len(tenth["train"]) == 9
     assert Counter(half["train"]["label"]) == {0: 67, 1: 18, 2: 5}
@@ -185,27 +184,27 @@ def test_train_fraction_is_stratified_and_nested_and_leaves_validation_alone(tmp
     assert set(tenth["train"]["text"]) < set(half["train"]["text"]) < set(full["train"]["text"])
     assert rows_of(full["validation"]) == rows_of(tenth["validation"])
     with pytest.raises(DataError, match="2 rows of train are left for 3 classes"):
-        load_data(DataConfig(train_file=path, train_fraction=0.01))
+        load_rows(DataConfig(train_file=path, train_fraction=0.01))
 
 
 def test_limits_of_rows(tmp_path: Path) -> None:
     path = many_rows(tmp_path)
-    loaded = load_data(DataConfig(train_file=path, test_file=path, max_train_samples=20, max_eval_samples=7))
+    loaded = load_rows(DataConfig(train_file=path, test_file=path, max_train_samples=20, max_eval_samples=7))
     assert {split: len(rows) for split, rows in loaded.items()} == {"train": 20, "validation": 7, "test": 7}
 
 
 def test_evaluation_takes_the_classes_from_train_or_from_the_configuration(tmp_path: Path) -> None:
     train, test = write(tmp_path / "train.tsv", "1\ta\n3\tb\n5\tc\n"), write(tmp_path / "test.tsv", "3\td\n5\te\n")
-    known = load_data(DataConfig(train_file=train, test_file=test), splits=["test"])
+    known = load_rows(DataConfig(train_file=train, test_file=test), splits=["test"])
     assert rows_of(known["test"]) == [("d", 1), ("e", 2)]
-    named = load_data(DataConfig(test_file=test, label_names=["1", "3", "5"]), splits=["test"])
+    named = load_rows(DataConfig(test_file=test, label_names=["1", "3", "5"]), splits=["test"])
     assert rows_of(named["test"]) == [("d", 1), ("e", 2)]
     with pytest.raises(DataError, match=r"set data.label_names"):
-        load_data(DataConfig(test_file=test), splits=["test"])
+        load_rows(DataConfig(test_file=test), splits=["test"])
     with pytest.raises(DataError, match=r"no train split found: set data.train_file"):
-        load_data(DataConfig(test_file=test))
+        load_rows(DataConfig(test_file=test))
     with pytest.raises(DataError, match=r"no split 'tests' \(did you mean 'test'\?\)"):
-        load_data(DataConfig(test_file=test), splits=["tests"])
+        load_rows(DataConfig(test_file=test), splits=["tests"])
 
 
 def test_a_changed_file_is_never_stale_and_nothing_is_left_here(
@@ -215,10 +214,10 @@ def test_a_changed_file_is_never_stale_and_nothing_is_left_here(
     path = tmp_path / "train.tsv"
     write(path, TSV)
     before = os.stat(path)
-    first = load_data(DataConfig(train_file="train.tsv"))
+    first = load_rows(DataConfig(train_file="train.tsv"))
     write(path, TSV.replace("awful", "AWFUL"))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    second = load_data(DataConfig(train_file="train.tsv"))
+    second = load_rows(DataConfig(train_file="train.tsv"))
     texts = [text for rows in second.values() for text in rows["text"]]
     assert "AWFUL" in texts
     assert "awful" not in texts
@@ -232,15 +231,15 @@ def test_a_file_that_changes_between_the_two_passes_is_an_error(tmp_path: Path) 
     write(file, TSV + "0\tthe cache does not have this yet\n")
     original, calls = text_files.read_records, itertools.count()
 
-    def changing(path: Path, encoding: str) -> text_files.Records:
+    def changing(path: Path, config: DataConfig) -> text_files.Records:
         if next(calls) == 1:
             write(path, TSV.replace("awful", "other"))
-        return original(path, encoding)
+        return original(path, config)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_files, "read_records", changing)
         with pytest.raises(DataError, match="changed while it was being read"):
-            load_data(DataConfig(train_file=str(file)))
+            load_rows(DataConfig(train_file=str(file)))
 
 
 BAD_FILES = {
@@ -270,7 +269,7 @@ BAD_FILES = {
     "ragged tsv": ("a.tsv", b"0\ta\n1\n", "line 2: 1 columns instead of 2"),
     "open quote": ("a.csv", b'text,label\n"a,0\nb,1\n', "line 2: unexpected end of data: mend its quotes"),
     "not JSON": ("a.jsonl", b'{"text":"a","label":0}\n{"text"\n', "line 2: not JSON"),
-    "JSON array": ("a.json", b'[{"text":"a","label":0}]\n', "line 1: a JSON list: one object a line"),
+    "JSON arrays": ("a.jsonl", b'[{"text":"a","label":0}]\n[1]\n', "line 1: a JSON list: one object a line"),
     "cut gzip": ("a.tsv.gz", gzip.compress(TSV.encode() * 99)[:-30], "damaged gzip .*: fetch the file again"),
     "bad gzip": ("a.tsv.gz", b"\x1f\x8b" + b"x" * 40, "damaged gzip"),
     "not parquet": ("a.parquet", b"text,label\n", "not a readable parquet file"),
@@ -283,7 +282,7 @@ def test_a_bad_file_is_one_clear_error(tmp_path: Path, case: str) -> None:
     name, content, message = BAD_FILES[case]
     path = write(tmp_path / name, content)
     with pytest.raises(DataError, match=message) as caught:
-        load_data(DataConfig(train_file=path))
+        load_rows(DataConfig(train_file=path))
     assert str(caught.value).startswith(path)
     assert "\n" not in str(caught.value)
 
@@ -291,12 +290,12 @@ def test_a_bad_file_is_one_clear_error(tmp_path: Path, case: str) -> None:
 def test_a_configured_column_that_is_missing_names_the_nearest(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "comments,label\na,0\n")
     with pytest.raises(DataError, match=r"no column 'comment' \(did you mean 'comments'\?\) among"):
-        load_data(DataConfig(train_file=path, text_column="comment"))
+        load_rows(DataConfig(train_file=path, text_column="comment"))
 
 
 def test_unknown_encoding(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="unknown encoding: utf-9"):
-        load_data(DataConfig(train_file=write(tmp_path / "a.tsv", TSV), encoding="utf-9"))
+        load_rows(DataConfig(train_file=write(tmp_path / "a.tsv", TSV), encoding="utf-9"))
 
 
 def test_a_label_that_train_does_not_have_is_an_error_with_its_line(tmp_path: Path) -> None:
@@ -304,21 +303,21 @@ def test_a_label_that_train_does_not_have_is_an_error_with_its_line(tmp_path: Pa
     with pytest.raises(
         DataError, match=r"test.tsv, line 2: label '7' of test is not one of the 2 classes \['0', '1'\]"
     ):
-        load_data(DataConfig(dir=str(tmp_path)))
+        load_rows(DataConfig(dir=str(tmp_path)))
     with pytest.raises(DataError, match=r"test.tsv, line 2: label '7' of train is not one of the 3 classes"):
-        load_data(DataConfig(train_file=[train, test], label_names=["a", "b", "c"]))
+        load_rows(DataConfig(train_file=[train, test], label_names=["a", "b", "c"]))
 
 
 def test_fewer_rows_than_classes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="2 rows of train for 3 classes"):
-        load_data(DataConfig(train_file=write(tmp_path / "a.tsv", "0\ta\n1\tb\n"), label_names=["x", "y", "z"]))
+        load_rows(DataConfig(train_file=write(tmp_path / "a.tsv", "0\ta\n1\tb\n"), label_names=["x", "y", "z"]))
 
 
 def test_warnings_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path / "train.tsv", TSV + "0\t \n1\t\n")
     write(tmp_path / "dev.tsv", "0\tawful\n1\tnew\n")
     write(tmp_path / "test.tsv", "0\tawful\n1\tfine\n0\t\n")
-    loaded = load_data(DataConfig(dir=str(tmp_path), label_names=["a", "b", "c"]))
+    loaded = load_rows(DataConfig(dir=str(tmp_path), label_names=["a", "b", "c"]))
     assert {split: len(rows) for split, rows in loaded.items()} == {"train": 6, "validation": 2, "test": 3}
     for expected in (
         "train.tsv: 2 rows have an empty text and are left out, the first is",
@@ -334,30 +333,30 @@ def test_warnings_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 def test_the_files_of_a_folder_are_found_by_name(tmp_path: Path) -> None:
     for name in ("x_train.tsv", "x_train_phrases.tsv", "x-train_pool.tsv", "x_val.tsv", "x-Test.tsv", "notes.txt"):
         write(tmp_path / name, TSV)
-    assert set(load_data(DataConfig(dir=str(tmp_path)))) == {"train", "validation", "test"}
+    assert set(load_rows(DataConfig(dir=str(tmp_path)))) == {"train", "validation", "test"}
     write(tmp_path / "y_train.tsv", TSV)
     with pytest.raises(DataError, match=r"\['x_train.tsv', 'y_train.tsv'\] could each be train: set data.train_file"):
-        load_data(DataConfig(dir=str(tmp_path)))
-    assert load_data(DataConfig(dir=str(tmp_path), train_file="y_train.tsv"))["train"].num_rows == 6
+        load_rows(DataConfig(dir=str(tmp_path)))
+    assert load_rows(DataConfig(dir=str(tmp_path), train_file="y_train.tsv"))["train"].num_rows == 6
 
 
 def test_hub_shards_are_found_by_name(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [0, 1, 1]}).to_parquet(
         tmp_path / "train-00000-of-00001.parquet"
     )
-    assert set(load_data(DataConfig(dir=str(tmp_path)))) == {"train", "validation"}
+    assert set(load_rows(DataConfig(dir=str(tmp_path)))) == {"train", "validation"}
 
 
 def test_paths_that_are_not_what_they_should_be(tmp_path: Path) -> None:
     write(tmp_path / "train.tsv", TSV)
     with pytest.raises(DataError, match=r"no such file \(did you mean 'train.tsv'\?\)"):
-        load_data(DataConfig(train_file=str(tmp_path / "trian.tsv")))
+        load_rows(DataConfig(train_file=str(tmp_path / "trian.tsv")))
     with pytest.raises(DataError, match="a folder where a file is needed"):
-        load_data(DataConfig(train_file=str(tmp_path)))
+        load_rows(DataConfig(train_file=str(tmp_path)))
     with pytest.raises(DataError, match=r"no such folder: check data.dir"):
-        load_data(DataConfig(dir=str(tmp_path / "nowhere")))
+        load_rows(DataConfig(dir=str(tmp_path / "nowhere")))
     with pytest.raises(DataError, match=r"no data: set data.name"):
-        load_data(DataConfig())
+        load_rows(DataConfig())
 
 
 @pytest.mark.parametrize(
@@ -380,13 +379,13 @@ def test_a_value_out_of_range_is_named(field: dict[str, object]) -> None:
 
 def test_a_hub_failure_names_the_data_set_and_the_mend() -> None:
     with pytest.raises(DataError, match=r"Hub data set 'nobody/nothing' cannot be loaded .*data.name=embedded"):
-        load_data(DataConfig(name="nobody/nothing"))
+        load_rows(DataConfig(name="nobody/nothing"))
 
 
 @pytest.mark.parametrize("name", ["csv", "imbd", "./here", "a/b/c"])
 def test_a_name_that_is_no_hub_id_is_not_taken_for_local_files(name: str) -> None:
     with pytest.raises(DataError, match="is no Hub id"):
-        load_data(DataConfig(name=name))
+        load_rows(DataConfig(name=name))
 
 
 def test_a_hub_data_set_keeps_its_class_names(
@@ -401,17 +400,17 @@ def test_a_hub_data_set_keeps_its_class_names(
         "test": datasets.Dataset.from_dict({"sentence": ["f", "g"], "label": [-1, -1]}, features),
     }
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.DatasetDict(splits))
-    loaded = load_data(DataConfig(name="SetFit/sst5"))
+    loaded = load_rows(DataConfig(name="SetFit/sst5"))
     assert loaded["train"].features["label"].names == ["2", "1", "0"]
     assert rows_of(loaded["validation"]) == [("(", 1), ("e", 2)]
     assert "test" not in loaded
     assert "its test split has no labels" in caplog.text
-    renamed = load_data(DataConfig(name="SetFit/sst5", label_names=["x", "y", "z"]), splits=["validation"])
+    renamed = load_rows(DataConfig(name="SetFit/sst5", label_names=["x", "y", "z"]), splits=["validation"])
     assert renamed["validation"].features["label"].names == ["x", "y", "z"]
 
 
 def test_embedded_reviews_need_nothing() -> None:
-    loaded = load_data(DataConfig(name="embedded"))
+    loaded = load_rows(DataConfig(name="embedded"))
     assert {split: len(rows) for split, rows in loaded.items()} == {"train": 1500, "validation": 300, "test": 300}
     assert loaded["test"].features["label"].names == list(LEVELS)
 
@@ -426,7 +425,7 @@ def test_fingerprints_see_order_and_labels(tmp_path: Path) -> None:
         ("d.tsv", first),
     ):
         path = write(tmp_path / name, content)
-        found.append(data_fingerprint(load_data(DataConfig(train_file=path, validation_file=path)))["train"])
+        found.append(data_fingerprint(load_rows(DataConfig(train_file=path, validation_file=path)))["train"])
     assert found[0] == found[3]
     assert len(set(found)) == 3
     assert len(found[0]) == 64
@@ -444,26 +443,31 @@ def test_fingerprints_see_order_and_labels(tmp_path: Path) -> None:
     ids=["txt", "csv", "tsv", "jsonl", "gz"],
 )
 def test_texts_to_predict_line_up_with_the_input(tmp_path: Path, name: str, content: str | bytes) -> None:
-    assert list(read_texts(write(tmp_path / name, content))) == ["one", "", "three, 3"]
+    assert texts_in(write(tmp_path / name, content)) == ["one", "", "three, 3"]
+
+
+def texts_in(source: object) -> list[str]:
+    return [row.text for row in read_inputs(source, DataConfig())]  # type: ignore[arg-type]
 
 
 def test_texts_of_a_handle_are_read_as_they_come() -> None:
-    assert list(read_texts(io.StringIO("one\ntwo\n"))) == ["one", "two"]
+    assert texts_in(io.StringIO("one\ntwo\n")) == ["one", "two"]
 
     def endless() -> Iterator[str]:
         yield from (f"line {n}\n" for n in itertools.count())
 
-    assert list(itertools.islice(read_texts(endless()), 3)) == ["line 0", "line 1", "line 2"]  # type: ignore[arg-type]
+    first = itertools.islice(read_inputs(endless(), DataConfig()), 3)
+    assert [row.text for row in first] == ["line 0", "line 1", "line 2"]
 
 
 def test_texts_of_a_bad_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no text column found among"):
-        list(read_texts(write(tmp_path / "a.csv", "words\na\n")))
+        texts_in(write(tmp_path / "a.csv", "words\na\n"))
     with pytest.raises(DataError, match="line 2: byte 0xff is not utf-8"):
-        list(read_texts(write(tmp_path / "a.txt", b"a\n\xff\n")))
+        texts_in(write(tmp_path / "a.txt", b"a\n\xff\n"))
     for errors, message in (("surrogateescape", "standard input, line 2: byte 0xe9"), ("strict", "standard input: ")):
         with pytest.raises(DataError, match=message):
-            list(read_texts(io.TextIOWrapper(io.BytesIO(b"a\n\xe9\n"), "utf-8", errors=errors)))
+            texts_in(io.TextIOWrapper(io.BytesIO(b"a\n\xe9\n"), "utf-8", errors=errors))
 
 
 def test_nearest() -> None:

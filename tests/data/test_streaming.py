@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cr_hf.data.splits import DataConfig
-from cr_hf.data.streaming import load_streamed
+from cr_hf.data import DataConfig, load_streamed
 from cr_hf.errors import CRError
 from cr_hf.runs.recipe import load_recipe
 from cr_hf.runs.train import evaluate_run, train_recipe

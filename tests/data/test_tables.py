@@ -111,7 +111,7 @@ def test_npz_with_splits_and_idx_images(tmp_path: Path) -> None:
         ("a,label\n1,x\n2,y\n", {"feature_columns": ["b"]}, "no column 'b'"),
         ("a,label\n1,x\n2,y\n", {"missing_columns": ["b"], "missing_value": 0}, "missing_columns: 'b'"),
         ("a,b,label\n" + "0,1,x\n0,2,y\n" * 4, {"missing_value": 0}, "column 'a' has no value in train"),
-        ("a,label\n1,x\n2,y\n", {"label_names": ["x", "z"]}, "label 'y' of train is none of"),
+        ("a,label\n1,x\n2,y\n", {"label_names": ["x", "z"]}, "label 'y' of train is not one of"),
         ("label\nx\ny\n", {}, "no column but the label's"),
         ("a,a,label\n1,1,x\n", {}, "column names repeat"),
         ("a,label\n", {}, "no rows"),

@@ -38,7 +38,7 @@ from cr_hf import (
     CRConfig, CRForFeatureClassification, CRForSequenceClassification, CRTrainer, CRTrainingArguments,
     StaticEmbeddingConfig, StaticEmbeddingModel,
 )
-from cr_hf.data.splits import DataConfig, load_data
+from cr_hf.data import DataConfig, load_rows
 from cr_hf.runs.recipe import load_recipe
 
 small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 9}
@@ -52,7 +52,7 @@ for backbone in (BertConfig(**small), static):
 arguments = CRTrainingArguments(output_dir=sys.argv[1] + "/run", use_cpu=True, push_to_hub=True, hub_model_id="me/x")
 CRTrainer(model=features, args=arguments)
 load_recipe("recipes/demo.yaml")
-load_data(DataConfig(name="embedded"))
+load_rows(DataConfig(name="embedded"))
 print("made")
 """
 

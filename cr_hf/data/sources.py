@@ -1,0 +1,353 @@
+"""Where rows come from, and the one way in which a row is read, whatever its source.
+
+A source is a file, or a split of a data set: of the Hub, in a folder that `save_to_disk` wrote, or embedded. It gives
+records; `read_sources` finds the columns that play a role and gives rows, for training, streams and prediction alike.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import httpx2
+import pyarrow as pa
+import pyarrow.parquet as pq
+from huggingface_hub import HfApi, constants
+from transformers.utils import logging
+
+from ..errors import DataError, nearest
+from . import texts as text_files
+from .config import DataConfig, find_column, usual_columns
+from .demo import LEVELS, demo_reviews
+from .texts import Record, check_file, file_type
+
+logger = logging.get_logger(__name__)
+
+SPLIT_WORDS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+NOT_A_SPLIT = {"phrases", "pool", "unlabeled", "unlabelled", "unsupervised"}
+SHARD = re.compile(r"-\d+-of-\d+$")
+PTB_ESCAPES = {"-lrb-": "(", "-rrb-": ")", "-lsb-": "[", "-rsb-": "]", "-lcb-": "{", "-rcb-": "}"}
+PTB_ESCAPES |= {"``": '"', "''": '"', "`": "'", "\\/": "/", "\\*": "*"}
+PTB_PATTERN = re.compile(r"-[lr][rsc]b-|``|''|`|\\/|\\\*", re.IGNORECASE)
+CONNECTION_SECONDS = 10.0
+"""Until a Hub that does not answer is an error."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file, or one split of a data set.
+
+    Args:
+        name: for messages.
+        records: opens it anew, and gives (line or row, record).
+        unescape: turn the escapes of the Penn Treebank back.
+        features: types of the columns, where they are known.
+    """
+
+    name: str
+    records: Callable[[], Iterable[tuple[str, Record]]]
+    unescape: bool = False
+    features: datasets.Features | None = None
+
+    def label_feature(self, config: DataConfig) -> datasets.ClassLabel | None:
+        """The type of the label column if it names its classes."""
+        if self.features is None or config.label_columns:
+            return None
+        label = self.features[find_column(list(self.features), config.label_column, "label", self.name)]
+        label = getattr(label, "feature", label)
+        return label if isinstance(label, datasets.ClassLabel) else None
+
+
+class Columns(NamedTuple):
+    """The columns of a source that play a role, and usual label columns that were not taken."""
+
+    text: str
+    text_pair: str | None
+    labels: list[str]
+    passed_over: list[str]
+
+
+class Row(NamedTuple):
+    """A row as it was read: the label is the cell, or the cells of `data.label_columns`; None where none is asked."""
+
+    place: Callable[[], str]
+    text: str
+    text_pair: str | None
+    label: Any
+    record: Record
+    columns: Columns
+
+
+# ---- rows ----
+
+
+def _columns(names: list[str], config: DataConfig, place: str, labelled: bool) -> Columns:
+    text = find_column(names, config.text_column, "text", place)
+    pair = None if config.text_pair_column is None else find_column(names, config.text_pair_column, "text_pair", place)
+    if not labelled:
+        return Columns(text, pair, [], [])
+    if config.label_columns:
+        return Columns(text, pair, [find_column(names, name, "label", place) for name in config.label_columns], [])
+    label = find_column(names, config.label_column, "label", place)
+    others = [] if config.label_column is not None else usual_columns(names, "label")
+    return Columns(text, pair, [label], [name for name in others if name not in (label, text, pair)])
+
+
+def read_sources(sources: Sequence[Source], config: DataConfig, labelled: bool = True) -> Iterator[Row]:
+    """The rows of a split in their order.
+
+    Args:
+        sources: each finds its own columns, in its first record.
+        config: which columns play a role, and limits.
+        labelled: whether a label column is needed.
+
+    Raises:
+        DataError: naming file and row, at the first that cannot be read.
+    """
+    count = 0
+    for source in sources:
+        columns = None
+        for where, record in source.records():
+            place = partial("{}, {}".format, source.name, where)
+            columns = columns or _columns(list(record), config, source.name, labelled)
+            count += 1
+            if count > config.max_rows:
+                raise DataError(f"{place()}: more than {config.max_rows} rows: raise data.max_rows")
+            text = text_of(record, columns.text, source.unescape, config, place)
+            pair = columns.text_pair and text_of(record, columns.text_pair, source.unescape, config, place)
+            label: Any = [record.get(name) for name in columns.labels]
+            yield Row(place, text, pair, label if config.label_columns else next(iter(label), None), record, columns)
+
+
+def text_of(record: Record, column: str, unescape: bool, config: DataConfig, place: Callable[[], str]) -> str:
+    """The text in a cell, "" where there is none.
+
+    Raises:
+        DataError: if the record lacks the column, or holds something else than a text there.
+    """
+    if column not in record:
+        raise DataError(f"{place()}: no {column!r} among {list(record)[:20]}: give every row the same columns")
+    value = record[column]
+    if value is not None and not isinstance(value, str):
+        raise DataError(f"{place()}: the text is a {type(value).__name__}, not a string: check data.text_column")
+    text = value or ""
+    check_text(text, config, place)
+    return PTB_PATTERN.sub(lambda match: PTB_ESCAPES[match.group().lower()], text) if unescape else text
+
+
+def check_text(text: str, config: DataConfig, place: Callable[[], str]) -> None:
+    """Refuse what no tokenizer could read, and what is longer than the limit."""
+    if len(text) > config.max_cell_characters:
+        raise DataError(f"{place()}: a text of {len(text)} characters: cut it, or raise data.max_cell_characters")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{place()}: half a surrogate pair in the text: remove it") from error
+
+
+# ---- files ----
+
+
+def split_paths(config: DataConfig) -> dict[str, list[Path]]:
+    """Files of each split that has any: those given, and those that a folder's file names declare.
+
+    Raises:
+        DataError: if the folder is missing, or several of its files could be one split.
+    """
+    folder = Path(config.dir).expanduser() if config.dir else Path()
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder: check data.dir")
+    if config.config_name and (folder / config.config_name).is_dir():
+        folder = folder / config.config_name
+    found: dict[str, list[Path]] = {}
+    for split in SPLIT_WORDS:
+        given = getattr(config, f"{split}_file") or []
+        names = [given] if isinstance(given, str) else given
+        paths = [path for name in names for path in _matching(folder / Path(name).expanduser(), name)]
+        if not paths and config.dir and not _is_saved(folder):
+            paths = find_split(folder, split)
+        if paths:
+            found[split] = paths
+    return found
+
+
+def _matching(path: Path, name: str) -> list[Path]:
+    """The path, or the files that it is a pattern of."""
+    if path.exists() or not glob.has_magic(name):
+        return [Path(name) if "://" in name else path]
+    found = sorted(map(Path, glob.glob(str(path), recursive=True)))
+    if not found:
+        raise DataError(f"{path}: no file is of this pattern: check the path")
+    return found
+
+
+def find_split(folder: Path, split: str) -> list[Path]:
+    """The file of a folder that its name declares to be a split, or the parts of one.
+
+    Args:
+        folder: an existing folder; where it holds none, its folder `data` and a folder named like the split are
+            looked into, as data sets of the Hub are laid out.
+        split: a key of `SPLIT_WORDS`. A name that ends in one of its words is preferred ("sst5_train.tsv"); one with
+            a word of `NOT_A_SPLIT` ("sst5_train_phrases.tsv") is passed over.
+
+    Returns:
+        Paths, or none.
+
+    Raises:
+        DataError: naming the files, if several could be it.
+    """
+    named: dict[Path, list[str]] = {}
+    words = set(SPLIT_WORDS[split])
+    for path in sorted(folder.iterdir()):
+        stem = SHARD.sub("", path.name.lower().removesuffix(".gz").rpartition(".")[0])
+        parts = re.findall("[a-z]+", stem)
+        is_table = path.is_file() and file_type(path) in text_files.TABLE_TYPES
+        if is_table and words & set(parts) and not NOT_A_SPLIT & set(parts):
+            named[path] = parts
+    found = [path for path, parts in named.items() if parts[-1] in words] or list(named)
+    shards = {SHARD.sub("", path.name.lower().removesuffix(".gz").rpartition(".")[0]) for path in found}
+    if len(found) > 1 and (len(shards) > 1 or not all(SHARD.search(path.name.split(".")[0]) for path in found)):
+        raise DataError(f"{folder}: {[path.name for path in found]} could each be {split}: set data.{split}_file")
+    if not found:
+        inner = [folder / name for name in ("data", *SPLIT_WORDS[split]) if (folder / name).is_dir()]
+        for name in inner:
+            files = [path for path in sorted(name.iterdir()) if file_type(path) in text_files.TABLE_TYPES]
+            found = find_split(name, split) if name.name == "data" else files
+            if found:
+                break
+    return found
+
+
+def _file_sources(config: DataConfig) -> dict[str, list[Source]]:
+    sources: dict[str, list[Source]] = {}
+    for split, paths in split_paths(config).items():
+        for path in paths:
+            unescape = path.name.startswith("sst5") if config.unescape_ptb is None else config.unescape_ptb
+            sources.setdefault(split, []).append(file_source(path, config, unescape))
+    return sources
+
+
+def file_source(path: Path, config: DataConfig, unescape: bool, more_types: Sequence[str] = ()) -> Source:
+    """The source that a file is; parquet may name its classes.
+
+    Raises:
+        DataError: if it is no file that is read.
+    """
+    check_file(path, more_types)
+    features = None
+    if file_type(path) == ".parquet":
+        try:
+            features = datasets.Features.from_arrow_schema(pq.read_schema(path))
+        except (pa.ArrowException, OSError, ValueError, TypeError, KeyError):
+            features = None  # reading it says what is wrong with it
+    return Source(str(path), partial(_file_records, path, config), unescape, features)
+
+
+def _file_records(path: Path, config: DataConfig) -> Iterable[tuple[str, Record]]:
+    return text_files.read_records(path, config)
+
+
+# ---- data sets ----
+
+
+def load_hub(name: str, config_name: str | None, revision: str | None, streaming: bool = False) -> Any:
+    """What `datasets.load_dataset` returns for a data set of the Hub.
+
+    Args:
+        name: "owner/name".
+        config_name: configuration; `None` for the default one.
+        revision: commit, tag or branch; `None` for the newest.
+        streaming: rows are read as they are needed.
+
+    Raises:
+        DataError: if the name is no Hub id, or the data set cannot be had.
+    """
+    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is None or Path(name).exists():
+        # load_dataset would take the name of a folder, or "csv", for files of the working directory.
+        raise DataError(f"data.name={name!r} is no Hub id: write owner/name, 'embedded', or use data.dir for files")
+    try:
+        is_cached = Path(datasets.config.HF_DATASETS_CACHE, name.replace("/", "___")).is_dir()
+        if not is_cached and not constants.HF_HUB_OFFLINE:
+            # load_dataset tries six times, for half a minute, before it says that there is no network.
+            HfApi().dataset_info(name, revision=revision, timeout=CONNECTION_SECONDS)
+        return datasets.load_dataset(name, config_name, revision=revision, streaming=streaming)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError, httpx2.HTTPError) as error:
+        cause = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(
+            f"Hub data set {name!r} cannot be loaded ({cause}): check its name and the connection; offline, give "
+            "data.dir=FOLDER or data.name=embedded"
+        ) from error
+
+
+def _is_saved(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def _from_disk(folder: Path) -> datasets.DatasetDict:
+    """What `save_to_disk` wrote into a folder."""
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+        cause = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{folder}: not a readable data set on disk ({cause}): save it again") from error
+    return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"train": loaded})
+
+
+def _dataset_records(rows: Iterable[Record]) -> Iterator[tuple[str, Record]]:
+    for number, record in enumerate(rows, 1):
+        yield f"row {number}", record
+
+
+def loaded_sources(name: str, loaded: Any, config: DataConfig) -> dict[str, list[Source]]:
+    """Sources of `datasets.Dataset`s, in memory or streamed; a test split whose labels are all -1, as in GLUE, is left
+    out.
+    """
+    unescape = name.lower() == "setfit/sst5" if config.unescape_ptb is None else config.unescape_ptb
+    sources: dict[str, list[Source]] = {}
+    for split, words in SPLIT_WORDS.items():
+        for found in [word for word in words if word in loaded][:1]:
+            rows = loaded[found]
+            source = Source(f"{name} [{found}]", partial(_dataset_records, rows), unescape, rows.features)
+            if split == "test" and source.label_feature(config) is not None:
+                label = find_column(list(rows.features), config.label_column, "label", name)
+                if isinstance(rows, datasets.Dataset) and rows.unique(label) == [-1]:
+                    logger.warning(f"{name}: its test split has no labels (all are -1) and is left out")
+                    continue
+            sources[split] = [source]
+    return sources
+
+
+def sources_of(config: DataConfig) -> dict[str, list[Source]]:
+    """Where the rows of each split come from; no row of a file is read yet."""
+    if config.reads_files:
+        given, folder = _file_sources(config), Path(config.dir or "").expanduser()
+        return {**loaded_sources(str(folder), _from_disk(folder), config), **given} if _is_saved(folder) else given
+    name = config.name
+    if name is None:
+        raise DataError("no data: set data.name (a Hub data set or 'embedded'), data.dir or data.train_file")
+    if name == "embedded":
+        names = datasets.ClassLabel(names=list(LEVELS))
+        features = datasets.Features({"text": datasets.Value("string"), "label": names})
+        splits = {split: datasets.Dataset.from_list(rows, features) for split, rows in demo_reviews().items()}
+        return loaded_sources(name, datasets.DatasetDict(splits), config)
+    return loaded_sources(name, load_hub(name, config.config_name, config.revision), config)
+
+
+def wanted_splits(splits: Sequence[str] | None, available: Iterable[str], config: DataConfig) -> list[str]:
+    """The splits to return, checked against what there is."""
+    found = list(available)
+    wanted = list(splits) if splits else [split for split in SPLIT_WORDS if split != "test" or "test" in found]
+    for split in wanted:
+        if split not in SPLIT_WORDS:
+            raise DataError(f"no split {split!r}{nearest(split, SPLIT_WORDS)}: use one of {list(SPLIT_WORDS)}")
+        if split not in found and (split != "validation" or "train" not in found):
+            where = config.dir or config.name or "the files given"
+            raise DataError(f"{where}: no {split} split found: set data.{split}_file")
+    return wanted
