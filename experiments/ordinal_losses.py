@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cr_hf.data.splits import load_rows
+from cr_hf.data import load_rows
 from cr_hf.evaluation.statistics import compare
 from cr_hf.evaluation.tasks import Task
 from cr_hf.features.encode import encode_splits

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from transformers.utils import logging
 
-from cr_hf.data.splits import load_rows
+from cr_hf.data import load_rows
 from cr_hf.evaluation.statistics import compare
 from cr_hf.evaluation.tasks import Task
 from cr_hf.features.encode import encode_texts

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from transformers.utils import logging
 
-from cr_hf.data.splits import load_rows
+from cr_hf.data import load_rows
 from cr_hf.evaluation.lipschitz import largest_slope_found, lipschitz_bound
 from cr_hf.evaluation.text_damage import (
     SEVERITIES,
