@@ -24,6 +24,7 @@ from .console import (
 )
 from .errors import CRError, DataError, RecipeError
 
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output file that is there.")]
 app = typer.Typer(
     help="ChainzRule heads with DREG for Hugging Face models.",
     no_args_is_help=True,
@@ -55,34 +56,20 @@ def train(
         check_directory(checked, overwrite, resume)  # here it is one line, in the processes it would be many
         flags = [flag for flag, given in (("--overwrite", overwrite), ("--resume", resume)) if given]
         sys.exit(_launch(num_processes, ["train", str(recipe), *(overrides or []), *flags]))
-    from .runs import read_results, train_recipe, writing
+    from .runs import read_results, train_recipe
 
     _load_quietly()
     run_dir = train_recipe(checked, overwrite=overwrite, resume=resume)
     if os.environ.get("RANK", "0") != "0":
         return
-    from .hub import write_card
-
-    with writing(run_dir):
-        write_card(run_dir)
     results = read_results(run_dir)
     print_metrics(results["metrics"])
     if "lambda_choice" in results:
         typer.echo(f"DREG lambda {results['lambda_choice']['chosen']:.3g}, chosen on the validation rows.")
-        if importlib.util.find_spec("matplotlib") is not None:
-            from .study import plot_lambda
-
-            plot_lambda(results["lambda_choice"], run_dir / "lambda.png")
     if results["data"]["synthetic"]:
         typer.echo("The demo reviews are synthetic: these figures say that it runs, not how good it is.")
     example = "rows.csv" if checked.backbone == NO_BACKBONE else '"A gorgeous, witty film ."'
     typer.echo(f"Saved in {run_dir}. Try: cr-hf predict {run_dir} {example}")
-    if checked.training.get("push_to_hub"):
-        from .hub import publish_run
-
-        repo = checked.training.get("hub_model_id") or run_dir.name
-        published = publish_run(run_dir, repo, private=checked.training.get("hub_private_repo"))
-        typer.echo(f"Published and verified: {repo} at commit {published.commit[:12]}.")
 
 
 @app.command()
@@ -96,13 +83,14 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of --perturb.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Write the metrics to this JSON file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw accuracy by severity of --perturb: .png or .svg.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Measure a finished run on a split of its data, or of other data."""
     from .runs import data_overrides, evaluate_run
 
-    check_output(output)
+    check_output(output, overwrite)
     kinds = [kind.strip() for kind in perturb.split(",") if kind.strip()]
-    check_plot(plot, kinds)
+    check_plot(plot, overwrite, kinds)
     _load_quietly()
     metrics = evaluate_run(run, split, data_overrides(overrides or []), kinds, seed)
     print_metrics({split: metrics})
@@ -125,11 +113,12 @@ def predict(
         list[str] | None, typer.Argument(help="Texts, or one .txt, .csv, .tsv or .jsonl file; or the file of a table.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write to this .jsonl or .csv file.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Classify texts, a file of texts, or standard input (one text a line); or the rows of a table."""
     if output is not None and output.suffix not in (".jsonl", ".csv"):
         raise DataError(f"--output {output}: the name must end in .jsonl or .csv")
-    check_output(output)
+    check_output(output, overwrite, texts or [])
     from .evaluation import Task
     from .features import classify_features
     from .runs import load_run, read_table_rows
@@ -200,7 +189,7 @@ def study(
         raise RecipeError(f"--fractions {fractions!r}: use numbers with commas between, such as 0.05,1") from None
     if output.exists() and not output.is_dir():
         raise RecipeError(f"--output {output} is a file: choose another folder")
-    from .runs import writing
+    from .files import writing
     from .study import run_study, study_tables, write_report
 
     found = run_study(
@@ -227,10 +216,11 @@ def diagnose(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the diagnostics to this JSON file.")] = None,
     html: Annotated[Path | None, typer.Option(help="Show the tokens that the first 50 texts hang on.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Show how sensitive and how calibrated a run is, and whether new texts, without labels, look usual to it."""
-    check_output(output)
-    check_output(html, "--html")
+    check_output(output, overwrite, texts or [])
+    check_output(html, overwrite, texts or [], option="--html")
     if html is not None and not texts:
         raise DataError(f"--html {html}: give the texts whose tokens are to be shown")
     if html is not None and importlib.util.find_spec("jinja2") is None:
@@ -342,7 +332,7 @@ def main() -> None:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(2)
     except OSError as error:
-        from .runs import disk_error
+        from .files import disk_error
 
         cause = disk_error(error)
         if cause is None:

@@ -18,19 +18,25 @@ if TYPE_CHECKING:
     from .evaluation import Task
 
 
-def check_output(output: Path | None, option: str = "--output") -> None:
-    """Refuse, before any work, a file that could not be written."""
+def check_output(
+    output: Path | None, overwrite: bool, inputs: Iterable[str] = (), *, option: str = "--output"
+) -> None:
+    """Refuse, before any work, a file that could not be written, one that is there, and one that is read."""
     if output is None:
         return
+    if any(os.path.exists(name) and output.exists() and output.samefile(name) for name in inputs):
+        raise DataError(f"{option} {output} is the input itself: name another file")
+    if output.is_file() and not overwrite:
+        raise DataError(f"{option} {output} is there already: give --overwrite, or name another file")
     if output.is_dir():
         raise DataError(f"{option} {output} is a folder: name a file in it")
     if not output.parent.is_dir():
         raise DataError(f"{option} {output}: there is no folder {output.parent}: make it, or choose another file")
 
 
-def check_plot(plot: Path | None, kinds: list[str]) -> None:
+def check_plot(plot: Path | None, overwrite: bool, kinds: list[str]) -> None:
     """Refuse, before any work, a picture of robustness that could not be drawn."""
-    check_output(plot, "--plot")
+    check_output(plot, overwrite, option="--plot")
     if plot is None:
         return
     if plot.suffix not in (".png", ".svg"):

@@ -1,23 +1,53 @@
-"""Files that are whole or absent, JSON that may be damaged, and checksums."""
+"""Files that are whole or absent, JSON that may be damaged, checksums, locks, and what a disk says."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import os
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from huggingface_hub.utils.sha import sha_fileobj
 
 from .errors import CheckpointError
 
+if sys.platform != "win32":
+    import fcntl
+
+PART = re.compile(r"\..+\.\d+\.part")
+"""Names of files that are not whole yet: a process that was killed leaves them."""
+OF_THE_DISK = (
+    *(errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG),
+    *(errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EISDIR),
+)
+# What safetensors and torch say instead of raising an `OSError`.
+SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
+TORN_ARCHIVE = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos|iostream error")
+
+
+@contextlib.contextmanager
+def open_whole(path: Path) -> Iterator[IO[str]]:
+    """A UTF-8 file to write that appears under its name once it is whole; after an error nothing of it is left."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as handle:
+            yield handle
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that a reader sees either the old one or the whole new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with open_whole(path) as handle:
+        handle.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -37,8 +67,10 @@ def read_json(path: Path, mend: str) -> dict[str, Any]:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing: {mend}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is missing or damaged ({error}): {mend}") from error
+        raise CheckpointError(f"{path} is not JSON ({error}): {mend}") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds a {type(found).__name__}, not an object: {mend}")
     return found
@@ -48,6 +80,55 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal, read in parts."""
     with path.open("rb") as handle:
         return sha_fileobj(handle).hex()
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[bool]:
+    """Hold a folder against other processes. The lock leaves no file, and the system drops it when the process dies.
+
+    Yields:
+        Whether it is ours; also where the file system has no such locks.
+    """
+    if sys.platform == "win32":
+        yield True
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:
+            pass  # a network file system
+        yield True
+    finally:
+        os.close(handle)
+
+
+def disk_error(error: Exception) -> str | None:
+    """What an error says of the disk; `None` if it is about something else."""
+    if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+        return str(error.strerror)
+    number = SYSTEM_ERROR.search(str(error))
+    if number and int(number[1]) in OF_THE_DISK:
+        return os.strerror(int(number[1]))
+    return "the disk is full" if isinstance(error, RuntimeError) and TORN_ARCHIVE.search(str(error)) else None
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn what a disk that is full or forbids writing makes of whatever writes there into one `CheckpointError`."""
+    try:
+        yield
+    except Exception as error:
+        cause = disk_error(error)
+        if cause is None:
+            raise
+        raise CheckpointError(
+            f"{folder} cannot be written ({cause}): free some space, or let it be written to, and go on from there "
+            "(cr-hf train --resume)"
+        ) from error
 
 
 def _finite(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from huggingface_hub import eval_result_entries_to_yaml as entries_to_yaml
 
 from ..errors import CheckpointError
+from ..files import read_json, write_text
 
 BEGIN, END = "<!-- cr-hf begin", "<!-- cr-hf end -->"
 EVAL_RESULTS = ".eval_results/cr_hf.yaml"
@@ -43,8 +43,9 @@ def write_card(
     """Write `README.md` and `.eval_results` of a finished run.
 
     Args:
-        run_dir: the run; its `results.json`, `config.json`, `README.md` and `study.json` (if there is one) are read.
-        folder: where to write, and whose `config.json` is described; the run directory by default.
+        run_dir: the run; its `README.md` and its `study.json` are read if they are there.
+        folder: where to write, and whose `results.json` and `config.json` are described; the run directory by
+            default.
         name: Hub id that the card tells how to load; the run directory's name by default.
         license: of the model, as the Hub names it; left out by default.
         published: the card on the Hub, whose text and metadata written by hand are kept.
@@ -53,9 +54,9 @@ def write_card(
         CheckpointError: if the run is not finished.
     """
     folder = folder or run_dir
-    results = _read_json(run_dir / "results.json")
-    config = _read_json(folder / "config.json")
-    study = _read_json(run_dir / "study.json") if (run_dir / "study.json").is_file() else None
+    mend = "a card needs a finished run, train it again"
+    results, config = read_json(folder / "results.json", mend), read_json(folder / "config.json", mend)
+    study = read_json(run_dir / "study.json", "make the study again") if (run_dir / "study.json").is_file() else None
     mine = run_dir / "README.md"
     cards = [card for card in (mine.read_text(encoding="utf-8") if mine.is_file() else None, published) if card]
     title = name or (str(run_dir) if not run_dir.is_absolute() else run_dir.name)
@@ -65,11 +66,11 @@ def write_card(
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, yaml.YAMLError, RecursionError) as error:
         cause = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise CheckpointError(f"{run_dir}: no card can be made of its files ({cause}): train the run again") from error
-    (folder / "README.md").write_text(str(card), encoding="utf-8")
+    write_text(folder / "README.md", str(card))
     if entries:
         path = folder / EVAL_RESULTS
         path.parent.mkdir(exist_ok=True)
-        path.write_text(yaml.safe_dump(entries_to_yaml(entries), sort_keys=False), encoding="utf-8")
+        write_text(path, yaml.safe_dump(entries_to_yaml(entries), sort_keys=False))
 
 
 def render_card(
@@ -340,12 +341,3 @@ def _join(first: str, second: str) -> str:
     if second in first:
         return first
     return second if first in second else f"{first}\n\n{second}"
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: a card needs a finished run directory") from None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON ({error}): the run is damaged, train it again") from error

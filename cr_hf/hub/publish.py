@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-import shutil
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +32,16 @@ from huggingface_hub.utils._http import default_client_factory
 from ..errors import PublishError
 from ..files import write_json
 from .card import write_card
-from .export import check_folder, check_loads, export_run, folder_digests, require_empty, training_texts
+from .export import (
+    ALLOWED,
+    check_folder,
+    check_loads,
+    export_run,
+    folder_digests,
+    require_empty,
+    require_results,
+    training_texts,
+)
 
 TIMEOUT = 60.0
 """Seconds without a byte after which a call is given up; the client itself would wait for ever."""
@@ -43,6 +53,11 @@ FAILURES = (httpx2.HTTPError, OSError, ValueError, KeyError, RuntimeError)
 and an answer that is no JSON or lacks a part."""
 REPLACED = ("model.safetensors", "model.safetensors.index.json", "model-", ".eval_results/cr_hf")
 """Starts of the files that only a publish makes: they go when the next publish does not make them."""
+EXPORTED = ("modeling_cr.py", "probe.json", "README.md")
+"""By these a folder is known as that of an earlier dry run."""
+BY_HAND = ("LICENSE", ".gitattributes")
+"""They may be published, but no export writes them."""
+TAG = re.compile(r"(?!.*(\.\.|\.lock$))[\w][\w.+-]{0,200}")
 
 T = TypeVar("T")
 
@@ -95,7 +110,8 @@ def publish_run(
         PublishError: saying what was published, what was not, and the mend.
     """
     run_dir = Path(run_dir)
-    check_name(repo_id)
+    require_results(run_dir)
+    token = check_access(repo_id, token, tag)
     with tempfile.TemporaryDirectory() as scratch:
         folder = dry_run(run_dir, repo_id, Path(scratch) / "repository", head_only=head_only, license=license)
         texts = training_texts(run_dir)
@@ -137,6 +153,10 @@ def publish_trainer(trainer: Any, repo_id: str, **options: Any) -> Published:
     with tempfile.TemporaryDirectory() as scratch:
         run_dir = Path(scratch) / "run"
         model.save_pretrained(run_dir)
+        tokenizer = copy.deepcopy(tokenizer)  # predicting sets its truncation, which would be saved the next time
+        if hasattr(tokenizer, "backend_tokenizer"):
+            tokenizer.backend_tokenizer.no_truncation()
+            tokenizer.backend_tokenizer.no_padding()
         tokenizer.save_pretrained(run_dir)
         logits = model.predict_texts(PROBE_TEXTS, tokenizer).tolist()
         write_json(run_dir / "probe.json", {"texts": list(PROBE_TEXTS), "logits": logits})
@@ -145,22 +165,83 @@ def publish_trainer(trainer: Any, repo_id: str, **options: Any) -> Published:
 
 
 def dry_run(run_dir: str | Path, repo_id: str, folder: Path, **options: Any) -> Path:
-    """Write the repository to a folder and check it, upload nothing. Options are those of `export_run`."""
+    """Write the repository to a folder and check it, upload nothing.
+
+    Args:
+        run_dir: the finished run directory.
+        repo_id: `namespace/name`.
+        folder: a new or empty one, or that of an earlier dry run, whose files are replaced; text that was written by
+            hand in its card is kept.
+        **options: `head_only` and `license`, see `publish_run`.
+
+    Raises:
+        PublishError: if the folder holds anything else, naming it, or as `export_run` does.
+    """
     check_name(repo_id)
-    existed = folder.exists()
-    if all((folder / name).is_file() for name in ("modeling_cr.py", "probe.json", "README.md")):  # an earlier dry run
-        shutil.rmtree(folder)
-    require_empty(folder)
-    try:
-        export_run(run_dir, folder, name=repo_id, **options)
-        check_folder(folder, training_texts(run_dir))
-        check_loads(folder)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        if existed:
-            folder.mkdir()
-        raise
+    earlier = _earlier_files(folder)
+    card = (folder / "README.md").read_text(encoding="utf-8") if earlier else None
+    place = next(parent for parent in folder.absolute().parents if parent.is_dir())
+    # Beside it, so that the checked folder gets its name in one step, and a refusal leaves nothing.
+    with tempfile.TemporaryDirectory(prefix=".cr-hf-", dir=place) as scratch:
+        made = export_run(run_dir, Path(scratch) / "repository", name=repo_id, published_card=card, **options)
+        check_folder(made, training_texts(run_dir))
+        check_loads(made)
+        for path in earlier:
+            path.unlink()
+        for inner in {path.parent for path in earlier} - {folder}:
+            inner.rmdir()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made.replace(folder)
     return folder
+
+
+def _earlier_files(folder: Path) -> list[Path]:
+    """The files of an earlier dry run in a folder; none if it is new or empty.
+
+    Raises:
+        PublishError: naming the first thing that a dry run does not write.
+    """
+    if folder.is_symlink() or not all((folder / name).is_file() for name in EXPORTED):
+        require_empty(folder)
+        return []
+    files = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
+    for path in files:
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not ALLOWED.fullmatch(name) or name in BY_HAND:
+            raise PublishError(f"{folder} holds {name}, which no dry run wrote: choose another folder")
+    return files
+
+
+def check_access(repo_id: str, token: str | None = None, tag: str | None = None) -> str:
+    """Refuse, before any work, what the Hub would refuse after it.
+
+    Args:
+        repo_id: `namespace/name`.
+        token: the one that is logged in by default.
+        tag: to be set.
+
+    Returns:
+        The token.
+
+    Raises:
+        PublishError: if a name is not allowed, or the token is missing, wrong, or may not write to the namespace.
+    """
+    check_name(repo_id)
+    if tag is not None and not TAG.fullmatch(tag):
+        raise PublishError(f"tag {tag!r} is no name of a tag: use letters, digits, dots, dashes and underscores")
+    token, state = token or get_token(), "nothing was published"
+    if not token:
+        raise PublishError(f"{repo_id}: {state}: no access token, log in with `hf auth login` first")
+    with _timeouts():
+        account = _call(f"{repo_id}: asking whose token it is", state, lambda: HfApi(token=token).whoami())
+    names = [account["name"], *(organisation["name"] for organisation in account.get("orgs", []))]
+    is_readonly = (account.get("auth") or {}).get("accessToken", {}).get("role") == "read"
+    if is_readonly or repo_id.split("/")[0] not in names:
+        raise PublishError(
+            f"{repo_id}: {state}: the token of {account['name']} may not write there: use one with write access to "
+            f"the namespace {repo_id.split('/')[0]}"
+        )
+    return token
 
 
 def check_name(repo_id: str) -> None:
@@ -349,7 +430,8 @@ def _explain(error: Exception, status: int | None) -> str:
         return f"the Hub is in trouble ({status}): run the same command again later"
     if isinstance(error, httpx2.TimeoutException):
         return f"no answer within {TIMEOUT:.0f} s: check the network and run the same command again"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = getattr(error, "server_message", None) or str(error)
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     cause = lines[0] if lines else type(error).__name__
     return f"{cause} ({type(error).__name__}): run the same command again"
 

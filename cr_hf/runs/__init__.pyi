@@ -5,9 +5,7 @@ from .diagnose import diagnose_texts as diagnose_texts
 from .diagnose import diagnostic_rows as diagnostic_rows
 from .diagnose import saved_reference as saved_reference
 from .directory import check_directory as check_directory
-from .directory import disk_error as disk_error
 from .directory import read_results as read_results
-from .directory import writing as writing
 from .recipe import NO_BACKBONE as NO_BACKBONE
 from .recipe import Recipe as Recipe
 from .recipe import data_overrides as data_overrides

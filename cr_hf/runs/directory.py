@@ -1,36 +1,109 @@
-"""The directory of a run: what its files are called, whether it may be written to, and how it starts."""
+"""The directory of a run: what its files are called, which of them are the run's own, and how a run starts in it.
+
+A run notes the names of its files before it writes them, in `run_files.json`: only these are ever removed again.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import json
 import os
 import re
-import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, RecipeError
+from ..errors import CheckpointError, CRError, DataError, FeatureCacheError, RecipeError
+from ..files import PART, locked, read_json, write_json
+from ..training import ADAPTER, BASE
 from .recipe import Recipe, load_recipe
 
-if sys.platform != "win32":
-    import fcntl
-
-RESULTS, RECIPE, PROBE, CHECKPOINTS = "results.json", "recipe.yaml", "probe.json", "checkpoints"
+RECIPE, RESULTS, PROBE, CARD = "recipe.yaml", "results.json", "probe.json", "README.md"
 TABLE = "table.json"
 """How the run of a table reads its rows: columns, and medians of training rows for missing values."""
-
-
-OF_THE_DISK = (
-    *(errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS),
-    *(errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EISDIR),
+TRAINER_STATE, LAMBDA_PICTURE, EVAL_RESULTS = "trainer_state.json", "lambda.png", ".eval_results/cr_hf.yaml"
+OWN_FILES = "run_files.json"
+CHECKPOINTS, STAGED = "checkpoints", "unfinished"
+"""What resuming needs; and the finished model until all of it is written."""
+TOKENIZER_FILES = re.compile(
+    r"(tokenizer(_config)?|special_tokens_map|added_tokens|vocab)\.json|vocab\.txt|merges\.txt|.*\.model"
+    r"|chat_template\.jinja"
 )
-# What safetensors and torch say instead of raising an `OSError`.
-SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
-TORN_ARCHIVE = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos|iostream error")
+_MODEL = rf"(generation_)?config\.json|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|{TOKENIZER_FILES.pattern}"
+_FINISHED = rf"{_MODEL}|recipe\.yaml|(results|probe|table|trainer_state|{Path(OWN_FILES).stem})\.json|README\.md"
+_FINISHED = rf"({_FINISHED}|lambda\.png|\.eval_results/(cr_hf\.yaml)?)"
+_SAVED = rf"({_MODEL}|adapter_(config\.json|model\.safetensors)|README\.md|SHA256SUMS|training_args\.\w+"
+_SAVED += r"|(optimizer|scheduler|scaler|rng_state|trainer_state)\w*\.\w+|(pytorch_model|optimizer)\w*/[\w.]*)"
+KNOWN = re.compile(
+    rf"{_FINISHED}|{STAGED}/{_FINISHED}?|({ADAPTER}|{BASE})/{_SAVED}?"
+    rf"|{CHECKPOINTS}/(features\.sha256|lambda_choice\.json|(checkpoint-\d+|unfinished)/{_SAVED}?)?"
+)
+"""Every path that a run can write in its directory; folders end in a slash."""
+
+
+def claim(run_dir: Path, *names: str) -> None:
+    """Note, before they are written, names that the run writes in its directory.
+
+    Raises:
+        CheckpointError: if one of them is there already and is not the run's.
+    """
+    own = _own_names(run_dir)
+    for name in names:
+        if name not in own and os.path.lexists(run_dir / name):
+            raise CheckpointError(f"{run_dir / name} was not written by the run: move it away, then use --resume")
+    write_json(run_dir / OWN_FILES, {"files": sorted({*own, *names})})
+
+
+@contextlib.contextmanager
+def staged(run_dir: Path) -> Iterator[Path]:
+    """A folder whose files become the run's when it is left, `results.json` last: where it stands, all of them do."""
+    folder = run_dir / STAGED
+    claim(run_dir, STAGED)
+    folder.mkdir(exist_ok=True)  # it may be there from a run that was killed
+    yield folder
+    files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.name == RESULTS)
+    names = [path.relative_to(folder) for path in files]
+    claim(run_dir, *{name.parts[0] for name in names})
+    for name in names:
+        (run_dir / name).parent.mkdir(exist_ok=True)
+        os.replace(folder / name, run_dir / name)
+    _remove(folder)
+
+
+def _own_names(run_dir: Path) -> set[str]:
+    """Names at the top of the directory that are the run's; empty if no run is there."""
+    if (run_dir / OWN_FILES).is_file():
+        names = read_json(run_dir / OWN_FILES, "remove it, and keep the directory").get("files")
+        return {str(name) for name in names} if isinstance(names, list) else set()
+    # A run of an earlier version kept no list. Its recipe is known by its form, which nobody writes by hand.
+    try:
+        text = (run_dir / RECIPE).read_text(encoding="utf-8")
+        is_run = text == load_recipe(run_dir / RECIPE).to_yaml()
+    except (OSError, UnicodeDecodeError, CRError):
+        return set()
+    return {path.name for path in run_dir.iterdir()} if is_run else set()
+
+
+def _foreign_file(run_dir: Path) -> str | None:
+    """The first thing in the directory that no run wrote; links and mounts never are a run's."""
+    own = _own_names(run_dir) | {OWN_FILES}
+    for folder, folders, files in os.walk(run_dir):
+        for name in sorted([*folders, *files]):
+            path = Path(folder, name)
+            relative = path.relative_to(run_dir)
+            is_own = relative.parts[0] in own or PART.fullmatch(name) is not None
+            known = KNOWN.fullmatch(f"{relative.as_posix()}{'/' * path.is_dir()}") or PART.fullmatch(name)
+            if not is_own or not known or path.is_symlink() or path.is_mount():
+                return relative.as_posix()
+    return None
+
+
+def _remove(folder: Path, itself: bool = True) -> None:
+    """Remove the known files of a folder, and what folders are empty then; a link is never followed."""
+    for place, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            Path(place, name).unlink()
+        if itself or Path(place) != folder:
+            Path(place).rmdir()
 
 
 def check_directory(recipe: Recipe, overwrite: bool, resume: bool) -> None:
@@ -51,23 +124,44 @@ def check_directory(recipe: Recipe, overwrite: bool, resume: bool) -> None:
         raise RecipeError(f"output_dir={run_dir} is a file: choose another output_dir")
     if not run_dir.is_dir() or not any(run_dir.iterdir()):
         return
-    if not (run_dir / RECIPE).is_file():
+    if not _own_names(run_dir):
         raise RecipeError(f"output_dir={run_dir} holds other files and no run: choose another output_dir")
-    finished = (run_dir / RESULTS).is_file()
-    if resume and finished:
+    if resume and is_whole(run_dir):
         raise RecipeError(
             f"the run in {run_dir} is finished, there is nothing to resume: use --overwrite to train anew"
         )
-    if not overwrite and not resume:
+    if overwrite:
+        _check_removable(run_dir)
+    elif not resume:
+        finished = (run_dir / RESULTS).is_file()
         kind = "a finished run: use --overwrite" if finished else "an unfinished run: use --resume or --overwrite"
         raise RecipeError(f"output_dir={run_dir} holds {kind}, or choose another output_dir")
-    if resume:
+    elif (run_dir / RECIPE).is_file():
         before = load_recipe(run_dir / RECIPE).to_dict()
         changed = sorted(key for key in before | recipe.to_dict() if before.get(key) != recipe.to_dict().get(key))
         if changed:
             raise RecipeError(
                 f"{run_dir} was started with another {changed[0]}: resume with the same recipe, or use --overwrite"
             )
+
+
+def _check_removable(run_dir: Path) -> None:
+    """Refuse to overwrite a run beside which something else stands."""
+    if run_dir.is_symlink():
+        raise RecipeError(f"output_dir={run_dir} is a link: give the directory itself to overwrite the run in it")
+    if run_dir.resolve() in Path.cwd().parents:
+        raise RecipeError(f"output_dir={run_dir} holds the folder you work in: leave it to overwrite the run")
+    foreign = _foreign_file(run_dir)
+    if foreign is not None:
+        raise RecipeError(
+            f"output_dir={run_dir} holds {foreign}, which the run did not write: move it away, or choose another "
+            "output_dir"
+        )
+
+
+def is_whole(run_dir: Path) -> bool:
+    """Whether a run is finished and has its card, which comes last."""
+    return (run_dir / RESULTS).is_file() and (run_dir / CARD).is_file()
 
 
 def check_finished(run_dir: Path) -> None:
@@ -88,10 +182,7 @@ def read_results(run_dir: Path) -> dict[str, Any]:
         CheckpointError: if the run is not finished, or the file is damaged.
     """
     check_finished(run_dir)
-    try:
-        return dict(json.loads((run_dir / RESULTS).read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{run_dir / RESULTS} is damaged ({error}): train the run again") from error
+    return read_json(run_dir / RESULTS, "train the run again")
 
 
 @contextlib.contextmanager
@@ -99,7 +190,7 @@ def open_directory(recipe: Recipe, overwrite: bool, resume: bool) -> Iterator[No
     """Start the run, or go on with it, and hold its directory against other processes until it is left.
 
     The recipe is written first, so that an interrupted run is known for what it is. What was checked before is checked
-    again: another process may have been faster.
+    again: another process may have been faster. A run that is refused before its first checkpoint leaves nothing.
 
     Raises:
         RecipeError: if the directory cannot be made or written, or another process trains there.
@@ -107,61 +198,28 @@ def open_directory(recipe: Recipe, overwrite: bool, resume: bool) -> Iterator[No
     run_dir = Path(recipe.output_dir)
     with contextlib.ExitStack() as stack:
         try:
+            made = [folder for folder in (run_dir, *run_dir.parents) if not folder.exists()]
             run_dir.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_held(run_dir))
+            if not stack.enter_context(locked(run_dir)):
+                raise RecipeError(
+                    f"another process works in {run_dir}: wait until it has ended, or choose another folder"
+                )
             check_directory(recipe, overwrite, resume)
-            if not (resume and (run_dir / RECIPE).is_file()):
-                for path in run_dir.iterdir():
-                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            if overwrite:
+                _remove(run_dir, itself=False)
+            claim(run_dir, OWN_FILES, RECIPE, CHECKPOINTS)
+            if not (run_dir / RECIPE).is_file():
                 recipe.save(run_dir / RECIPE)
         except OSError as error:
             raise RecipeError(
                 f"output_dir={run_dir} cannot be written ({error.strerror}): choose another output_dir"
             ) from error
-        yield
-
-
-@contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """A lock on a folder, which the system takes away when the process dies; none where there are no such locks."""
-    if sys.platform == "win32":
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RecipeError(
-                f"another process works in {folder}: wait until it has ended, or choose another folder"
-            ) from None
-        except OSError:
-            pass  # a network file system
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn what a disk that is full or forbids writing makes of whatever writes there into one `CheckpointError`."""
-    try:
-        yield
-    except Exception as error:
-        cause = disk_error(error)
-        if cause is None:
+            yield
+        except (RecipeError, DataError, FeatureCacheError):
+            if not resume and not any((run_dir / CHECKPOINTS).glob("checkpoint-*")) and not _foreign_file(run_dir):
+                _remove(run_dir, itself=run_dir in made)
+                for folder in made[1:]:
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
             raise
-        raise CheckpointError(
-            f"{folder} cannot be written ({cause}): free some space, or let it be written to, and go on from there "
-            "(cr-hf train --resume)"
-        ) from error
-
-
-def disk_error(error: Exception) -> str | None:
-    """What an error says of the disk; `None` if it is about something else."""
-    if isinstance(error, OSError) and error.errno in OF_THE_DISK:
-        return str(error.strerror)
-    number = SYSTEM_ERROR.search(str(error))
-    if number and int(number[1]) in OF_THE_DISK:
-        return os.strerror(int(number[1]))
-    return "the disk is full" if isinstance(error, RuntimeError) and TORN_ARCHIVE.search(str(error)) else None

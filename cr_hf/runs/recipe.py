@@ -19,6 +19,7 @@ import yaml
 from ..data import DataConfig
 from ..errors import RecipeError, nearest
 from ..evaluation import SINGLE, Task
+from ..files import write_text
 from ..modeling import OWN_FIELDS
 from ..training import CRTrainingArguments
 
@@ -112,9 +113,13 @@ class Recipe:
         }
         return {**values, "data": data, **self.model, **self.training, "output_dir": self.output_dir}
 
+    def to_yaml(self) -> str:
+        """The recipe as a run keeps it."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
     def save(self, path: Path) -> None:
         """Write the recipe as YAML."""
-        path.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        write_text(path, self.to_yaml())
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:

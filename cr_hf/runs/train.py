@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -23,19 +24,34 @@ from transformers import (
     PreTrainedTokenizerBase,
     set_seed,
 )
+from transformers.utils import logging
 
 from .. import __version__
 from ..data import TableSchema, load_rows, load_streamed, load_tables, read_rows, schema_of, table_features
-from ..errors import CheckpointError, DataError
+from ..errors import CheckpointError, DataError, RecipeError
 from ..evaluation import Task, check_kinds, text_robustness
 from ..features import FeatureDataset, classify_features, collate_features, encode_splits
-from ..files import write_json
+from ..files import read_json, write_json, writing
 from ..modeling import CRConfig, CRForFeatureClassification, CRForSequenceClassification
 from ..training import CRTrainer, CRTrainingArguments, check_same_features, last_complete_checkpoint, load_model
 from .build import build_model, check_together, recipe_lora_config, training_arguments, trains_on_features
 from .choose_lambda import kept_lambda, lambda_of_run
 from .diagnose import reference_diagnostics
-from .directory import PROBE, RECIPE, RESULTS, TABLE, check_directory, check_finished, open_directory, writing
+from .directory import (
+    CARD,
+    EVAL_RESULTS,
+    LAMBDA_PICTURE,
+    PROBE,
+    RECIPE,
+    RESULTS,
+    TABLE,
+    TRAINER_STATE,
+    check_directory,
+    check_finished,
+    claim,
+    open_directory,
+    staged,
+)
 from .recipe import NO_BACKBONE, Recipe, load_recipe
 from .results import (
     PROBE_TEXTS,
@@ -43,6 +59,8 @@ from .results import (
     describe_environment,
     describe_model,
 )
+
+logger = logging.get_logger(__name__)
 
 
 def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) -> Path:
@@ -55,7 +73,8 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
             starts anew.
 
     Returns:
-        The run directory. `results.json` is written last: where it stands, the run is finished.
+        The run directory. `results.json` is written last: where it stands, the run is finished, with its card. Where
+        the recipe says `push_to_hub`, it is published then.
 
     Raises:
         CRError: before training wherever possible, with one line that names the mend.
@@ -64,6 +83,13 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
     run_dir = Path(recipe.output_dir)
     check_directory(recipe, overwrite, resume)
     arguments = training_arguments(recipe, run_dir)
+    publish = _check_publishing(recipe, arguments)
+    if resume and (run_dir / RESULTS).is_file():  # a run without its card, as earlier versions left it when killed
+        if arguments.process_index == 0:
+            with open_directory(recipe, overwrite, resume), writing(run_dir):
+                _write_card(run_dir)
+            publish()
+        return run_dir
     with arguments.main_process_first(local=False, desc="reading the data"):
         dataset = _read_data(recipe)
     set_seed(recipe.seed)
@@ -76,7 +102,46 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
                 stack.enter_context(open_directory(recipe, overwrite, resume))
         stack.enter_context(writing(run_dir))
         _train(recipe, arguments, model, tokenizer, dataset, resume, started)
+    if arguments.process_index == 0:
+        publish()
     return run_dir
+
+
+# The two imports that run upwards, and only when they are called: a run is finished with its card and its picture, and
+# published if its recipe says so, whoever trains it.
+
+
+def _check_publishing(recipe: Recipe, arguments: CRTrainingArguments) -> Callable[[], None]:
+    """Refuse, before training, a recipe whose run could not be published afterwards; what publishes it then."""
+    if not recipe.training.get("push_to_hub") or arguments.process_index > 0:
+        return lambda: None
+    from ..hub import check_access, publish_run
+
+    run_dir = Path(recipe.output_dir)
+    repo_id, token = str(arguments.hub_model_id or run_dir.name), arguments.hub_token
+    if recipe.backbone == NO_BACKBONE:
+        raise RecipeError("push_to_hub: text classifiers alone are published, leave it out for a table")
+    check_access(repo_id, token)
+
+    def publish() -> None:
+        published = publish_run(run_dir, repo_id, private=arguments.hub_private_repo, token=token)
+        logger.warning(f"published and verified: {repo_id} at commit {published.commit[:12]}")
+
+    return publish
+
+
+def _write_card(run_dir: Path, folder: Path | None = None) -> None:
+    """The card of a run, whose files may still stand in another folder, and the picture of how lambda was chosen."""
+    from ..hub import write_card
+
+    claim(run_dir, CARD, Path(EVAL_RESULTS).parts[0])
+    write_card(run_dir, folder)
+    choice = read_json((folder or run_dir) / RESULTS, "train the run again").get("lambda_choice")
+    if choice and importlib.util.find_spec("matplotlib") is not None:
+        from ..study import plot_lambda
+
+        claim(run_dir, LAMBDA_PICTURE)
+        plot_lambda(choice, (folder or run_dir) / LAMBDA_PICTURE)
 
 
 def _train(
@@ -100,8 +165,6 @@ def _train(
     predictions: dict[str, Any] = {
         name: trainer.predict(split).predictions for name, split in splits.items() if name != "train"
     }
-    if recipe.backbone == NO_BACKBONE and trainer.is_world_process_zero():
-        write_json(run_dir / TABLE, dataclasses.asdict(schema_of(dataset["train"])))
     if trainer.is_world_process_zero():
         results = {
             "cr_hf_version": __version__,
@@ -119,7 +182,14 @@ def _train(
             "diagnostics": reference_diagnostics(model.eval(), tokenizer, dataset, splits, predictions),
             "environment": describe_environment(arguments),
         }
-        _save(run_dir, recipe, trainer, model.eval(), tokenizer, results)
+        if recipe.chooses_lambda:
+            results["lambda_choice"] = kept_lambda(trainer.args).to_dict()
+        with staged(run_dir) as folder:
+            if recipe.backbone == NO_BACKBONE:
+                write_json(folder / TABLE, dataclasses.asdict(schema_of(dataset["train"])))
+            _save(folder, trainer, model.eval(), tokenizer)
+            write_json(folder / RESULTS, results)
+            _write_card(run_dir, folder)
     trainer.accelerator.wait_for_everyone()
 
 
@@ -243,6 +313,7 @@ def _finished_model(recipe: Recipe, trainer: CRTrainer, model: Any) -> Any:
         from ..training import ADAPTER, merge_lora
 
         if trainer.is_world_process_zero():
+            claim(Path(recipe.output_dir), ADAPTER)
             trained.save_pretrained(Path(recipe.output_dir) / ADAPTER)
         model = merge_lora(trained)
         trainer.model = trainer.model_wrapped = model
@@ -306,6 +377,8 @@ def _fine_tuning_trainer(
     if recipe.lora_r is not None:
         from ..training import BASE, add_lora
 
+        if arguments.process_index == 0:
+            claim(Path(recipe.output_dir), BASE)
         trained = add_lora(model, Path(recipe.output_dir) / BASE, recipe_lora_config(recipe, model))
     return _trainer(recipe, arguments, trained, splits, DataCollatorWithPadding(tokenizer)), splits
 
@@ -329,24 +402,14 @@ def _trainer(
     )
 
 
-def _save(
-    run_dir: Path,
-    recipe: Recipe,
-    trainer: CRTrainer,
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase | None,
-    results: dict[str, Any],
-) -> None:
-    if recipe.chooses_lambda:
-        results["lambda_choice"] = kept_lambda(trainer.args).to_dict()
-    model.save_pretrained(run_dir)
+def _save(folder: Path, trainer: CRTrainer, model: Any, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    model.save_pretrained(folder)
     if tokenizer is None:
         made_up = np.random.default_rng(0).standard_normal((4, model.config.in_features), np.float32)
         probe = {"features": made_up.tolist(), "logits": classify_features(model, made_up).tolist()}
     else:
-        tokenizer.save_pretrained(run_dir)
+        tokenizer.save_pretrained(folder)
         probe = {"texts": list(PROBE_TEXTS), "logits": model.predict_texts(PROBE_TEXTS, tokenizer).tolist()}
-    write_json(run_dir / PROBE, probe)
+    write_json(folder / PROBE, probe)
     trainer.state.best_model_checkpoint = None
-    write_json(run_dir / "trainer_state.json", dataclasses.asdict(trainer.state))
-    write_json(run_dir / RESULTS, results)
+    write_json(folder / TRAINER_STATE, dataclasses.asdict(trainer.state))

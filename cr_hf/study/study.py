@@ -20,9 +20,9 @@ from ..data import load_rows, load_tables, table_features
 from ..errors import RecipeError
 from ..evaluation import RESAMPLES, Comparison, compare_all, crossed_bootstrap, declare, least_wilcoxon_p
 from ..features import encode_splits
-from ..files import write_json
+from ..files import write_json, writing
 from ..modeling import CRConfig
-from ..runs import NO_BACKBONE, Recipe, build_model, describe_data, describe_machine, writing
+from ..runs import NO_BACKBONE, Recipe, build_model, describe_data, describe_machine
 from .arms import check_heads
 from .cells import CellStore, Plan, StudyData, declared_settings, train_cell, unpack_hits
 
