@@ -97,7 +97,9 @@ class Recipe:
     @property
     def task(self) -> Task:
         """What the model is asked; the names of its classes are only known from the data."""
-        return Task(str(self.model.get("problem_type") or SINGLE), str(self.model.get("objective") or "cross_entropy"))
+        # An unknown objective is refused when the model is built.
+        objective = "ordinal" if self.model.get("objective") == "ordinal" else "cross_entropy"
+        return Task(str(self.model.get("problem_type") or SINGLE), objective)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as its YAML file would say it, defaults of `data` left out."""
