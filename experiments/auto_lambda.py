@@ -1,75 +1,71 @@
 """What `dreg_lambda: auto` picks on frozen SST-5 at 5, 25 and 100 % of the labels, against the fixed default.
 
-Each of five seeds has its own stratified subset of the training rows; lambda is chosen for it on dev by three heads a
-grid point, as a run would choose it. One head with the pick and one with the default, both with the run's seed, are
-then compared on test, which nothing was chosen on.
-
-Usage: python -m experiments.auto_lambda [DATA_DIR]     (default: ../shared/data/sst5)
+Each seed has its own stratified subset of the training rows; lambda is chosen for it on dev by three heads a grid
+point, as a run would choose it. One head with the pick and one with the default, both with the run's seed, are then
+compared on test, which nothing was chosen on.
 """
 
 from __future__ import annotations
 
-import sys
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from transformers.utils import logging
-
-from cr_hf import CRConfig
 from cr_hf.evaluation.statistics import compare
-from cr_hf.files import write_json
-from cr_hf.runs.choose_lambda import choose_lambda
-from cr_hf.study.cells import Plan, StudyData
-from cr_hf.training.sweep import HeadSpec, train_heads
 
-from .frozen_sst5 import DATA, RESULTS, load, subsets_of
-from .trained_heads import hits_of
+from .runner import (
+    Arm,
+    Regime,
+    hits_of,
+    parser,
+    part,
+    pick_lambda,
+    read_regime,
+    start,
+    subsets_of,
+    train,
+    write_result,
+)
 
-FRACTIONS, SEEDS, FIXED = (0.05, 0.25, 1.0), 5, 0.02
-
-
-def main() -> None:
-    """Write experiments/results/auto_lambda.json after every fraction."""
-    logging.set_verbosity_error()
-    torch.set_num_threads(1)
-    data, plan, about = load(sys.argv[1] if len(sys.argv) > 1 else DATA, SEEDS)
-    result: dict[str, Any] = {**about, "seeds": SEEDS, "fixed": FIXED, "fractions": {}}
-    for fraction in FRACTIONS:
-        result["fractions"][str(fraction)] = measure(fraction, data, plan)
-        write_json(RESULTS / "auto_lambda.json", result)
+FRACTIONS = (0.05, 0.25, 1.0)
+FIXED = 0.02
+ARM = Arm({"activation": "polynomial"}, ())
 
 
-def measure(fraction: float, data: StudyData, plan: Plan) -> dict[str, Any]:
+def measure(regime: Regime, fraction: float, seeds: int) -> dict[str, Any]:
     """The picks and the paired difference of one fraction."""
-    features, labels = data.train
-    config = CRConfig(**plan.config)
-    size = round(fraction * len(labels))
-    arguments = plan.schedule(size, fraction)
-    dev = dict(zip(("validation_features", "validation_labels"), data.validation, strict=True))
-    base = HeadSpec(
-        learning_rate=plan.training["learning_rate"],
-        weight_decay=plan.training["weight_decay"],
-        dropout=config.dropout,
-    )
-    choices, specs = [], []
-    for seed, subset in enumerate(subsets_of(labels, size, SEEDS)):
-        choices.append(choose_lambda(features[subset], labels[subset], base, config, arguments, **dev))
-        own = replace(base, seed=seed, train_indices=subset)
-        specs += [replace(own, dreg_lambda=choices[-1].chosen), replace(own, dreg_lambda=FIXED)]
-        print(f"{fraction:.0%}, seed {seed}: lambda {choices[-1].chosen:.3g}, best {choices[-1].best:.3g}", flush=True)
-    hits = hits_of(train_heads(features, labels, specs, config, arguments, **dev), *data.test)
-    found = compare(hits[0::2], hits[1::2])
+    subsets = subsets_of(regime.data.train[1], fraction, seeds)
+    choices = [pick_lambda(regime, subset, fraction) for subset in subsets]
+    heads = []
+    for seed, choice in enumerate(choices):
+        print(f"{fraction:.0%}, seed {seed}: lambda {choice.chosen:.3g}, best {choice.best:.3g}", flush=True)
+        settings = [{"dreg_lambda": value, "dropout": regime.config.dropout} for value in (choice.chosen, FIXED)]
+        heads += train(regime, ARM, settings, [seed], subsets, fraction)
+    hits = hits_of(heads, *regime.data.test)
+    picked, fixed = hits[0::2], hits[1::2]
+    found = compare(picked, fixed)
     print(f"{fraction:.0%}: auto - fixed on test {found}", flush=True)
     return {
-        "rows": size,
-        "epochs": arguments.num_train_epochs,
-        "batch_size": arguments.batch_size,
+        "rows": len(subsets[0]),
         "choices": [choice.to_dict() for choice in choices],
-        "test_accuracies_auto": hits[0::2].mean(1).tolist(),
-        "test_accuracies_fixed": hits[1::2].mean(1).tolist(),
+        "test_accuracies_auto": picked.mean(1).tolist(),
+        "test_accuracies_fixed": fixed.mean(1).tolist(),
         "auto_minus_fixed": found,
     }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write experiments/results/auto_lambda.json."""
+    options = start(parser("auto_lambda", __doc__, "sst5", seeds=5), argv)
+    regime = read_regime("sst5_frozen", options, "backbone=offline")
+    found = {
+        str(fraction): part(
+            options,
+            f"{fraction:g}-{options.seeds}",
+            lambda fraction=fraction: measure(regime, fraction, options.seeds),
+        )
+        for fraction in FRACTIONS
+    }
+    write_result(options, seeds=options.seeds, fixed=FIXED, fractions=found, **regime.about)
 
 
 if __name__ == "__main__":

@@ -1,41 +1,41 @@
-"""Diagnostics of a run of recipes/sst5_frozen.yaml, and of its test texts with typos, as `cr-hf diagnose` gives them.
-
-Usage: python -m experiments.diagnostics [RUN]     (default: runs/sst5_frozen, made by `cr-hf train`)
-"""
+"""Diagnostics of a run of recipes/sst5_frozen.yaml, and of its test texts with typos, by `cr-hf diagnose`."""
 
 from __future__ import annotations
 
-import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from cr_hf.data import load_rows
 from cr_hf.evaluation.text_damage import perturb_text
-from cr_hf.files import write_json
-from cr_hf.runs.diagnose import diagnose_texts
-from cr_hf.runs.train import load_run
+from cr_hf.runs import diagnose_texts, load_run, read_results
 
-ROOT = Path(__file__).resolve().parents[1]
-KIND, SEVERITY, TEXTS = "typos", 3, 500
+from .runner import parser, start, write_result
+
+KIND, SEVERITY = "typos", 3
+TEXTS = 500
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Write experiments/results/sst5_diagnostics.json."""
-    run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/sst5_frozen")
-    model, tokenizer, recipe = load_run(run)
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    texts = load_rows(recipe.data, "single_label_classification", splits=["test"])["test"]["text"][:TEXTS]
+    options = parser("sst5_diagnostics", __doc__)
+    options.prog = "python -m experiments.diagnostics"
+    options.add_argument(
+        "--run", type=Path, default=Path("runs/sst5_frozen"), help="of `cr-hf train`, by default %(default)s"
+    )
+    asked = start(options, argv)
+    model, tokenizer, recipe = load_run(asked.run)
+    results = read_results(asked.run)
+    texts = load_rows(recipe.data, splits=["test"])["test"]["text"][:TEXTS]
     damaged = [perturb_text(text, KIND, SEVERITY) for text in texts]
-    found = {
-        "recipe": "recipes/sst5_frozen.yaml",
-        "damage": {"kind": KIND, "severity": SEVERITY, "seed": 0},
-        "model": results["model"],
-        "data": results["data"],
-        "environment": results["environment"],
+    write_result(
+        asked,
+        recipe="recipes/sst5_frozen.yaml",
+        damage={"kind": KIND, "severity": SEVERITY, "seed": 0},
+        model=results["model"],
+        data=results["data"],
         **results["diagnostics"],
-        "new_texts": diagnose_texts(model, tokenizer, damaged, results["diagnostics"]),
-    }
-    write_json(ROOT / "experiments" / "results" / "sst5_diagnostics.json", found)
+        new_texts=diagnose_texts(model, tokenizer, damaged, results["diagnostics"]),
+    )
 
 
 if __name__ == "__main__":

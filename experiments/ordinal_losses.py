@@ -1,6 +1,5 @@
 """Cumulative link and cross-entropy beside CORAL and CORN of coral-pytorch: one body, one budget, the Yelp sample.
 
-Usage: python -m experiments.ordinal_losses [SEEDS] [DATA_DIR]     (default: 10 ../shared/data/yelp5)
 The body is that of recipes/yelp_minilm.yaml on cached features of the frozen encoder. Every method trains as long,
 with the same seeds and batches; its epoch is chosen on validation.
 """
@@ -9,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
-from pathlib import Path
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,17 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cr_hf.data import load_rows
+from cr_hf.evaluation import Task
 from cr_hf.evaluation.statistics import compare
-from cr_hf.evaluation.tasks import Task
-from cr_hf.features.encode import encode_splits
-from cr_hf.files import write_json
 from cr_hf.modeling import CRConfig, CRHead, network_dreg
-from cr_hf.runs.build import build_model
-from cr_hf.runs.recipe import Recipe, load_recipe
-from cr_hf.runs.results import describe_data, describe_machine
+from cr_hf.runs import Recipe
+from cr_hf.study.cells import pack_hits, unpack_hits
 
-ROOT = Path(__file__).resolve().parents[1]
+from .runner import Regime, parser, part, read_regime, start, write_result
+
 METHODS = ("cumulative link", "cross-entropy", "CORAL", "CORN")
 Splits = dict[str, tuple[Tensor, Tensor]]
 
@@ -75,19 +71,23 @@ class Network(CRHead):
 
     def groups(self, training: dict[str, Any]) -> list[dict[str, Any]]:
         """Parameter groups of the recipe: thresholds at their own rate, no decay of what is no weight matrix."""
-        own = [name for name, _ in self.named_parameters() if name.startswith("thresholds") or "coral_bias" in name]
-        named = dict(self.named_parameters())
-        decayed = [name for name in named if name.endswith("weight")]
-        rest = [name for name in named if name not in (*own, *decayed)]
-        rate, decay = training["learning_rate"], training["weight_decay"]
-        found = ((decayed, rate, decay), (rest, rate, 0.0), (own, training["threshold_learning_rate"], 0.0))
+        decayed, thresholds, rest = [], [], []
+        for name, values in self.named_parameters():
+            is_threshold = name.startswith("thresholds") or "coral_bias" in name
+            (thresholds if is_threshold else decayed if name.endswith("weight") else rest).append(values)
+        rate = training["learning_rate"]
         return [
-            {"params": [named[name] for name in names], "lr": lr, "weight_decay": value} for names, lr, value in found
+            {"params": decayed, "lr": rate, "weight_decay": training["weight_decay"]},
+            {"params": rest, "lr": rate, "weight_decay": 0.0},
+            {"params": thresholds, "lr": training["threshold_learning_rate"], "weight_decay": 0.0},
         ]
 
 
 def train(method: str, seed: int, recipe: Recipe, config: CRConfig, splits: Splits) -> dict[str, Any]:
-    """Train one network; metrics on test of the epoch that is best on validation."""
+    """Train one network; metrics on test of the epoch that is best on validation.
+
+    CORAL and CORN have outputs of their own, which `CRTrainer` and a sweep do not know: hence this loop, for all four.
+    """
     torch.manual_seed(seed)
     network, training = Network(method, config), recipe.training
     features, labels = splits["train"]
@@ -95,7 +95,8 @@ def train(method: str, seed: int, recipe: Recipe, config: CRConfig, splits: Spli
     steps = epochs * math.ceil(len(labels) / size)
     optimizer = torch.optim.AdamW(network.groups(training))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 + 0.5 * math.cos(math.pi * step / steps))
-    order, best = torch.Generator().manual_seed(seed), (-1.0, 0, network)
+    order = torch.Generator().manual_seed(seed)
+    best_accuracy, best_epoch, best = -1.0, 0, network
     for epoch in range(1, epochs + 1):
         network.train()
         for rows in torch.randperm(len(labels), generator=order).split(size):
@@ -106,70 +107,68 @@ def train(method: str, seed: int, recipe: Recipe, config: CRConfig, splits: Spli
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-        accuracy = float(np.mean(hits(predict(network, splits["validation"]), splits["validation"][1])))
-        if accuracy > best[0]:
-            best = (accuracy, epoch, copy.deepcopy(network))
-    scores = predict(best[2], splits["test"])
-    metrics = Task(objective="ordinal").measure(scores, splits["test"][1].numpy())
+        held_out, wanted = splits["validation"]
+        accuracy = float((predict(network, held_out).argmax(-1) == wanted.numpy()).mean())
+        if accuracy > best_accuracy:
+            best_accuracy, best_epoch, best = accuracy, epoch, copy.deepcopy(network)
+    scores, wanted = predict(best, splits["test"][0]), splits["test"][1].numpy()
     median = (np.exp(scores).cumsum(-1)[:, :-1] < 0.5).sum(-1)
-    metrics["accuracy_of_median"] = float((median == splits["test"][1].numpy()).mean())
-    run = {"method": method, "seed": seed, "epoch": best[1], "validation_accuracy": best[0], "test": metrics}
-    return {**run, "hits": hits(scores, splits["test"][1])}
+    metrics = Task(objective="ordinal").measure(scores, wanted)
+    run = {
+        "method": method,
+        "seed": seed,
+        "epoch": best_epoch,
+        "validation_accuracy": best_accuracy,
+        "test": {**metrics, "accuracy_of_median": float((median == wanted).mean())},
+    }
+    print(run, flush=True)
+    return {**run, "hits": pack_hits(scores.argmax(-1)[None] == wanted)}
 
 
 @torch.no_grad()
-def predict(network: Network, split: tuple[Tensor, Tensor]) -> NDArray[Any]:
+def predict(network: Network, features: Tensor) -> NDArray[Any]:
     """Class log-probabilities, (rows, num_labels)."""
     network.eval()
-    return network.log_probabilities(network(split[0])[0]).numpy()
+    return network.log_probabilities(network(features)[0]).numpy()
 
 
-def hits(scores: NDArray[Any], labels: Tensor) -> NDArray[np.float64]:
-    """1 where the top class is the label."""
-    return (scores.argmax(-1) == labels.numpy()).astype(float)
-
-
-def standardized_splits(recipe: Recipe, dataset: Any) -> tuple[CRConfig, Splits]:
+def standardized_splits(regime: Regime) -> Splits:
     """Features standardised by the training rows, as the head's own `feature_norm` does."""
-    model, tokenizer = build_model(recipe, dataset)
-    encoded = encode_splits(model, tokenizer, dataset)
-    norm = model.classifier.feature_norm
-    model.fit_feature_norm(torch.from_numpy(np.array(encoded["train"][0])))
+    norm = CRHead(regime.config).feature_norm
+    splits = {name: getattr(regime.data, name) for name in ("train", "validation", "test")}
+    rows = torch.from_numpy(np.array(splits["train"][0], dtype=np.float64))
+    norm.set_statistics(rows.mean(0), rows.var(0, correction=0))
     with torch.no_grad():
-        return model.config, {
-            name: (norm(torch.from_numpy(np.array(features))), torch.from_numpy(labels).long())
-            for name, (features, labels) in encoded.items()
+        return {
+            name: (norm(torch.from_numpy(np.array(features))), torch.from_numpy(np.asarray(labels)).long())
+            for name, (features, labels) in splits.items()
         }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Write experiments/results/ordinal_losses.json."""
-    seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 10
-    data_dir = sys.argv[2] if len(sys.argv) > 2 else "../shared/data/yelp5"
-    overrides = [f"data.dir={data_dir}", "backbone=offline"]
-    recipe = load_recipe(ROOT / "recipes" / "yelp_minilm.yaml", overrides)
-    dataset = load_rows(recipe.data)
-    config, splits = standardized_splits(recipe, dataset)
-    runs = []
-    for seed in range(seeds):
-        for method in METHODS:
-            runs.append(train(method, seed, recipe, config, splits))
-            print({name: value for name, value in runs[-1].items() if name != "hits"}, flush=True)
-    first, *others = (np.stack([run["hits"] for run in runs if run["method"] == method]) for method in METHODS)
-    write_json(
-        ROOT / "experiments" / "results" / "ordinal_losses.json",
-        {
-            "body": "recipes/yelp_minilm.yaml",
-            "sample": "5,000 rows of the official test split",
-            "data": describe_data(recipe.data, dataset),
-            "seeds": seeds,
-            "environment": describe_machine(),
-            "test_accuracy_differences": {
-                f"{METHODS[0]} - {method}": compare(first, other)
-                for method, other in zip(METHODS[1:], others, strict=True)
-            },
-            "runs": [{name: value for name, value in run.items() if name != "hits"} for run in runs],
+    options = start(parser("ordinal_losses", __doc__, "yelp5", seeds=10), argv)
+    regime = read_regime("yelp_minilm", options, "backbone=offline")
+    splits = standardized_splits(regime)
+    runs = [
+        part(options, f"{method}-{seed}", partial(train, method, seed, regime.recipe, regime.config, splits))
+        for seed in range(options.seeds)
+        for method in METHODS
+    ]
+    first, *others = (
+        np.concatenate([unpack_hits(run["hits"]) for run in runs if run["method"] == method]) for method in METHODS
+    )
+    write_result(
+        options,
+        body="recipes/yelp_minilm.yaml",
+        sample="5,000 rows of the official test split",
+        seeds=options.seeds,
+        test_accuracy_differences={
+            f"{METHODS[0]} - {method}": compare(first, other)
+            for method, other in zip(METHODS[1:], others, strict=True)
         },
+        runs=[{name: value for name, value in run.items() if name != "hits"} for run in runs],
+        **regime.about,
     )
 
 

@@ -1,18 +1,11 @@
-"""Pima diabetes, repeated splits: CR heads against MLPs, logistic regression, SVM and boosting.
-
-Usage: python -m experiments.pima [DATA_DIR]     (default: ../shared/data/pima)
-
-Two designs of splits, drawn once for every arm: 5 folds, 5 times over, at five shares of the training rows; and 50
-random splits 80/20, the papers' own way, with all of them. Everything that is learned from data (medians of missing
-values, scaling, the setting) is learned from the training rows of a split alone. Every arm tries four settings by a
-5-fold cross-validation inside the training rows, and is then trained on all of them with the best.
-"""
+"""Pima diabetes, repeated splits: CR heads against MLPs, logistic regression, SVM and boosting."""
 
 from __future__ import annotations
 
-import sys
-import time
-from dataclasses import dataclass
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,53 +25,106 @@ from sklearn.model_selection import (
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cr_hf import CRConfig
-from cr_hf.evaluation.sensitivity import gradient_tail_ratio, input_gradient_norms
+from cr_hf.evaluation import gradient_tail_ratio, input_gradient_norms
 from cr_hf.evaluation.statistics import LEVEL, corrected_resampled_t, holm
-from cr_hf.files import write_json
-from cr_hf.runs.results import describe_machine
 from cr_hf.study.classical import make_estimator
-from cr_hf.training.sweep import HeadResult, HeadSpec, SweepArguments, train_heads
+from cr_hf.training import HeadResult
 
-RESULTS = Path(__file__).resolve().parent / "results"
+from .runner import (
+    IN_DIRECTION,
+    NOT_PUBLIC,
+    Arm,
+    Claim,
+    Regime,
+    hits_of,
+    interval_text,
+    parser,
+    part,
+    read_regime,
+    spread,
+    start,
+    train,
+    verdict,
+    write_result,
+)
+
 FRACTIONS = (0.05, 0.1, 0.25, 0.5, 1.0)
-FOLDS, REPEATS, SPLITS, INNER = 5, 5, 50, 5
-SHARED = {"learning_rate": 1e-3, "weight_decay": 0.1, "dreg_lambda": 0.0, "dropout": 0.1}
-DROPOUTS = [{"dropout": value} for value in (0.0, 0.1, 0.3, 0.5)]
-HEADS: dict[str, tuple[str, list[dict[str, float]]]] = {
-    "cr+dreg": ("polynomial", [{"dreg_lambda": value} for value in (0.01, 0.03, 0.1, 0.3)]),
-    "cr": ("polynomial", DROPOUTS),
-    "mlp-relu": ("relu", DROPOUTS),
-    "mlp-gelu": ("gelu", DROPOUTS),
+FOLDS, REPEATS = 5, 5
+RANDOM_SPLITS = 50
+INNER_FOLDS = 5
+DROPOUTS = tuple({"dropout": value} for value in (0.0, 0.1, 0.3, 0.5))
+HEADS = {
+    "cr+dreg": Arm({"activation": "polynomial"}, tuple({"dreg_lambda": value} for value in (0.01, 0.03, 0.1, 0.3))),
+    "cr": Arm({"activation": "polynomial"}, DROPOUTS),
+    "mlp-relu": Arm({"activation": "relu"}, DROPOUTS),
+    "mlp-gelu": Arm({"activation": "gelu"}, DROPOUTS),
 }
-DEPTHS = {"max_depth": [2, 3], "n_estimators": [50, 150]}
+TREES = {"max_depth": [2, 3], "n_estimators": [50, 150]}
 CLASSICAL: dict[str, dict[str, list[Any]]] = {
     "logistic regression": {"C": [0.01, 0.1, 1, 10]},
     "SVM": {"C": [0.1, 1, 10, 100]},
-    "gradient boosting": DEPTHS,
-    "XGBoost": DEPTHS,
+    "gradient boosting": TREES,
+    "XGBoost": TREES,
 }
 REFERENCES = ("logistic regression", "SVM", "XGBoost", "mlp-relu", "cr")
-CLAIMED = 0.8571
-MISSING_COLUMNS = [1, 2, 3, 4, 5]
+CLAIMED, CLAIMED_DEVIATION = 0.8571, 0.0201
+PROTOCOL = (
+    f"Two designs of splits, drawn once for every arm: {FOLDS} folds, {REPEATS} times over, at five shares of the "
+    f"training rows; and {RANDOM_SPLITS} random splits 80/20, the papers' own way, with all of them. Everything that "
+    "is learned from data (medians of missing values, scaling, the setting) is learned from the training rows of a "
+    f"split alone. Every arm tries four settings by a {INNER_FOLDS}-fold cross-validation inside the training rows, "
+    "and is then trained on all of them with the best."
+)
+RULE = (
+    "reproduced: the mean lies within the claimed deviation of the claimed accuracy; every comparison has p below "
+    f"{LEVEL} after Holm. In direction only: every mean is higher; the tail ratio is lower than both MLPs'. Else not "
+    "reproduced, or for the tail ratio, whose gradient the papers do not name: definition not public."
+)
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Split:
     """Row numbers of one split, and its training rows cut into inner folds."""
 
-    train: NDArray[np.int64]
-    test: NDArray[np.int64]
-    inner: list[tuple[NDArray[np.int64], NDArray[np.int64]]]
+    train: Rows
+    test: Rows
+    inner: list[tuple[Rows, Rows]]
 
 
-def read_pima(folder: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Features (768, 8) with NaN for missing values, and classes (768,)."""
-    table = np.loadtxt(folder / "pima-indians-diabetes.csv", delimiter=",")
-    features = table[:, :8].astype(np.float32)
-    for column in MISSING_COLUMNS:
-        features[features[:, column] == 0, column] = np.nan
-    return features, table[:, 8].astype(np.int64)
+@dataclass(frozen=True)
+class Table:
+    """All rows of the table, and how heads are trained on them.
+
+    Args:
+        regime: of recipes/pima.yaml.
+        features: shape (768, 8), NaN where a value is missing.
+        labels: shape (768,).
+    """
+
+    regime: Regime
+    features: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    def completed(self, rows: Rows) -> NDArray[np.float32]:
+        """All features, missing values replaced by the medians of the given rows."""
+        return SimpleImputer(strategy="median").fit(self.features[rows]).transform(self.features).astype(np.float32)
+
+    def accuracy(self, head: HeadResult, train_rows: Rows, rows: Rows) -> float:
+        """Accuracy on some rows of a head that was trained on others."""
+        return float(hits_of([head], self.completed(train_rows)[rows], self.labels[rows]).mean())
+
+
+def read_table(options: argparse.Namespace) -> Table:
+    """The whole table, not yet split, with its missing values."""
+    regime = read_regime("pima", options, "load_best_model_at_end=false")
+    values = np.loadtxt(Path(options.data) / regime.recipe.data.train_file, delimiter=",")
+    features = values[:, :8].astype(np.float32)
+    missing = np.zeros_like(features, dtype=bool)
+    columns = regime.recipe.data.missing_columns
+    missing[:, columns] = features[:, columns] == 0
+    features[missing] = np.nan
+    return Table(regime, features, values[:, 8].astype(np.int64))
 
 
 def make_splits(labels: NDArray[np.int64], design: str, fraction: float) -> list[Split]:
@@ -86,205 +132,164 @@ def make_splits(labels: NDArray[np.int64], design: str, fraction: float) -> list
     if design == "5-fold":
         splitter: Any = RepeatedStratifiedKFold(n_splits=FOLDS, n_repeats=REPEATS, random_state=0)
     else:
-        splitter = StratifiedShuffleSplit(n_splits=SPLITS, test_size=0.2, random_state=0)
+        splitter = StratifiedShuffleSplit(n_splits=RANDOM_SPLITS, test_size=0.2, random_state=0)
     splits = []
-    for number, (train, test) in enumerate(splitter.split(labels, labels)):
+    for number, (rows, test) in enumerate(splitter.split(labels, labels)):
         if fraction < 1:
-            train, _ = train_test_split(train, train_size=fraction, stratify=labels[train], random_state=number)
-        inner = StratifiedKFold(INNER, shuffle=True, random_state=number).split(train, labels[train])
-        splits.append(Split(train, test, [(train[kept], train[apart]) for kept, apart in inner]))
+            rows, _ = train_test_split(rows, train_size=fraction, stratify=labels[rows], random_state=number)
+        inner = StratifiedKFold(INNER_FOLDS, shuffle=True, random_state=number).split(rows, labels[rows])
+        splits.append(Split(rows, test, [(rows[kept], rows[apart]) for kept, apart in inner]))
     return splits
 
 
-def completed(features: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """All features, missing values replaced by the medians of the given rows."""
-    return SimpleImputer(strategy="median").fit(features[rows]).transform(features).astype(np.float32)
-
-
-def train_many(
-    features: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    activation: str,
-    jobs: list[tuple[NDArray[np.int64], int, dict[str, float]]],
+def train_on(
+    table: Table,
+    arm: Arm,
+    settings: Sequence[dict[str, Any]],
+    row_sets: Sequence[Rows],
+    numbers: Sequence[int],
     fraction: float,
 ) -> list[HeadResult]:
-    """One head a job (training rows, seed, setting); every job's missing values are filled from its own rows."""
-    # Every set of rows has features of its own: they stand one below the other, and a job names its rows in there.
-    own = {id(rows): rows for rows, _, _ in jobs}
-    stacked = np.concatenate([completed(features, rows)[rows] for rows in own.values()])
-    starts = dict(zip(own, np.cumsum([0, *(len(rows) for rows in own.values())])[:-1], strict=True))
-    specs = [
-        HeadSpec(
-            seed=seed,
-            train_indices=range(starts[id(rows)], starts[id(rows)] + len(rows)),
-            **{**SHARED, **setting},
-        )
-        for rows, seed, setting in jobs
-    ]
-    rows = len(jobs[0][0])
-    arguments = SweepArguments(
-        num_train_epochs=round(30 * fraction**-0.4),
-        batch_size=int(min(32, max(16, 2 ** round(np.log2(max(1, rows / 13)))))),
-        load_best_model_at_end=False,
-    )
-    config = CRConfig(in_features=8, num_labels=2, hidden_sizes=[32, 32], activation=activation)
-    stacked_labels = np.concatenate([labels[rows] for rows in own.values()])
-    return train_heads(
-        stacked, stacked_labels, specs, config, arguments,
-        validation_features=stacked[:1], validation_labels=stacked_labels[:1],
-    )  # fmt: skip
+    """Every setting on some of the sets of rows; the number of a set is its seed."""
+    # Every set has medians, and so features, of its own: they stand one below the other.
+    features = np.concatenate([table.completed(rows)[rows] for rows in row_sets])
+    labels = table.labels[np.concatenate(row_sets)]
+    bounds = np.cumsum([0, *map(len, row_sets)])
+    places = [np.arange(*bounds[number : number + 2]) for number in range(len(row_sets))]
+    unused = (features[:1], labels[:1])
+    regime = replace(table.regime, data=replace(table.regime.data, train=(features, labels), validation=unused))
+    return train(regime, arm, settings, numbers, places, fraction)
 
 
-def accuracy(result: HeadResult, features: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Of one head on rows whose missing values are filled."""
-    with torch.no_grad():
-        return float((result.head()(torch.from_numpy(features))[0].argmax(-1).numpy() == labels).mean())
-
-
-def measure_head(
-    arm: str, features: NDArray[np.float32], labels: NDArray[np.int64], splits: list[Split], fraction: float
-) -> dict[str, Any]:
+def measure_head(arm: Arm, table: Table, splits: list[Split], fraction: float) -> dict[str, Any]:
     """Accuracy on test and gradient tail ratio of a head on every split."""
-    activation, settings = HEADS[arm]
-    jobs, apart = [], []
-    for number, split in enumerate(splits):
-        for kept, left in split.inner:
-            for setting in settings:
-                jobs.append((kept, number, setting))
-                apart.append(left)
-    tried = train_many(features, labels, activation, jobs, fraction)
-    scores = [
-        accuracy(result, completed(features, rows)[left], labels[left])
-        for result, (rows, _, _), left in zip(tried, jobs, apart, strict=True)
-    ]
-    chosen = np.array(scores).reshape(len(splits), INNER, len(settings)).mean(1).argmax(1)
-    finals = [(split.train, number, settings[chosen[number]]) for number, split in enumerate(splits)]
+    inner = [pair for split in splits for pair in split.inner]
+    tried = train_on(table, arm, arm.settings, [kept for kept, _ in inner], range(len(inner)), fraction)
+    scores = [table.accuracy(head, *pair) for head, pair in zip(tried, inner * len(arm.settings), strict=True)]
+    chosen = np.array(scores).reshape(len(arm.settings), len(splits), INNER_FOLDS).mean(-1).argmax(0)
+    heads: dict[int, HeadResult] = {}
+    for number, setting in enumerate(arm.settings):
+        own = np.flatnonzero(chosen == number).tolist()
+        if own:
+            found = train_on(table, arm, [setting], [split.train for split in splits], own, fraction)
+            heads.update(zip(own, found, strict=True))
     accuracies, ratios = [], []
-    for result, split in zip(train_many(features, labels, activation, finals, fraction), splits, strict=True):
-        rows = completed(features, split.train)[split.test]
-        accuracies.append(accuracy(result, rows, labels[split.test]))
-        ratios.append(gradient_tail_ratio(input_gradient_norms(result.head(), torch.from_numpy(rows)).numpy()))
-    counts = np.bincount(chosen, minlength=len(settings)).tolist()
-    return {"accuracies": accuracies, "gradient_tail_ratios": ratios, "settings": settings, "times_chosen": counts}
+    for number, split in enumerate(splits):
+        rows = torch.from_numpy(table.completed(split.train)[split.test])
+        accuracies.append(table.accuracy(heads[number], split.train, split.test))
+        ratios.append(gradient_tail_ratio(input_gradient_norms(heads[number].head(), rows).numpy()))
+    return {
+        "accuracies": accuracies,
+        "gradient_tail_ratios": ratios,
+        "settings": arm.settings,
+        "times_chosen": np.bincount(chosen, minlength=len(arm.settings)).tolist(),
+    }
 
 
-def measure_classical(
-    arm: str, features: NDArray[np.float32], labels: NDArray[np.int64], splits: list[Split]
-) -> dict[str, Any]:
+def measure_classical(name: str, table: Table, splits: list[Split]) -> dict[str, Any]:
     """Accuracy on test of a scikit-learn pipeline on every split, its setting chosen on the same inner folds."""
-    grid, model = CLASSICAL[arm], make_estimator(arm, random_state=0)
+    model = make_estimator(name, random_state=0)
     pipeline = make_pipeline(SimpleImputer(strategy="median"), StandardScaler(), model)
-    step = pipeline.steps[-1][0]
+    grid = {f"{pipeline.steps[-1][0]}__{field}": values for field, values in CLASSICAL[name].items()}
     accuracies = []
     for split in splits:
         where = {row: position for position, row in enumerate(split.train)}
         inner = [tuple([where[row] for row in rows] for rows in pair) for pair in split.inner]
-        search = GridSearchCV(pipeline, {f"{step}__{name}": values for name, values in grid.items()}, cv=inner)
-        search.fit(features[split.train], labels[split.train])
-        accuracies.append(float(search.score(features[split.test], labels[split.test])))
-    return {"accuracies": accuracies, "settings": grid}
+        search = GridSearchCV(pipeline, grid, cv=inner).fit(table.features[split.train], table.labels[split.train])
+        accuracies.append(float(search.score(table.features[split.test], table.labels[split.test])))
+    return {"accuracies": accuracies, "settings": CLASSICAL[name]}
 
 
-def compared(found: dict[str, dict[str, Any]], splits: list[Split]) -> list[dict[str, Any]]:
-    """CR with DREG against the declared references, with the correction for overlapping training rows."""
-    ours = np.array(found["cr+dreg"]["accuracies"])
+def measure(table: Table, design: str, fraction: float) -> dict[str, Any]:
+    """Every arm on the splits of a design, and CR with DREG against the declared references."""
+    splits = make_splits(table.labels, design, fraction)
+    found = {name: measure_head(arm, table, splits, fraction) for name, arm in HEADS.items()}
+    found |= {name: measure_classical(name, table, splits) for name in CLASSICAL}
+    values = {name: np.array(arm["accuracies"]) for name, arm in found.items()}
+    for name, arm in found.items():
+        arm["mean"], arm["std"] = float(values[name].mean()), float(values[name].std(ddof=1))
+        arm["share_at_claim"] = float((values[name].round(4) >= CLAIMED).mean())
+        print(design, fraction, name, spread(values[name], 4), flush=True)
+    # The training rows of the splits overlap, and the test is corrected for that.
     sizes = len(splits[0].train), len(splits[0].test)
-    return [
-        {"reference": name, **corrected_resampled_t(ours - np.array(found[name]["accuracies"]), *sizes)}
-        for name in REFERENCES
+    comparisons = [
+        {"reference": name, **corrected_resampled_t(values["cr+dreg"] - values[name], *sizes)} for name in REFERENCES
     ]
+    return {"train_rows": len(splits[0].train), "arms": found, "comparisons": comparisons}
 
 
-def measure(features: NDArray[np.float32], labels: NDArray[np.int64], design: str, fraction: float) -> dict[str, Any]:
-    """Every arm on the splits of a design."""
-    splits = make_splits(labels, design, fraction)
-    found: dict[str, dict[str, Any]] = {}
-    for arm in (*HEADS, *CLASSICAL):
-        if arm in HEADS:
-            found[arm] = measure_head(arm, features, labels, splits, fraction)
-        else:
-            found[arm] = measure_classical(arm, features, labels, splits)
-        values = np.array(found[arm]["accuracies"])
-        found[arm].update(mean=float(values.mean()), std=float(values.std(ddof=1)))
-        found[arm]["share_at_claim"] = float((values.round(4) >= CLAIMED).mean())
-        print(
-            design, fraction, arm, f"{values.mean():.4f} ± {values.std(ddof=1):.4f}", time.process_time(), flush=True
-        )
-    return {"train_rows": len(splits[0].train), "arms": found, "comparisons": compared(found, splits)}
+def accuracy_claim(ours: dict[str, Any]) -> Claim:
+    """The accuracy of CR with DREG on random splits."""
+    return Claim(
+        claim="Pima diabetes: 85.71 ± 2.01 % (all of the training rows)",
+        protocol=f"{RANDOM_SPLITS} random stratified splits 80/20; the claim is 132 of 154 test rows of one split",
+        ours=f"{100 * ours['mean']:.2f} ± {100 * ours['std']:.2f} % over splits, best split "
+        f"{100 * max(ours['accuracies']):.2f} %; {100 * ours['share_at_claim']:.0f} % of the splits reach 85.71 %",
+        verdict=verdict(ours["mean"] >= CLAIMED - CLAIMED_DEVIATION, False),
+    )
 
 
-def claims(folds: dict[str, Any], random_splits: dict[str, Any]) -> list[dict[str, str]]:
-    """What the papers say, what is found here, and the verdict by a rule that the result file states."""
-    ours = random_splits["arms"]["cr+dreg"]
-    best = max(ours["accuracies"])
-    rows = []
-    rows.append({
-        "claim": "Pima diabetes: 85.71 ± 2.01 % (all of the training rows)",
-        "protocol": f"{SPLITS} random stratified splits 80/20; the claim is 132 of 154 test rows of one split",
-        "ours": f"{100 * ours['mean']:.2f} ± {100 * ours['std']:.2f} % over splits, best split {100 * best:.2f} %; "
-        f"{100 * ours['share_at_claim']:.0f} % of the splits reach 85.71 %",
-        "verdict": "reproduced" if ours["mean"] >= CLAIMED - 0.0201 else "not reproduced",
-    })  # fmt: skip
-    tests = [(part, fraction) for fraction, entry in folds.items() for part in entry["comparisons"]]
-    against = [(part, fraction) for part, fraction in tests if part["reference"] in ("SVM", "XGBoost")]
-    won = [f"{part['reference']} at {float(f):.0%}" for part, f in against if part["t"] > 0 and part["p_holm"] < LEVEL]
-    higher = sum(part["difference"] > 0 for part, _ in against)
-    rows.append({
-        "claim": "Pima diabetes: above SVM and XGBoost from 5 to 100 % of the training rows",
-        "protocol": f"{FOLDS} folds, {REPEATS} times over, five shares of the training rows; t test corrected for "
+def few_rows_claim(folds: dict[str, Any]) -> Claim:
+    """CR with DREG against SVM and XGBoost at every share of the training rows."""
+    tests = [(float(share), one) for share, entry in folds.items() for one in entry["comparisons"]]
+    against = [(share, one) for share, one in tests if one["reference"] in ("SVM", "XGBoost")]
+    higher = sum(one["difference"] > 0 for _, one in against)
+    won = [f"{one['reference']} at {share:.0%}" for share, one in against if one["t"] > 0 and one["p_holm"] < LEVEL]
+    with_all = [
+        f"{interval_text(one['difference'], (one['interval_low'], one['interval_high']))} points over "
+        f"{one['reference']}"
+        for share, one in against
+        if share == 1
+    ]
+    return Claim(
+        claim="Pima diabetes: above SVM and XGBoost from 5 to 100 % of the training rows",
+        protocol=f"{FOLDS} folds, {REPEATS} times over, five shares of the training rows; t test corrected for "
         f"overlap (Nadeau and Bengio), Holm over {len(tests)} comparisons",
-        "ours": f"mean accuracy higher in {higher} of {len(against)} comparisons; certain in "
-        f"{', '.join(won) if won else 'none'}; with all rows "
-        + ", ".join(
-            f"{100 * part['difference']:+.2f} [{100 * part['interval_low']:+.2f}, {100 * part['interval_high']:+.2f}] "
-            f"points over {part['reference']}"
-            for part, fraction in against
-            if float(fraction) == 1
-        ),
-        "verdict": "reproduced" if len(won) == len(against)
-        else "in direction only" if higher == len(against) else "not reproduced",
-    })  # fmt: skip
-    ratios = {arm: float(np.mean(folds["1.0"]["arms"][arm]["gradient_tail_ratios"])) for arm in HEADS}
-    others = [ratios[name] for name in ("mlp-relu", "mlp-gelu")]
-    rows.append({
-        "claim": "Pima diabetes: gradient tail ratio 1.01 to 1.02 against 1.07 to 1.09 of other networks",
-        "protocol": "as above, all training rows: p99 over mean of the norm of the margin's gradient by standardised "
+        ours=f"mean accuracy higher in {higher} of {len(against)} comparisons; certain in "
+        f"{', '.join(won) if won else 'none'}; with all rows {', '.join(with_all)}",
+        verdict=verdict(len(won) == len(against), higher == len(against)),
+    )
+
+
+def tail_ratio_claim(arms: dict[str, Any]) -> Claim:
+    """The gradient tail ratio of every head with all training rows."""
+    ratios = {name: float(np.mean(arms[name]["gradient_tail_ratios"])) for name in HEADS}
+    lowest = ratios["cr+dreg"] < min(ratios["mlp-relu"], ratios["mlp-gelu"])
+    return Claim(
+        claim="Pima diabetes: gradient tail ratio 1.01 to 1.02 against 1.07 to 1.09 of other networks",
+        protocol="as above, all training rows: p99 over mean of the norm of the margin's gradient by standardised "
         "features; a linear model has 1",
-        "ours": ", ".join(f"{arm} {value:.2f}" for arm, value in ratios.items()),
-        "verdict": "in direction only" if ratios["cr+dreg"] < min(others) else "definition not public",
-    })  # fmt: skip
-    return rows
+        ours=", ".join(f"{name} {value:.2f}" for name, value in ratios.items()),
+        verdict=IN_DIRECTION if lowest else NOT_PUBLIC,
+    )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Write experiments/results/pima.json."""
-    torch.set_num_threads(1)
-    features, labels = read_pima(Path(sys.argv[1] if len(sys.argv) > 1 else "../shared/data/pima"))
-    folds = {str(fraction): measure(features, labels, "5-fold", fraction) for fraction in FRACTIONS}
-    random_splits = measure(features, labels, "80/20", 1.0)
-    everything = [part for entry in folds.values() for part in entry["comparisons"]]
-    for part, corrected in zip(everything, holm([part["p"] for part in everything]), strict=True):
-        part["p_holm"] = corrected
-    write_json(
-        RESULTS / "pima.json",
-        {
-            "regime": "pima",
-            "protocol": " ".join((__doc__ or "").split("\n\n")[2].split()),
-            "rule": "reproduced: the mean lies within the claimed deviation of the claimed accuracy; every comparison "
-            "has p below 0.05 after Holm. In direction only: every mean is higher; the tail ratio is lower than both "
-            "MLPs'. Else not reproduced, or for the tail ratio, whose gradient the papers do not name: definition not "
-            "public.",
-            "claims": claims(folds, random_splits),
-            "rows": len(labels),
-            "settings_shared": SHARED,
-            "environment": {
-                **describe_machine(), "scikit-learn": sklearn.__version__, "xgboost": xgboost.__version__,
-            },
-            "cpu_seconds": round(time.process_time()),
-            "repeated 5-fold": folds,
-            "repeated 80/20": random_splits,
-        },
-    )  # fmt: skip
+    options = start(parser("pima", f"{__doc__}\n\n{PROTOCOL}", "pima"), argv)
+    table = read_table(options)
+    folds = {
+        str(fraction): part(options, f"5-fold-{fraction:g}", partial(measure, table, "5-fold", fraction))
+        for fraction in FRACTIONS
+    }
+    random_splits = part(options, "80-20", partial(measure, table, "80/20", 1.0))
+    everything = [one for entry in folds.values() for one in entry["comparisons"]]
+    for one, corrected in zip(everything, holm([one["p"] for one in everything]), strict=True):
+        one["p_holm"] = corrected
+    write_result(
+        options,
+        claims=[
+            accuracy_claim(random_splits["arms"]["cr+dreg"]),
+            few_rows_claim(folds),
+            tail_ratio_claim(folds["1.0"]["arms"]),
+        ],
+        protocol=PROTOCOL,
+        rule=RULE,
+        rows=len(table.labels),
+        versions={"scikit-learn": sklearn.__version__, "xgboost": xgboost.__version__},
+        training=table.regime.recipe.training,
+        **{"repeated 5-fold": folds, "repeated 80/20": random_splits},
+    )
 
 
 if __name__ == "__main__":

@@ -1,53 +1,44 @@
-"""Train recipes/sst5_frozen.yaml as shipped with ten seeds, through the same code as `cr-hf train`.
-
-Usage: python -m experiments.sst5_seeds [DATA_DIR] [BACKBONE]     (default: ../shared/data/sst5 offline)
-"""
+"""Train recipes/sst5_frozen.yaml as shipped with ten seeds, through the same code as `cr-hf train`."""
 
 from __future__ import annotations
 
-import json
-import sys
-import tempfile
-from pathlib import Path
+from collections.abc import Sequence
 from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from cr_hf.files import write_json
-from cr_hf.runs.recipe import load_recipe
-from cr_hf.runs.train import train_recipe
+from cr_hf.runs import read_results, train_recipe
 
-ROOT = Path(__file__).resolve().parents[1]
-SEEDS = 10
+from .runner import parser, part, recipe_of, start, write_result
+
+KEPT = ("model", "data")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Write experiments/results/sst5_seeds.json."""
-    data_dir, backbone = [*sys.argv[1:], *["../shared/data/sst5", "offline"][len(sys.argv) - 1 :]][:2]
-    runs = []
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in range(SEEDS):
-            overrides = [f"data.dir={data_dir}", f"backbone={backbone}", f"seed={seed}", f"output_dir={folder}/{seed}"]
-            run_dir = train_recipe(load_recipe(ROOT / "recipes" / "sst5_frozen.yaml", overrides))
-            results = json.loads((run_dir / "results.json").read_text(encoding="utf-8"))
-            runs.append(
-                {
-                    "seed": seed,
-                    "dev_accuracy": results["metrics"]["validation"]["accuracy"],
-                    "test_accuracy": results["metrics"]["test"]["accuracy"],
-                    "seconds_training": results["training"]["seconds_training"],
-                }
-            )
-            print(runs[-1], flush=True)
-    write_json(
-        ROOT / "experiments" / "results" / "sst5_seeds.json",
-        {
-            "recipe": "recipes/sst5_frozen.yaml",
-            "backbone": backbone,
-            "model": results["model"],
-            "data": results["data"],
-            "environment": results["environment"],
-            "median_seconds_training": median(run["seconds_training"] for run in runs),
-            "runs": runs,
-        },
+    options = start(parser("sst5_seeds", __doc__, "sst5", seeds=10), argv)
+
+    def run(seed: int) -> dict[str, Any]:
+        with TemporaryDirectory() as folder:
+            recipe = recipe_of("sst5_frozen", options, "backbone=offline", f"seed={seed}", f"output_dir={folder}/run")
+            results = read_results(train_recipe(recipe))
+        found = {
+            "seed": seed,
+            "dev_accuracy": results["metrics"]["validation"]["accuracy"],
+            "test_accuracy": results["metrics"]["test"]["accuracy"],
+            "seconds_training": results["training"]["seconds_training"],
+        }
+        print(found, flush=True)
+        return {"run": found, **{name: results[name] for name in KEPT}}
+
+    parts = [part(options, str(seed), lambda seed=seed: run(seed)) for seed in range(options.seeds)]
+    runs = [one["run"] for one in parts]
+    write_result(
+        options,
+        recipe="recipes/sst5_frozen.yaml",
+        **{name: parts[0][name] for name in KEPT},
+        median_seconds_training=median(run["seconds_training"] for run in runs),
+        runs=runs,
     )
 
 

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -43,10 +42,9 @@ def test_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_idx(tmp_path / f"{split}-images-idx3-ubyte.gz", images)
         write_idx(tmp_path / f"{split}-labels-idx1-ubyte.gz", labels)
     sizes = {"SIZES": [[4], [8]], "FINE_SIZES": [[4], [6], [8]]}
-    for name, value in {"RESULTS": tmp_path, "SEEDS": 2, "VALIDATION_ROWS": 100, **sizes}.items():
+    for name, value in sizes.items():
         monkeypatch.setattr(mnist, name, value)
-    monkeypatch.setattr(sys, "argv", ["mnist.py", str(tmp_path)])
-    mnist.main()
+    mnist.main(["--data", str(tmp_path), "--seeds", "2", "--output", str(tmp_path / "mnist.json")])
     found = json.loads((tmp_path / "mnist.json").read_text(encoding="utf-8"))
     check(found)
     assert found["arms"]["relu"][1]["parameters"] == 784 * 8 + 8 + 8 * 10 + 10
@@ -55,14 +53,11 @@ def test_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(found["gradient_changes"]["peak_gradients"]["by_size"]) == 2
 
 
-def test_cifar10c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-
+def test_cifar10c(tmp_path: Path) -> None:
     (x_train, y_train), (x_test, y_test) = drawn(300, (32, 32, 3), 0), drawn(40, (32, 32, 3), 1)
     np.savez(tmp_path / "cifar10_subset.npz", x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
-    for name, value in {"RESULTS": tmp_path, "HIDDEN_SIZES": [8], "SEEDS": 2, "VALIDATION_ROWS": 100}.items():
-        monkeypatch.setattr(cifar10c, name, value)
-    monkeypatch.setattr(sys, "argv", ["cifar10c.py", str(tmp_path)])
-    cifar10c.main()
+    output = tmp_path / "cifar10c.json"
+    cifar10c.main(["hidden_sizes=[8]", "--data", str(tmp_path), "--seeds", "2", "--output", str(output)])
     found = json.loads((tmp_path / "cifar10c.json").read_text(encoding="utf-8"))
     check(found)
     arm = found["arms"]["cr+dreg"]

@@ -1,0 +1,255 @@
+"""What every experiment shares: its options, the features of a recipe, heads trained on them, and the result file.
+
+All heads on features are trained by `train`, so that an experiment trains what `cr-hf study` and `cr-hf train` would.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from transformers.utils import logging
+
+from cr_hf import CRConfig
+from cr_hf.data import stratified_order
+from cr_hf.files import write_json
+from cr_hf.runs import Recipe, describe_data, describe_machine, load_recipe
+from cr_hf.runs.choose_lambda import LambdaChoice, choose_lambda
+from cr_hf.study.arms import Head as Arm
+from cr_hf.study.cells import StudyData, best_setting, dev_accuracy, train_settings
+from cr_hf.study.study import plan_of, read_features
+from cr_hf.training import HeadResult, HeadSpec, predict_heads
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "experiments" / "results"
+RUNS = ROOT / "runs" / "experiments"
+Hits = NDArray[np.float64]
+
+REPRODUCED = "reproduced"
+IN_DIRECTION = "in direction only"
+NOT_REPRODUCED = "not reproduced"
+NOT_PUBLIC = "definition not public"
+NOT_TESTABLE = "not testable here"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the papers beside what was found here.
+
+    Args:
+        claim: what the papers say.
+        protocol: how it was looked at here.
+        ours: what was found.
+        verdict: one of the five above, by a rule that the result file states.
+    """
+
+    claim: str
+    protocol: str
+    ours: str
+    verdict: str
+
+
+@dataclass
+class Regime:
+    """Features of a recipe and how heads are trained on them.
+
+    Args:
+        recipe: its training arguments hold for every head that does not override them.
+        config: of the recipe's own head.
+        data: features and labels of the three splits.
+        about: what a result file says of all that.
+    """
+
+    recipe: Recipe
+    config: CRConfig
+    data: StudyData
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def parser(name: str, doc: str | None, data: str | None = None, seeds: int | None = None) -> argparse.ArgumentParser:
+    """The options that experiments share.
+
+    Args:
+        name: of the experiment's module, and of its result file.
+        doc: of the module.
+        data: the folder's name below `../shared/data`; `None` for an experiment without such data.
+        seeds: how many by default; `None` for an experiment without seeds.
+    """
+    made = argparse.ArgumentParser(
+        prog=f"python -m experiments.{name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    output = RESULTS / f"{name}.json"
+    made.add_argument("--output", type=Path, default=output, help=f"by default {output.relative_to(ROOT)}")
+    made.set_defaults(regime=name)
+    if data is not None:
+        made.add_argument("--data", metavar="FOLDER", default=f"../shared/data/{data}", help="by default %(default)s")
+        made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the recipe")
+    if seeds is not None:
+        made.add_argument("--seeds", type=int, default=seeds, help="by default %(default)s")
+    return made
+
+
+def start(options: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the options, and compute with one thread, so that a result does not depend on the machine's cores."""
+    parsed = options.parse_args(argv)
+    logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    return parsed
+
+
+def recipe_of(name: str, options: argparse.Namespace, *overrides: str) -> Recipe:
+    """A recipe of this repository on the data of the options, whose own overrides come last."""
+    values = [f"data.dir={options.data}", *overrides, *options.overrides]
+    return load_recipe(ROOT / "recipes" / f"{name}.yaml", values)
+
+
+def read_regime(name: str, options: argparse.Namespace, *overrides: str) -> Regime:
+    """The features of a recipe of this repository, frozen or of a table."""
+    recipe = recipe_of(name, options, *overrides)
+    dataset, config, data = read_features(recipe)
+    about = {
+        "recipe": f"recipes/{name}.yaml",
+        "data": describe_data(recipe.data, dataset),
+        "training": recipe.training,
+        "hidden_sizes": config.hidden_sizes,
+    }
+    return Regime(recipe, config, data, about)
+
+
+def subsets_of(labels: NDArray[np.int64], fraction: float, seeds: int) -> list[NDArray[np.int64]]:
+    """Each seed's own stratified rows."""
+    size = round(fraction * len(labels))
+    return [np.sort(stratified_order(labels, seed)[:size]) for seed in range(seeds)]
+
+
+def train(
+    regime: Regime,
+    arm: Arm,
+    settings: Sequence[dict[str, Any]],
+    seeds: Sequence[int],
+    subsets: Sequence[NDArray[np.int64]],
+    fraction: float = 1.0,
+) -> list[HeadResult]:
+    """Every setting with every seed: the one place where experiments train heads on features.
+
+    Args:
+        regime: the features, and how heads are trained.
+        arm: what the head is.
+        settings: overrides of the recipe that are tried.
+        seeds: of the heads; seed s trains on the rows `subsets[s]`.
+        subsets: rows of the training split, all equally many.
+        fraction: of the labels in use: fewer labels get more epochs and smaller batches, as in a study.
+
+    Returns:
+        Heads setting by setting, seed by seed.
+    """
+    plan = plan_of(regime.recipe, regime.config, len(seeds), len(seeds))
+    arguments = plan.schedule(len(subsets[0]), fraction)
+    keeps_best = regime.recipe.training.get("load_best_model_at_end", True)
+    arguments = replace(arguments, load_best_model_at_end=keeps_best)
+    return train_settings(arm, settings, seeds, subsets, regime.data, plan, arguments)
+
+
+def choose(
+    regime: Regime, arm: Arm, subsets: Sequence[NDArray[np.int64]], fraction: float = 1.0
+) -> tuple[list[HeadResult], dict[str, Any]]:
+    """All settings of an arm with one seed a subset; the one with the best mean dev accuracy is kept.
+
+    Returns:
+        Its heads, one a seed, and what a result file says of the choice.
+    """
+    results = train(regime, arm, arm.settings, range(len(subsets)), subsets, fraction)
+    kept, chosen, dev = best_setting(results, len(arm.settings))
+    tried = zip(arm.settings, dev.mean(1).tolist(), strict=True)
+    return kept, {
+        "hidden_sizes": kept[0].config.hidden_sizes,
+        "parameters": sum(value.numel() for value in kept[0].head().parameters()),
+        "setting": arm.settings[chosen],
+        "tried": [{**setting, "dev_accuracy": mean} for setting, mean in tried],
+        "dev_accuracies": [dev_accuracy(head) for head in kept],
+        "best_epochs": [head.best_epoch for head in kept],
+    }
+
+
+def pick_lambda(regime: Regime, subset: NDArray[np.int64], fraction: float) -> LambdaChoice:
+    """The lambda that `dreg_lambda: auto` would choose for these training rows."""
+    plan = plan_of(regime.recipe, regime.config, 1, 1)
+    features, labels = regime.data.train
+    rates = {name: plan.training[name] for name in ("learning_rate", "weight_decay")}
+    return choose_lambda(
+        features[subset],
+        labels[subset],
+        HeadSpec(**rates, dropout=regime.config.dropout),
+        regime.config,
+        plan.schedule(len(subset), fraction),
+        validation_features=regime.data.validation[0],
+        validation_labels=regime.data.validation[1],
+    )
+
+
+def hits_of(heads: Sequence[HeadResult], features: NDArray[np.float32], labels: NDArray[np.int64]) -> Hits:
+    """1 where a head is right, else 0, shape (len(heads), rows)."""
+    return (predict_heads(heads, features, batch_size=1024).argmax(-1).numpy() == labels).astype(np.float64)
+
+
+def part(options: argparse.Namespace, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A part of an experiment: read where it was finished before with the same options, else made and kept.
+
+    Parts are kept in runs/experiments: remove the folder of an experiment to have everything made again.
+    """
+    path = RUNS / options.regime / f"{name.replace(', ', '-')}.json"
+    asked = {name: str(value) for name, value in vars(options).items() if name not in ("seeds", "output")}
+    if path.is_file():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["options"] == asked:
+            return kept["part"]
+    found = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"options": asked, "part": found})
+    return found
+
+
+def write_result(options: argparse.Namespace, *, claims: Sequence[Claim] = (), **found: Any) -> None:
+    """Write the result file: what was found, with the environment and the seconds of CPU that it took."""
+    write_json(
+        options.output,
+        {
+            "regime": options.regime,
+            "claims": [asdict(claim) for claim in claims],
+            "environment": describe_machine(),
+            "cpu_seconds": round(time.process_time()),
+            **found,
+        },
+    )
+    for claim in claims:
+        print(f"{claim.claim}: {claim.verdict}. {claim.ours}")
+
+
+def verdict(certain: bool, in_direction: bool, neither: str = NOT_REPRODUCED) -> str:
+    """The verdict of a claim that was looked at in the papers' setting."""
+    return REPRODUCED if certain else IN_DIRECTION if in_direction else neither
+
+
+def interval_text(value: float, interval: Sequence[float], digits: int = 2) -> str:
+    """A difference of shares and its interval, in points."""
+    low, high = interval
+    return f"{100 * value:+.{digits}f} [{100 * low:+.{digits}f}, {100 * high:+.{digits}f}]"
+
+
+def difference_text(found: dict[str, Any], interval: str = "interval") -> str:
+    """A comparison of `cr_hf.evaluation.statistics` in points, with one of its intervals."""
+    return interval_text(found["difference"], found[interval])
+
+
+def spread(values: ArrayLike, digits: int = 1) -> str:
+    """Mean and standard deviation."""
+    numbers = np.asarray(values, dtype=np.float64)
+    return f"{numbers.mean():.{digits}f} ± {numbers.std(ddof=1):.{digits}f}"
