@@ -48,7 +48,7 @@ Comparisons = list[dict[str, Any]]
 
 def measure(regime: Regime, seeds: int) -> tuple[dict[str, dict[str, Any]], dict[str, Hits], dict[str, Hits]]:
     """What is recorded of every head, its hits on clean test rows and its mean hits over the noises."""
-    features, labels = np.asarray(regime.data.test[0]), regime.data.test[1]
+    features, labels = np.array(regime.data.test[0]), regime.data.test[1]
     deviation = np.asarray(regime.data.train[0]).std(0)
     noise = np.random.default_rng(0).standard_normal(features.shape, dtype=np.float32)
     subsets = subsets_of(regime.data.train[1], 1.0, seeds)

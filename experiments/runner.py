@@ -99,7 +99,7 @@ def parser(name: str, doc: str | None, data: str | None = None, seeds: int | Non
 
 def start(options: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the options, and compute with one thread, so that a result does not depend on the machine's cores."""
-    parsed = options.parse_args(argv)
+    parsed = options.parse_intermixed_args(argv)
     logging.set_verbosity_error()
     torch.set_num_threads(1)
     return parsed
