@@ -1,7 +1,4 @@
-"""The penalties that DREG is measured against, for studies: many heads at a time, as in a sweep.
-
-A head's `HeadSpec.dreg_lambda` is here the coefficient of its penalty, with the same schedules.
-"""
+"""The penalties that DREG is measured against: many heads at a time, each with its `SweepHead.penalty_weight`."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from ..training import HeadGroup, Rows, Stacked, stacked_forward, stacked_task_loss
+from ..training import HeadGroup, Rows, Stacked, stacked_forward
 
 
 class DoubleBackwardGroup(HeadGroup):
@@ -20,13 +17,13 @@ class DoubleBackwardGroup(HeadGroup):
 
     def train_step(self, features: Tensor, labels: Tensor) -> None:
         """One optimizer step of every head, on features (1 or K, batch, in_features) and labels (1 or K, batch)."""
-        masks = self.dropout.masks(features.shape[1])
-        leaf = features.expand(len(self.specs), -1, -1).clone().requires_grad_()
-        logits, _ = stacked_forward(self.parameters, leaf, self.config, masks)
-        losses = stacked_task_loss(logits, labels, self.config)
+        masks = self.dropout.masks(self.step, features.shape[1])
+        leaf = features.expand(len(self.heads), -1, -1).clone().requires_grad_()
+        logits, dreg = stacked_forward(self.parameters, leaf, self.config, masks)
+        losses = self.task_losses(logits, labels)
         (gradient,) = torch.autograd.grad(self.output(logits, losses).sum(), leaf, create_graph=True)
         penalty = gradient.square().sum(dim=(1, 2)) / features.shape[1]
-        self.update(losses + self.lambdas[self.step] * penalty)
+        self.update(losses + self.lambdas[self.step] * dreg + self.penalty_weights * penalty)
 
     def output(self, logits: Tensor, losses: Tensor) -> Tensor:
         """What is differentiated: a sum over rows, shape (K,)."""
@@ -52,7 +49,7 @@ class JacobianGroup(DoubleBackwardGroup):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.directions = [torch.Generator().manual_seed(spec.seed) for spec in self.specs]
+        self.directions = [torch.Generator().manual_seed(head.arguments.seed) for head in self.heads]
 
     def output(self, logits: Tensor, losses: Tensor) -> Tensor:
         """The logits along the projections, summed over rows, shape (K,)."""
@@ -62,7 +59,7 @@ class JacobianGroup(DoubleBackwardGroup):
 
 
 class SpectralNormGroup(HeadGroup):
-    """Heads whose weights are divided by their largest singular value, as torch's own parametrisation does it.
+    """Heads whose weights are divided by their largest singular value, by torch's own parametrisation.
 
     Source: Miyato et al. (2018), Spectral normalization for generative adversarial networks.
     """
@@ -77,12 +74,12 @@ class SpectralNormGroup(HeadGroup):
 
     def train_step(self, features: Tensor, labels: Tensor) -> None:
         """One optimizer step of every head, on features (1 or K, batch, in_features) and labels (1 or K, batch)."""
-        masks = self.dropout.masks(features.shape[1])
-        effective = self._effective()
-        logits, _ = stacked_forward(effective, features.expand(len(self.specs), -1, -1), self.config, masks)
-        self.update(stacked_task_loss(logits, labels, self.config))
+        masks = self.dropout.masks(self.step, features.shape[1])
+        rows = features.expand(len(self.heads), -1, -1)
+        logits, dreg = stacked_forward(self._effective(), rows, self.config, masks)
+        self.update(self.task_losses(logits, labels) + self.lambdas[self.step] * dreg)
 
-    def evaluate(self, features: Rows, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(self, features: Rows, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As in a sweep, with the weights that are in force; they are what is kept."""
         every = [norm for norms in self.norms.values() for norm in norms]
         for norm in every:

@@ -13,11 +13,9 @@ from .stacked import Rows as Rows
 from .stacked import Stacked as Stacked
 from .stacked import stacked_forward as stacked_forward
 from .stacked import stacked_task_loss as stacked_task_loss
-from .sweep import METRICS as METRICS
 from .sweep import HeadGroup as HeadGroup
 from .sweep import HeadResult as HeadResult
-from .sweep import HeadSpec as HeadSpec
-from .sweep import SweepArguments as SweepArguments
+from .sweep import SweepHead as SweepHead
 from .sweep import predict_heads as predict_heads
 from .sweep import train_heads as train_heads
 from .trainer import CRTrainer as CRTrainer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
@@ -10,7 +11,8 @@ from .schedules import DREG_SCHEDULES, check_schedule
 
 LEAST = {
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
-    **dict.fromkeys(("learning_rate", "weight_decay", "num_train_epochs", "dataloader_num_workers", "seed"), 0),
+    **dict.fromkeys(("learning_rate", "weight_decay", "num_train_epochs", "max_grad_norm"), 0),
+    **dict.fromkeys(("dataloader_num_workers", "seed"), 0),
 }
 LARGEST_SEED = 2**32 - 1  # numpy's
 
@@ -57,7 +59,7 @@ class CRTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
             value = getattr(self, name)
-            if not value >= least:
+            if not least <= value < math.inf:
                 raise ValueError(f"{name}={value} is not allowed: use a number, {least} or above")
         if self.seed > LARGEST_SEED:
             raise ValueError(f"seed={self.seed} is not allowed: use a number, {LARGEST_SEED} or below")

@@ -94,6 +94,11 @@ class EpochBatchSampler(Sampler[list[int]]):
         return np.concatenate([steps[index] for index in [*order, *range(full, len(steps))]])
 
 
+def dropout_seed(seed: int, step: int, micro_batch: int) -> int:
+    """Seed of what is drawn in one forward pass of training: dropout of a head on features, directions of DREG."""
+    return seed + 1_000_003 * (step * 1009 + micro_batch)
+
+
 def token_lengths(dataset: Any, column: str) -> NDArray[np.int64]:
     """Tokens of each row of a tokenised data set.
 

@@ -18,7 +18,7 @@ from transformers.utils import logging
 from ..errors import DataError
 from ..modeling import (
     CRConfig,
-    CRHead,
+    CRForFeatureClassification,
     OrderedThresholds,
     Standardize,
     feature_moments,
@@ -27,6 +27,7 @@ from ..modeling import (
     polynomial,
     squared_norms,
 )
+from .arguments import CRTrainingArguments
 
 logger = logging.get_logger(__name__)
 
@@ -60,11 +61,13 @@ class _LinearMap(torch.autograd.Function):
         return by_features, by_weight, by_z.sum(1)
 
 
-def initial_parameters(config: CRConfig, seeds: Sequence[int], dtype: torch.dtype, device: torch.device) -> Stacked:
-    """The parameters of `CRHead(config)` under `torch.manual_seed(seed)` for each seed, stacked.
+def initial_parameters(
+    configs: Sequence[CRConfig], seeds: Sequence[int], dtype: torch.dtype, device: torch.device
+) -> Stacked:
+    """The parameters of `CRForFeatureClassification(config)` right after its seed was set, of every head, stacked.
 
     Args:
-        config: of the heads.
+        configs: one per head, all of one shape.
         seeds: one per head; the caller's random state is left as it is.
         dtype: of the result; the draws are made in float32 on the CPU.
         device: of the result.
@@ -74,9 +77,9 @@ def initial_parameters(config: CRConfig, seeds: Sequence[int], dtype: torch.dtyp
     """
     heads = []
     with torch.random.fork_rng(devices=[]):
-        for seed in seeds:
+        for config, seed in zip(configs, seeds, strict=True):
             torch.default_generator.manual_seed(seed)
-            heads.append(dict(CRHead(config).named_parameters()))
+            heads.append(dict(CRForFeatureClassification(config).classifier.named_parameters()))
     stacked = {name: torch.stack([head[name].detach() for head in heads]) for name in heads[0]}
     return {name: values.to(device, dtype).requires_grad_() for name, values in stacked.items()}
 
@@ -87,7 +90,7 @@ def stacked_forward(
     """What `CRHead.forward` computes, for K heads at once.
 
     Args:
-        parameters: as `initial_parameters` gives them.
+        parameters: returned by `initial_parameters`.
         features: normalised, shape (K, batch, in_features).
         config: of the heads.
         masks: of dropout after each CR layer, shape (K, batch, width); none by default.
@@ -117,43 +120,48 @@ def stacked_forward(
     return logits, dreg + row_norms.sum(-1)
 
 
-def stacked_task_loss(logits: Tensor, labels: Tensor, config: CRConfig) -> Tensor:
+def stacked_task_loss(
+    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, class_weights: Tensor | None = None
+) -> Tensor:
     """`objectives.task_loss` of each head.
 
     Args:
         logits: shape (K, batch, num_labels).
         labels: class indices, shape (K, batch), or (1, batch) if all heads have the same.
-        config: its `label_smoothing` and `class_weights` are read.
+        label_smoothing: share of the target spread over all classes.
+        class_weights: factors of each head's classes, shape (K, num_labels).
 
     Returns:
         Shape (K,).
     """
     labels = labels.expand(logits.shape[:2])
     losses = F.cross_entropy(
-        logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=config.label_smoothing
+        logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=label_smoothing
     ).view(labels.shape)
-    if config.class_weights is not None:
-        losses = losses * logits.new_tensor(config.class_weights)[labels]
+    if class_weights is not None:
+        losses = losses * class_weights.gather(1, labels)
     return losses.mean(1)
 
 
 class StackedAdamW:
-    """AdamW as `Trainer` uses it, on stacked parameters: each head has its learning rate, decay and clipping.
+    """AdamW as `CRTrainer` uses it, on stacked parameters: each head has its learning rate, decay and clipping.
 
-    Betas are 0.9 and 0.999, epsilon 1e-8; weight decay is on weights alone: neither biases nor coefficients nor
-    thresholds have any. Neighbours with the same learning rate and decay share one fused pass.
+    Weight decay is on weights alone: neither biases nor coefficients nor thresholds have any. Neighbours with the same
+    learning rate and decay share one fused pass.
 
     Args:
-        parameters: as `initial_parameters` gives them.
-        rates: of each head its learning rate, that of its thresholds, and its weight decay.
-        max_grad_norm: of each head by itself; 0 for no clipping.
+        parameters: returned by `initial_parameters`.
+        rates: learning rate, learning rate of the thresholds, and weight decay of each head.
+        arguments: shared by the heads: betas, epsilon, and the gradient norm to which each head is clipped by itself.
 
     Attributes:
         optimizer: the `torch.optim.AdamW`, for a learning rate schedule.
     """
 
-    def __init__(self, parameters: Stacked, rates: Sequence[tuple[float, float, float]], max_grad_norm: float) -> None:
-        self.max_grad_norm = max_grad_norm
+    def __init__(
+        self, parameters: Stacked, rates: Sequence[tuple[float, float, float]], arguments: CRTrainingArguments
+    ) -> None:
+        self.max_grad_norm = arguments.max_grad_norm
         self.slices: list[tuple[str, slice, Tensor]] = []
         groups: list[dict[str, Any]] = []
         start = 0
@@ -166,7 +174,11 @@ class StackedAdamW:
                 rate, decay = by_kind.get(kind, (learning_rate, 0.0))
                 groups.append({"params": [view[2] for view in views], "lr": rate, "weight_decay": decay})
                 self.slices.extend(views)
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, fused=True)
+        betas = (arguments.adam_beta1, arguments.adam_beta2)
+        # Some schedules read the default rate, which every group has its own of.
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=arguments.learning_rate, betas=betas, eps=arguments.adam_epsilon, fused=True
+        )
 
     def step(self, gradients: Stacked) -> Tensor:
         """Clip the gradients, in place, and move the parameters.
@@ -203,7 +215,7 @@ def check_subsets(subsets: Sequence[Sequence[int] | None], rows: int) -> None:
     """
     for number, indices in enumerate(subsets):
         if indices is not None and (not indices or min(indices) < 0 or max(indices) >= rows):
-            raise DataError(f"train_indices of spec {number} must name rows from 0 to {rows - 1}, at least one")
+            raise DataError(f"train_indices of head {number} must name rows from 0 to {rows - 1}, at least one")
 
 
 class TrainingRows:
@@ -278,7 +290,7 @@ def stacked_logits(
     """Logits of raw features, without a gradient.
 
     Args:
-        parameters: as `initial_parameters` gives them.
+        parameters: returned by `initial_parameters`.
         mean: of each head's training rows, shape (1 or K, 1, in_features).
         scale: likewise.
         features: shape (rows, in_features).

@@ -8,34 +8,44 @@ import torch
 from torch import Tensor
 
 from ..modeling import MASK_LEVELS, to_mask
+from .sampling import dropout_seed
 
 
 class StackedDropout:
-    """Dropout masks of K heads, each head's from a generator of its own.
+    """The dropout masks that `CRTrainer` would draw for each of K heads; on a CPU they are equal bit by bit.
 
     Args:
-        rates: of each head.
-        seeds: of each head's generator.
+        rates: one per head.
+        seeds: one per head.
         widths: units of each CR layer.
+        micro_batch: rows of a forward pass; a step may have several.
         like: a tensor of the type and device of the masks.
     """
 
-    def __init__(self, rates: Sequence[float], seeds: Sequence[int], widths: Sequence[int], like: Tensor) -> None:
-        self.widths = widths if any(rates) else []
-        # The seed's own stream has drawn the initialisation and draws the data order.
-        draws = [torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        self.generators = [torch.Generator(like.device).manual_seed(int(draw)) for draw in draws]
+    def __init__(
+        self, rates: Sequence[float], seeds: Sequence[int], widths: Sequence[int], micro_batch: int, like: Tensor
+    ) -> None:
+        self.widths, self.seeds, self.micro_batch = widths if any(rates) else [], seeds, micro_batch
+        self.generator = torch.Generator(like.device)
         chances = [max(1, round((1 - rate) * MASK_LEVELS)) / MASK_LEVELS for rate in rates]
         self.keep = like.new_tensor(chances).unsqueeze(1)
 
-    def masks(self, batch: int) -> list[Tensor]:
-        """One mask per layer, 0 or 1 / keep, shape (K, batch, width); an empty list if no head has dropout."""
+    def masks(self, step: int, batch: int) -> list[Tensor]:
+        """One mask a layer, 0 or 1 / keep, shape (K, batch, width); an empty list if no head has dropout."""
         if not self.widths:
             return []
-        decisions = batch * sum(self.widths)
-        bits = torch.empty(len(self.generators), -(-decisions // 4), dtype=torch.int64, device=self.keep.device)
-        for row, generator in zip(bits, self.generators, strict=True):
-            row.random_(-(2**63), None, generator=generator)
-        mask = to_mask(bits.view(torch.int16)[:, :decisions].to(self.keep.dtype), self.keep)
-        parts = mask.split([batch * width for width in self.widths], dim=1)
-        return [part.unflatten(1, (batch, width)) for part, width in zip(parts, self.widths, strict=True)]
+        parts = [
+            self._draw(step, number, min(self.micro_batch, batch - start))
+            for number, start in enumerate(range(0, batch, self.micro_batch))
+        ]
+        return parts[0] if len(parts) == 1 else [torch.cat(layer, 1) for layer in zip(*parts, strict=True)]
+
+    def _draw(self, step: int, number: int, rows: int) -> list[Tensor]:
+        # 16 bits a decision, whole words of 64 bits a layer, as `Dropout` draws them.
+        words = [-(-rows * width // 4) for width in self.widths]
+        bits = torch.empty(len(self.seeds), sum(words), dtype=torch.int64, device=self.keep.device)
+        for row, seed in zip(bits, self.seeds, strict=True):
+            row.random_(-(2**63), None, generator=self.generator.manual_seed(dropout_seed(seed, step, number)))
+        masks = to_mask(bits.view(torch.int16).to(self.keep.dtype), self.keep)
+        layers = zip(masks.split([4 * count for count in words], dim=1), self.widths, strict=True)
+        return [mask[:, : rows * width].unflatten(1, (rows, width)) for mask, width in layers]

@@ -1,8 +1,8 @@
-"""Many heads trained on the same features in one program.
+"""Many heads trained on the same features in one program, each as `CRTrainer` would train it alone.
 
-K heads of one shape differ in what a `HeadSpec` says. Their parameters are stacked on a leading axis, so that a step
-of all is a handful of batched matrix products and one fused optimizer pass. Every head keeps its own initialisation,
-data order, dropout stream, gradient clipping and best epoch: it does not depend on the heads trained beside it.
+K heads of one shape are stacked on a leading axis, so that a step of all is a handful of batched matrix products and
+one fused optimizer pass. Every head keeps its own initialisation, data order, dropout stream, gradient clipping and
+best epoch: it does not depend on the heads trained beside it.
 """
 
 from __future__ import annotations
@@ -11,15 +11,21 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import get_scheduler
+from transformers import SchedulerType, get_scheduler
 
 from ..errors import DataError
+from ..evaluation import Task
 from ..modeling import CRConfig, CRHead
+from .arguments import CRTrainingArguments
+from .class_labels import normalized_class_weights
 from .schedules import check_schedule, scheduled_lambda
 from .stacked import (
     REUSED_BYTES,
@@ -37,111 +43,128 @@ from .stacked import (
 )
 from .stacked_dropout import StackedDropout
 
-DATA_ORDERS = ("per_head", "shared")
-METRICS = ("accuracy", "loss")
+EVALUATED_ROWS = 128  # at a time
+# What a sweep has one way of; another value is refused by name.
+CONFIG_ONLY = {"problem_type": "single_label_classification", "feature_norm": "standardize", "dreg_mode": "layer"}
+ARGUMENTS_ONLY: dict[str, tuple[Any, ...]] = {
+    "optim": ("adamw_torch_fused", "adamw_torch"),
+    **dict.fromkeys(("optim_args", "optim_target_modules", "neftune_noise_alpha", "deepspeed"), (None,)),
+    **dict.fromkeys(("fp16", "fp16_full_eval", "bf16_full_eval", "torch_compile", "auto_find_batch_size"), (False,)),
+}
+EVALUATION_ONLY = {"eval_strategy": ("epoch",), "eval_delay": (0, None)}
+STEPPED_BY_METRIC = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
+# Heads that agree in these train in one program.
+SHAPE = ("in_features", "hidden_sizes", "num_labels", "degree", "activation", "polynomial_range", "objective")
+SHARED = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
+SHARED += ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "max_grad_norm", "dataloader_drop_last")
+SHARED += ("adam_beta1", "adam_beta2", "adam_epsilon", "train_sampling_strategy")
+SHARED += ("metric_for_best_model", "greater_is_better", "load_best_model_at_end")
 
 
-@dataclass(frozen=True)
-class HeadSpec:
-    """What one head of a sweep does not share with the others.
+@dataclass(frozen=True, eq=False)
+class SweepHead:
+    """One head of a sweep: what `CRTrainer` would be given to train it alone on features.
 
     Args:
-        seed: of its initialisation, data order and dropout.
-        dreg_lambda: the DREG coefficient at the start (after the warm-up), 0.02 by default.
-        dreg_lambda_end: the coefficient at the end; `None` (default) means 0 for linear and cosine.
-        dreg_schedule: one of `schedules.DREG_SCHEDULES`, `"constant"` by default.
-        dreg_warmup_steps: linear rise from 0; below 1 a fraction of all steps.
-        learning_rate: the peak, 3e-4 by default.
-        weight_decay: decoupled, on weights alone, 0.1 by default.
-        threshold_learning_rate: the peak of an ordinal head's thresholds; `None` (default) means learning_rate.
-        dropout: after each CR layer, 0.1 by default; exact to one part in 65536.
+        config: of the head.
+        arguments: of its training; everything that has an effect on a head on features is honoured or refused.
         train_indices: the training rows in use; `None` (default) means all of them.
-
-    Raises:
-        ValueError: naming the field, its value and what is allowed.
+        early_stopping_patience: evaluations without a better metric before training stops; `None` (default): never.
+        penalty_weight: weight of the penalty of another `group_type` than DREG's, 0.0 by default.
     """
 
-    seed: int = 0
-    dreg_lambda: float = 0.02
-    dreg_lambda_end: float | None = None
-    dreg_schedule: str = "constant"
-    dreg_warmup_steps: float = 0.0
-    learning_rate: float = 3e-4
-    threshold_learning_rate: float | None = None
-    weight_decay: float = 0.1
-    dropout: float = 0.1
+    config: CRConfig
+    arguments: CRTrainingArguments
     train_indices: Sequence[int] | None = None
+    early_stopping_patience: int | None = None
+    penalty_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        check_schedule(self.dreg_schedule, self.dreg_lambda, self.dreg_lambda_end, self.dreg_warmup_steps)
-        for name in ("learning_rate", "threshold_learning_rate", "weight_decay"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"{name}={value} is not allowed: use a finite number, 0 or above")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} is not allowed: use 0 or above and below 1")
         if self.train_indices is not None:
             object.__setattr__(self, "train_indices", tuple(int(index) for index in self.train_indices))
+
+    def check(self) -> None:
+        """Refuse what a sweep does not have.
+
+        Raises:
+            ValueError: naming the field, its value and what is allowed.
+        """
+        arguments, patience = self.arguments, self.early_stopping_patience
+        if patience is not None and patience < 1:
+            raise ValueError(f"early_stopping_patience={patience} is not allowed: use 1 or above")
+        for name, only in CONFIG_ONLY.items():
+            if getattr(self.config, name) != only:
+                raise ValueError(f"{name}={getattr(self.config, name)!r} is not for a sweep: use {only!r}")
+        compared = arguments.load_best_model_at_end or patience is not None
+        for name, allowed in {**ARGUMENTS_ONLY, **(EVALUATION_ONLY if compared else {})}.items():
+            value = getattr(arguments, name)
+            value = value.value if isinstance(value, Enum) else value
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r} is not for a sweep: use {allowed[0]!r}")
+        if SchedulerType(arguments.lr_scheduler_type) in STEPPED_BY_METRIC:
+            kind = SchedulerType(arguments.lr_scheduler_type).value
+            raise ValueError(f"lr_scheduler_type={kind!r} is not for a sweep: use 'linear'")
+        metrics = Task.of(self.config).metrics
+        if self.metric not in metrics:
+            raise ValueError(f"metric_for_best_model={self.metric!r} is not allowed: use one of {', '.join(metrics)}")
+        check_schedule(
+            arguments.dreg_schedule, self.dreg_lambda, arguments.dreg_lambda_end, arguments.dreg_warmup_steps
+        )
+
+    @property
+    def metric(self) -> str:
+        """The metric of the best epoch, accuracy where none is named."""
+        return (self.arguments.metric_for_best_model or "accuracy").removeprefix("eval_")
+
+    @property
+    def dreg_lambda(self) -> float:
+        """The DREG coefficient at the start, that of the arguments or else of the configuration."""
+        own = self.arguments.dreg_lambda
+        return float(self.config.dreg_lambda if own is None else own)
+
+    def lambda_at(self, step: int, total_steps: int) -> float:
+        """The DREG coefficient at a step."""
+        own = self.arguments
+        return scheduled_lambda(
+            step, max(1, total_steps), self.dreg_lambda, own.dreg_lambda_end, own.dreg_schedule, own.dreg_warmup_steps
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of an optimizer step."""
+        own = self.arguments
+        return own.per_device_train_batch_size * own.gradient_accumulation_steps * own.world_size
 
     @property
     def rates(self) -> tuple[float, float, float]:
         """Learning rate, that of the thresholds, and weight decay."""
-        threshold_rate = self.threshold_learning_rate
-        return self.learning_rate, self.learning_rate if threshold_rate is None else threshold_rate, self.weight_decay
+        own = self.arguments
+        rate = own.learning_rate if own.head_learning_rate is None else own.head_learning_rate
+        return rate, rate if own.threshold_learning_rate is None else own.threshold_learning_rate, own.weight_decay
 
-    def lambda_at(self, step: int, total_steps: int) -> float:
-        """The DREG coefficient at a step, see `schedules.scheduled_lambda`."""
-        return scheduled_lambda(
-            step, total_steps, self.dreg_lambda, self.dreg_lambda_end, self.dreg_schedule, self.dreg_warmup_steps
-        )
+    def configured(self, labels: Tensor) -> CRConfig:
+        """The configuration as `CRTrainer` leaves it: with label smoothing and class weights of the arguments.
 
+        Args:
+            labels: classes of all training rows, shape (rows,).
+        """
+        config, own = copy.copy(self.config), self.arguments
+        config.label_smoothing = own.label_smoothing_factor or config.label_smoothing
+        if own.class_weights is not None:
+            used = labels if self.train_indices is None else labels[torch.as_tensor(np.asarray(self.train_indices))]
+            counts = torch.bincount(used, minlength=int(config.num_labels or 0)).tolist()
+            config.class_weights = normalized_class_weights(own.class_weights, counts)
+        return config
 
-@dataclass(frozen=True)
-class SweepArguments:
-    """How all heads of a sweep are trained. Names that `TrainingArguments` has too mean what they mean there.
-
-    Args:
-        num_train_epochs: 6 by default.
-        batch_size: rows of a step, 128 by default; the last batch of an epoch may be smaller.
-        lr_scheduler_type: as `transformers.get_scheduler` takes it, `"cosine"` by default.
-        warmup_steps: of the learning rate; below 1 a fraction of all steps.
-        max_grad_norm: every head's gradient is clipped to it by itself, 1.0 by default; 0 for no clipping.
-        data_order: `"per_head"` (default): the order of the rows follows from the head's seed. `"shared"`: one order
-            for all heads. It spares gathering rows for each head, 15 % of a step at 2688 features and nothing at
-            384: not worth seeds that agree on a part of what a seed decides.
-        data_seed: of the shared order.
-        metric_for_best_model: `"accuracy"` (default) or `"loss"` on the validation rows.
-        load_best_model_at_end: keep the weights of the best epoch (default), of equal ones the first; else the last.
-        early_stopping_patience: a head ends after this many epochs without a better metric; `None` (default): never.
-        dtype: of parameters and arithmetic, float32 by default.
-
-    Raises:
-        ValueError: naming the field, its value and what is allowed.
-    """
-
-    num_train_epochs: int = 6
-    batch_size: int = 128
-    lr_scheduler_type: str = "cosine"
-    warmup_steps: float = 0.0
-    max_grad_norm: float = 1.0
-    data_order: str = "per_head"
-    data_seed: int = 0
-    metric_for_best_model: str = "accuracy"
-    load_best_model_at_end: bool = True
-    early_stopping_patience: int | None = None
-    dtype: torch.dtype = torch.float32
-
-    def __post_init__(self) -> None:
-        for name in ("num_train_epochs", "batch_size", "early_stopping_patience"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} is not allowed: use 1 or above")
-        for name in ("warmup_steps", "max_grad_norm"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)} is not allowed: use 0 or above")
-        for name, allowed in (("data_order", DATA_ORDERS), ("metric_for_best_model", METRICS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not allowed: use one of {', '.join(allowed)}")
+    @cached_property
+    def key(self) -> str:
+        """Equal for heads that can train in one program."""
+        own = self.arguments
+        shared = [getattr(self.config, name) for name in SHAPE] + [getattr(own, name) for name in SHARED]
+        smoothing = own.label_smoothing_factor or self.config.label_smoothing
+        # Some schedules with arguments of their own read the learning rate.
+        rate = own.learning_rate if own.lr_scheduler_kwargs else None
+        return repr([*shared, smoothing, rate, self.early_stopping_patience])
 
 
 @dataclass
@@ -149,8 +172,8 @@ class HeadResult:
     """One trained head.
 
     Args:
-        spec: what it was trained with.
-        config: of the head, with the spec's dropout and lambda.
+        setup: what it was trained with.
+        config: of the head, with label smoothing and class weights of the arguments.
         state: every tensor of `CRHead`, the feature statistics included, on the CPU.
         accuracies: on the validation rows after each epoch; NaN where a logit is not finite.
         losses: task loss on the validation rows after each epoch.
@@ -159,7 +182,7 @@ class HeadResult:
         diverged: the first step (0 the first) with a loss or gradient that is not finite; `None` if there is none.
     """
 
-    spec: HeadSpec
+    setup: SweepHead
     config: CRConfig
     state: dict[str, Tensor]
     accuracies: list[float]
@@ -167,9 +190,10 @@ class HeadResult:
     best_epoch: int | None
     diverged: int | None
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The tensors by the names of `CRHead`."""
-        return dict(self.state)
+    @property
+    def accuracy(self) -> float:
+        """On the validation rows, of the epoch that is kept; 0 where no epoch had finite logits."""
+        return 0.0 if self.best_epoch is None else self.accuracies[self.best_epoch]
 
     def head(self) -> CRHead:
         """The head as a module in evaluation mode, in the type it was trained in."""
@@ -179,47 +203,68 @@ class HeadResult:
 
 
 class HeadGroup:
-    """Heads with equally many training rows, in training."""
+    """Heads with one `key` and equally many training rows, in training."""
 
     def __init__(
-        self,
-        features: Rows,
-        labels: Tensor,
-        specs: Sequence[HeadSpec],
-        config: CRConfig,
-        arguments: SweepArguments,
-        device: torch.device,
+        self, features: Rows, labels: Tensor, heads: Sequence[SweepHead], dtype: torch.dtype, device: torch.device
     ) -> None:
-        self.specs, self.config, self.arguments = specs, config, arguments
-        seeds = [spec.seed for spec in specs]
-        self.parameters = self.leaves = initial_parameters(config, seeds, arguments.dtype, device)
+        self.heads, self.configs = heads, [head.configured(labels) for head in heads]
+        self.config, self.arguments, self.batch_size = self.configs[0], heads[0].arguments, heads[0].batch_size
+        seeds = [head.arguments.seed for head in heads]
+        self.parameters = self.leaves = initial_parameters(self.configs, seeds, dtype, device)
         like = self.parameters["readout.bias"].detach()
-        self.rows = TrainingRows(features, labels, [spec.train_indices for spec in specs], like)
-        self.dropout = StackedDropout([spec.dropout for spec in specs], seeds, config.hidden_sizes, like)
-        order_seeds = [arguments.data_seed] if arguments.data_order == "shared" else seeds
-        self.orders = [torch.Generator().manual_seed(seed) for seed in order_seeds]
-        total = arguments.num_train_epochs * math.ceil(self.rows.num_rows / arguments.batch_size)
-        self.lambdas = like.new_tensor([[spec.lambda_at(step, total) for spec in specs] for step in range(total)])
+        self.rows = TrainingRows(features, labels, [head.train_indices for head in heads], like)
+        rates, micro_batch = [config.dropout for config in self.configs], self.arguments.per_device_train_batch_size
+        self.dropout = StackedDropout(rates, seeds, self.config.hidden_sizes, micro_batch, like)
+        own = [head.arguments.data_seed for head in heads]
+        self.order_seeds = [seed if data is None else data for seed, data in zip(seeds, own, strict=True)]
+        full, rest = divmod(self.rows.num_rows, self.batch_size)
+        epoch = max(1, full + (rest > 0 and not self.arguments.dataloader_drop_last))
+        steps = self.arguments.max_steps
+        self.total = steps if steps > 0 else math.ceil(self.arguments.num_train_epochs * epoch)
+        self.epochs = math.ceil(self.total / epoch)
+        self.lambdas = like.new_tensor(
+            [[head.lambda_at(step, self.total) for head in heads] for step in range(self.total)]
+        )
         self.penalised = bool(self.lambdas.any())
-        self.adamw = StackedAdamW(self.parameters, [spec.rates for spec in specs], arguments.max_grad_norm)
-        warmup = arguments.warmup_steps
-        warmup_steps = math.ceil(warmup * total) if warmup < 1 else int(warmup)
-        self.scheduler = get_scheduler(arguments.lr_scheduler_type, self.adamw.optimizer, warmup_steps, total)
+        self.penalty_weights = like.new_tensor([head.penalty_weight for head in heads])
+        classes = int(self.config.num_labels or 0)
+        weights = like.new_tensor([config.class_weights or [1.0] * classes for config in self.configs])
+        self.class_weights = None if bool((weights == 1).all()) else weights
+        self.adamw = StackedAdamW(self.parameters, [head.rates for head in heads], self.arguments)
+        self.scheduler = get_scheduler(
+            self.arguments.lr_scheduler_type,
+            self.adamw.optimizer,
+            self.arguments.get_warmup_steps(self.total),
+            self.total,
+            self.arguments.lr_scheduler_kwargs,
+        )
         self.step = 0
-        self.diverged = torch.full((len(specs),), -1, device=device)
+        self.diverged = torch.full((len(heads),), -1, device=device)
 
-    def train_epoch(self) -> None:
-        """One pass of every head over its training rows."""
-        order = torch.stack([torch.randperm(self.rows.num_rows, generator=generator) for generator in self.orders])
-        for positions in order.split(self.arguments.batch_size, dim=1):
-            self.train_step(*self.rows.batch(positions))
+    def train_epoch(self, epoch: int) -> None:
+        """One pass of every head over its training rows, in the order of `EpochBatchSampler`."""
+        count = self.rows.num_rows
+        order = torch.arange(count).unsqueeze(0)
+        if self.arguments.train_sampling_strategy != "sequential":
+            seeds = self.order_seeds[:1] if len(set(self.order_seeds)) == 1 else self.order_seeds
+            generators = [torch.Generator().manual_seed(seed + epoch) for seed in seeds]
+            order = torch.stack([torch.randperm(count, generator=generator) for generator in generators])
+        for positions in order.split(self.batch_size, dim=1):
+            is_short = self.arguments.dataloader_drop_last and positions.shape[1] < self.batch_size
+            if self.step < self.total and not is_short:
+                self.train_step(*self.rows.batch(positions))
 
     def train_step(self, features: Tensor, labels: Tensor) -> None:
         """One optimizer step of every head, on features (1 or K, batch, in_features) and labels (1 or K, batch)."""
-        masks = self.dropout.masks(features.shape[1])
-        logits, dreg = stacked_forward(self.parameters, features.expand(len(self.specs), -1, -1), self.config, masks)
-        losses = stacked_task_loss(logits, labels, self.config)
+        masks = self.dropout.masks(self.step, features.shape[1])
+        logits, dreg = stacked_forward(self.parameters, features.expand(len(self.heads), -1, -1), self.config, masks)
+        losses = self.task_losses(logits, labels)
         self.update(losses + self.lambdas[self.step] * dreg if self.penalised else losses)
+
+    def task_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of every head without penalties, shape (K,)."""
+        return stacked_task_loss(logits, labels, self.config.label_smoothing, self.class_weights)
 
     def update(self, losses: Tensor) -> None:
         """Backward and optimizer, on the losses of all heads, shape (K,)."""
@@ -231,28 +276,38 @@ class HeadGroup:
         self.diverged = torch.where(fine, self.diverged, self.step)
         self.step += 1
 
-    def evaluate(self, features: Rows, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Accuracy (NaN where a logit is not finite) and task loss of every head on raw features, each (K,)."""
-        batch_size = self.arguments.batch_size
-        logits = stacked_logits(self.parameters, self.rows.mean, self.rows.scale, features, self.config, batch_size)
-        accuracy = (logits.argmax(-1) == labels).to(logits.dtype).mean(1)
+    def evaluate(self, features: Rows, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Accuracy (NaN where a logit is not finite), task loss and metric of every head, each of shape (K,)."""
+        mean, scale = self.rows.mean, self.rows.scale
+        logits = stacked_logits(self.parameters, mean, scale, features, self.config, EVALUATED_ROWS)
         finite = torch.isfinite(logits).flatten(1).all(1)
-        return torch.where(finite, accuracy, torch.nan), stacked_task_loss(logits, labels.unsqueeze(0), self.config)
+        accuracy = torch.where(finite, (logits.argmax(-1) == labels).to(logits.dtype).mean(1), torch.nan)
+        loss, name, task = self.task_losses(logits, labels.unsqueeze(0)), self.heads[0].metric, Task.of(self.config)
+        if name in ("accuracy", "loss"):
+            return accuracy, loss, accuracy if name == "accuracy" else loss
+        found = [
+            task.compute_metrics(own.double().cpu().numpy(), labels.cpu().numpy())[name] if is_finite else math.nan
+            for own, is_finite in zip(logits, finite, strict=True)
+        ]
+        return accuracy, loss, loss.new_tensor(found)
 
     def train(self, features: Rows, labels: Tensor) -> list[HeadResult]:
         """All epochs; features and labels are the validation rows."""
-        arguments, count = self.arguments, len(self.specs)
+        head, count = self.heads[0], len(self.heads)
         kept = {name: values.detach().clone() for name, values in self.parameters.items()}
-        best = torch.full((count,), -torch.inf, dtype=arguments.dtype)
+        best = torch.full((count,), -torch.inf, dtype=kept["readout.bias"].dtype)
         kept_epoch, waited = torch.full((count,), -1), torch.zeros(count)
         active = torch.ones(count, dtype=torch.bool)
-        curves: list[tuple[list[float], list[float]]] = [([], []) for _ in self.specs]
-        for epoch in range(arguments.num_train_epochs):
-            self.train_epoch()
-            accuracy, loss = (values.cpu() for values in self.evaluate(features, labels))
-            metric = accuracy if arguments.metric_for_best_model == "accuracy" else -loss
+        curves: list[tuple[list[float], list[float]]] = [([], []) for _ in self.heads]
+        more_is_better = self.arguments.greater_is_better
+        if more_is_better is None:
+            more_is_better = Task.of(self.config).metrics[head.metric]
+        for epoch in range(self.epochs):
+            self.train_epoch(epoch)
+            accuracy, loss, metric = (values.cpu() for values in self.evaluate(features, labels))
+            metric = metric if more_is_better else -metric
             better = active & (metric > best)
-            chosen = better if arguments.load_best_model_at_end else active
+            chosen = better if self.arguments.load_best_model_at_end else active
             best, kept_epoch = torch.where(better, metric, best), torch.where(chosen, epoch, kept_epoch)
             for name, values in self.parameters.items():
                 kept[name][chosen] = values.detach()[chosen]
@@ -260,16 +315,13 @@ class HeadGroup:
                 curves[index][0].append(float(accuracy[index]))
                 curves[index][1].append(float(loss[index]))
             waited = torch.where(better, 0, waited + 1)
-            if arguments.early_stopping_patience is not None:
-                active = active & (waited < arguments.early_stopping_patience)
+            if head.early_stopping_patience is not None:
+                active = active & (waited < head.early_stopping_patience)
             if not active.any():
                 break
         return [self._result(index, kept, curves[index], int(kept_epoch[index])) for index in range(count)]
 
     def _result(self, index: int, kept: Stacked, curves: tuple[list[float], list[float]], epoch: int) -> HeadResult:
-        spec = self.specs[index]
-        config = copy.deepcopy(self.config)
-        config.dropout, config.dreg_lambda = spec.dropout, spec.dreg_lambda
         subset = min(index, len(self.rows.mean) - 1)
         state = {
             "feature_norm.mean": self.rows.mean[subset, 0],
@@ -278,8 +330,8 @@ class HeadGroup:
             **{name: values[index] for name, values in kept.items()},
         }
         return HeadResult(
-            spec=spec,
-            config=config,
+            setup=self.heads[index],
+            config=self.configs[index],
             state={name: values.cpu().clone() for name, values in state.items()},
             accuracies=curves[0],
             losses=curves[1],
@@ -291,72 +343,61 @@ class HeadGroup:
 def train_heads(
     features: Rows,
     labels: Sequence[int] | Rows,
-    specs: Sequence[HeadSpec],
-    config: CRConfig,
-    arguments: SweepArguments | None = None,
+    heads: Sequence[SweepHead],
     *,
     validation_features: Rows,
     validation_labels: Sequence[int] | Rows,
-    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
     group_size: int | None = None,
     group_type: type[HeadGroup] = HeadGroup,
 ) -> list[HeadResult]:
-    """Train one head per spec, many at a time.
+    """Train heads, many at a time, each as `CRTrainer` would train it alone.
+
+    On a CPU a head has the initialisation, data order and dropout of `CRTrainer` with the same arguments, and differs
+    by rounding alone. On a GPU dropout is drawn otherwise.
 
     Args:
         features: training rows, shape (rows, in_features); a memory map is read once per subset.
         labels: class indices of the training rows, shape (rows,).
-        specs: the heads.
-        config: of every head: `in_features`, `hidden_sizes`, `num_labels`, `activation`, `objective`,
-            `label_smoothing` and so on. Its dropout and lambda are not read: every spec has its own.
-        arguments: what all heads share; `SweepArguments()` by default.
+        heads: what to train; the device is that of the first one's arguments.
         validation_features: rows that choose each head's best epoch, shape (rows, in_features).
         validation_labels: class indices of the validation rows.
-        device: `None` (default) takes the GPU if there is one.
+        dtype: of parameters and arithmetic, float32 by default.
         group_size: heads in one program; `None` (default) computes it, see `default_group_size`.
-        group_type: what trains them; for penalties other than DREG see `penalties.py`.
+        group_type: what trains them; for penalties other than DREG see `study/penalties.py`.
 
     Returns:
-        One result per spec, in the order of the specs.
+        One result per head, in their order.
 
     Raises:
-        ValueError: if the configuration asks for what a sweep does not have.
+        ValueError: if a head asks for what a sweep does not have.
         DataError: if rows, labels or indices cannot be used.
     """
-    arguments = arguments or SweepArguments()
-    _check_config(config)
+    if not heads:
+        return []
+    for head in heads:
+        head.check()
+    device, config = heads[0].arguments.device, heads[0].config
     targets = _checked_labels("labels", features, labels, config)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     validation_targets = _checked_labels("validation_labels", validation_features, validation_labels, config)
     validation = (all_rows(validation_features, device), validation_targets.to(device))
-    num_rows = [len(features) if spec.train_indices is None else len(spec.train_indices) for spec in specs]
-    check_subsets([spec.train_indices for spec in specs], len(features))
+    num_rows = [len(features) if head.train_indices is None else len(head.train_indices) for head in heads]
+    check_subsets([head.train_indices for head in heads], len(features))
     if device.type == "cpu":
         # The first freed block of a size makes glibc's malloc keep blocks up to that size.
         torch.empty(REUSED_BYTES, dtype=torch.uint8)
     # Heads of one learning rate and decay side by side share an optimizer pass.
-    order = sorted(range(len(specs)), key=lambda i: (num_rows[i], specs[i].rates))
+    order = sorted(range(len(heads)), key=lambda i: (num_rows[i], heads[i].key, heads[i].rates))
     results: dict[int, HeadResult] = {}
-    for rows, run in groupby(order, lambda i: num_rows[i]):
+    for (rows, _), run in groupby(order, lambda i: (num_rows[i], heads[i].key)):
         members = list(run)
-        copies = any(specs[i].train_indices is not None for i in members)
-        size = group_size or default_group_size(
-            config, arguments.batch_size, arguments.dtype, device, rows if copies else 0
-        )
+        copied = rows if any(heads[i].train_indices is not None for i in members) else 0
+        first = heads[members[0]]
+        size = group_size or default_group_size(first.config, first.batch_size, dtype, device, copied)
         for part in np.array_split(members, math.ceil(len(members) / size)):
-            group = group_type(features, targets, [specs[i] for i in part], config, arguments, device)
+            group = group_type(features, targets, [heads[i] for i in part], dtype, device)
             results.update(zip(part.tolist(), group.train(*validation), strict=True))
-    return [results[index] for index in range(len(specs))]
-
-
-def _check_config(config: CRConfig) -> None:
-    for name, only in (
-        ("problem_type", "single_label_classification"),
-        ("feature_norm", "standardize"),
-        ("dreg_mode", "layer"),
-    ):
-        if getattr(config, name) != only:
-            raise ValueError(f"{name}={getattr(config, name)!r} is not for a sweep: use {only!r}, or CRTrainer")
+    return [results[index] for index in range(len(heads))]
 
 
 def _checked_labels(name: str, features: Rows, labels: Sequence[int] | Rows, config: CRConfig) -> Tensor:
@@ -373,16 +414,12 @@ def _checked_labels(name: str, features: Rows, labels: Sequence[int] | Rows, con
 
 
 def predict_heads(
-    results: Sequence[HeadResult],
-    features: Rows,
-    *,
-    device: str | torch.device | None = None,
-    batch_size: int = 128,
+    results: Sequence[HeadResult], features: Rows, *, device: str | torch.device | None = None, batch_size: int = 128
 ) -> Tensor:
     """Logits of several heads of one shape.
 
     Args:
-        results: of `train_heads`.
+        results: returned by `train_heads`.
         features: raw, shape (rows, in_features).
         device: `None` (default) takes the GPU if there is one.
         batch_size: rows at a time.

@@ -19,6 +19,7 @@ from .arguments import CRTrainingArguments
 from .checkpoints import checkpoint_to_resume, stopped_early
 from .parameter_groups import split_by_rate
 from .preparation import check_labels, fit_feature_norm, scaled_class_weights, training_labels, with_dreg
+from .sampling import dropout_seed
 from .schedules import check_schedule, scheduled_lambda
 from .trainer_base import ExactTrainer
 
@@ -186,10 +187,13 @@ class CRTrainer(ExactTrainer):
             loss, outputs = super().compute_loss(model, dict(inputs), return_outputs=True)  # it takes labels out
             parts = [loss]
         else:
-            if training and cr_model.config.dreg_mode == "chain":
-                cr_model.seed_tangents(
-                    self.args.seed + 1_000_003 * (self.state.global_step * 1009 + self._micro_batch)
-                )
+            if training:
+                drawn = dropout_seed(self.args.seed, self.state.global_step, self._micro_batch)
+                if cr_model.config.dreg_mode == "chain":
+                    cr_model.seed_tangents(drawn)
+                if cr_model.config.backbone_config is None:
+                    # Dropout of a head on features is a function of seed and step, the same alone and in a sweep.
+                    torch.default_generator.manual_seed(drawn)
             loss, outputs = self._task_loss(model, inputs)
             parts = [loss]
             if training:

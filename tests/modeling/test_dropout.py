@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from cr_hf.modeling.dropout import Dropout
-from cr_hf.training.stacked_dropout import StackedDropout
 
 
 @pytest.fixture
@@ -98,21 +97,3 @@ def test_compiled_masks_differ_between_layers_and_steps_and_serve_the_backward_p
         torch.testing.assert_close(gradient, outputs[0] + 3 * outputs[1])
         seen.extend(output.detach() for output in outputs)
     assert not any(torch.equal(one, other) for index, one in enumerate(seen) for other in seen[:index])
-
-
-def test_stacked_masks_have_the_asked_rate_and_do_not_depend_on_the_neighbours():
-    rates, widths, like = [0.3, 0.0, 0.5], [40, 7], torch.zeros(())
-    together = StackedDropout(rates, [1, 2, 3], widths, like)
-    alone = StackedDropout(rates[2:], [3], widths, like)
-    for batch in (64, 64, 13):
-        masks = together.masks(batch)
-        assert [mask.shape for mask in masks] == [(3, batch, 40), (3, batch, 7)]
-        for mask, single in zip(masks, alone.masks(batch), strict=True):
-            assert torch.equal(mask[2], single[0])
-            assert torch.equal(mask[1], torch.ones_like(mask[1]))
-            torch.testing.assert_close(mask[0].unique(), torch.tensor([0, 1 / 0.7]))
-    many = StackedDropout(rates, [1, 2, 3], [500], like).masks(400)[0]
-    torch.testing.assert_close((many > 0).float().mean((1, 2)), torch.tensor([0.7, 1.0, 0.5]), atol=5e-3, rtol=0)
-    torch.testing.assert_close(many.mean((1, 2)), torch.ones(3), atol=1e-2, rtol=0)
-    assert StackedDropout([0.0], [1], widths, like).masks(8) == []
-    assert torch.isfinite(StackedDropout([1 - 1e-9], [1], [500], like).masks(400)[0]).all()

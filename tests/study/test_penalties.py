@@ -1,7 +1,5 @@
 """The penalties that DREG is measured against: a step against CRHead and torch's own modules, in float64."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,37 +9,41 @@ from cr_hf.modeling.configuration_cr import CRConfig
 from cr_hf.modeling.modeling_cr import CRHead
 from cr_hf.modeling.objectives import task_loss
 from cr_hf.study.penalties import PENALTIES, JacobianGroup
-from cr_hf.training.sweep import HeadGroup, HeadResult, HeadSpec, SweepArguments, predict_heads, train_heads
+from cr_hf.training.arguments import CRTrainingArguments
+from cr_hf.training.sweep import HeadGroup, HeadResult, SweepHead, predict_heads, train_heads
 
 WIDTH, LABELS, ROWS = 6, 3, 40
 GENERATOR = torch.Generator().manual_seed(0)
 FEATURES = torch.randn(ROWS, WIDTH, generator=GENERATOR, dtype=torch.float64)
 CLASSES = torch.randint(LABELS, (ROWS,), generator=GENERATOR)
-CONFIG = CRConfig(in_features=WIDTH, num_labels=LABELS, hidden_sizes=(5, 4), activation="gelu")
+CONFIG = CRConfig(
+    in_features=WIDTH, num_labels=LABELS, hidden_sizes=(5, 4), activation="gelu", dropout=0.0, dreg_lambda=0.0
+)
 
 
-def train(group_type: type[HeadGroup], *specs: HeadSpec, **fields: Any) -> list[HeadResult]:
-    arguments = SweepArguments(
-        **{"num_train_epochs": 2, "batch_size": 10, "dtype": torch.float64, "load_best_model_at_end": False, **fields}
-    )
+def train(group_type: type[HeadGroup], *heads: SweepHead) -> list[HeadResult]:
     return train_heads(
-        FEATURES, CLASSES, specs, CONFIG, arguments, validation_features=FEATURES, validation_labels=CLASSES,
+        FEATURES, CLASSES, heads, validation_features=FEATURES, validation_labels=CLASSES, dtype=torch.float64,
         group_type=group_type,
     )  # fmt: skip
 
 
-def spec(seed: int = 0, coefficient: float = 0.0) -> HeadSpec:
-    return HeadSpec(seed=seed, dreg_lambda=coefficient, dropout=0.0, learning_rate=1e-2)
+def spec(seed: int = 0, weight: float = 0.0, epochs: int = 2) -> SweepHead:
+    arguments = CRTrainingArguments(
+        use_cpu=True, seed=seed, num_train_epochs=epochs, per_device_train_batch_size=10, learning_rate=1e-2,
+        weight_decay=0.1, lr_scheduler_type="cosine",
+    )  # fmt: skip
+    return SweepHead(CONFIG, arguments, penalty_weight=weight)
 
 
 def captured(
-    monkeypatch: pytest.MonkeyPatch, group_type: type[HeadGroup], *specs: HeadSpec
+    monkeypatch: pytest.MonkeyPatch, group_type: type[HeadGroup], *specs: SweepHead
 ) -> tuple[Tensor, HeadGroup]:
     """The losses of the first step, shape (K,), on all rows in their order, and the group."""
     seen: list[tuple[Tensor, HeadGroup]] = []
     monkeypatch.setattr(group_type, "update", lambda group, losses: seen.append((losses, group)))
-    monkeypatch.setattr(group_type, "train_epoch", lambda group: group.train_step(*rows_of(group)))
-    train(group_type, *specs, num_train_epochs=1)
+    monkeypatch.setattr(group_type, "train_epoch", lambda group, epoch: group.train_step(*rows_of(group)))
+    train(group_type, *specs)
     return seen[0]
 
 
@@ -91,7 +93,7 @@ def test_jacobian_penalty_estimates_the_squared_norm_of_the_jacobian(monkeypatch
 
 
 def test_spectral_norm_is_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    (result,) = train(PENALTIES["spectral_norm"], spec(), num_train_epochs=30)
+    (result,) = train(PENALTIES["spectral_norm"], spec(epochs=30))
     weights = {name: values for name, values in result.state.items() if name.endswith(".weight")}
     assert len(weights) == 3
     for weight in weights.values():
@@ -126,7 +128,7 @@ def test_a_head_does_not_depend_on_those_beside_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["input_gradient", "jacobian"])
 def test_the_penalty_lowers_what_it_measures(name: str) -> None:
-    free, held = (train(PENALTIES[name], spec(0, coefficient), num_train_epochs=40)[0] for coefficient in (0.0, 5.0))
+    free, held = (train(PENALTIES[name], spec(0, coefficient, 40))[0] for coefficient in (0.0, 5.0))
 
     def slope(result: HeadResult) -> float:
         head = result.head()

@@ -1,7 +1,9 @@
 """Heads in a sweep against the same heads alone, and against a plain loop of CRHead, torch and transformers."""
 
+import inspect
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,14 @@ from transformers import get_scheduler
 
 from cr_hf.errors import DataError
 from cr_hf.modeling.configuration_cr import CRConfig
+from cr_hf.modeling.dropout import Dropout
 from cr_hf.modeling.modeling_cr import CRForFeatureClassification, CRHead
 from cr_hf.modeling.objectives import task_loss
-from cr_hf.training.schedules import scheduled_lambda
+from cr_hf.training.arguments import CRTrainingArguments
+from cr_hf.training.sampling import dropout_seed
 from cr_hf.training.stacked import default_group_size
-from cr_hf.training.sweep import HeadResult, HeadSpec, SweepArguments, predict_heads, train_heads
+from cr_hf.training.stacked_dropout import StackedDropout
+from cr_hf.training.sweep import HeadResult, SweepHead, predict_heads, train_heads
 
 WIDTH, LABELS, ROWS = 12, 3, 150
 
@@ -40,66 +45,73 @@ def make_config(**fields: Any) -> CRConfig:
     return CRConfig(**{"in_features": WIDTH, "num_labels": LABELS, "hidden_sizes": (10, 8), **fields})
 
 
-def train(specs: list[HeadSpec], config: CRConfig | None = None, **fields: Any) -> list[HeadResult]:
-    group_size = fields.pop("group_size", None)
-    arguments = SweepArguments(**{"num_train_epochs": 3, "batch_size": 32, **fields})
-    features, labels = VALIDATION
-    return train_heads(
-        *TRAIN,
-        specs,
-        config or make_config(),
-        arguments,
-        validation_features=features,
-        validation_labels=labels,
-        device="cpu",
-        group_size=group_size,
-    )
+BEST = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+BEST |= {"metric_for_best_model": "accuracy"}
+SHARED = {"num_train_epochs": 3, "per_device_train_batch_size": 32, "lr_scheduler_type": "cosine", "weight_decay": 0.1}
+CONFIG_FIELDS = {*inspect.signature(CRConfig.__init__).parameters, "problem_type"} - {"class_weights"}
+
+
+def make_head(
+    train_indices: Sequence[int] | None = None, early_stopping_patience: int | None = None, **fields: Any
+) -> SweepHead:
+    """A head that keeps its best epoch; the fields are those of `CRConfig` or of `CRTrainingArguments`."""
+    model = {name: fields.pop(name) for name in [*fields] if name in CONFIG_FIELDS}
+    arguments = CRTrainingArguments(use_cpu=True, **{**SHARED, **BEST, "learning_rate": 3e-4, **fields})
+    return SweepHead(make_config(**model), arguments, train_indices, early_stopping_patience)
+
+
+def train(
+    heads: list[SweepHead], dtype: torch.dtype = torch.float32, group_size: int | None = None
+) -> list[HeadResult]:
+    rows = {"validation_features": VALIDATION[0], "validation_labels": VALIDATION[1]}
+    return train_heads(*TRAIN, heads, **rows, dtype=dtype, group_size=group_size)
 
 
 def relative(first: Tensor, second: Tensor) -> float:
     return float((first - second).abs().max() / second.abs().max())
 
 
-UNLIKE_SPECS = [
-    HeadSpec(seed=0, dropout=0.3, dreg_lambda=0.05, learning_rate=3e-3),
-    HeadSpec(seed=1, dropout=0.0, dreg_lambda=0.0, learning_rate=1e-2, weight_decay=0.0),
-    HeadSpec(seed=2, dropout=0.5, dreg_schedule="cosine", dreg_warmup_steps=0.2, learning_rate=3e-3),
-    HeadSpec(seed=0, dropout=0.1, dreg_lambda=0.5, learning_rate=1e-3, train_indices=range(3, 90)),
-    HeadSpec(seed=0, dropout=0.1, dreg_lambda=0.5, learning_rate=1e-3, train_indices=range(0, 87)),
-    HeadSpec(seed=4, learning_rate=3e-2, train_indices=range(0, 120, 2)),
+UNLIKE: list[dict[str, Any]] = [
+    {"seed": 0, "dropout": 0.3, "dreg_lambda": 0.05, "learning_rate": 3e-3},
+    {"seed": 1, "dropout": 0.0, "dreg_lambda": 0.0, "learning_rate": 1e-2, "weight_decay": 0.0},
+    {"seed": 2, "dropout": 0.5, "dreg_schedule": "cosine", "dreg_warmup_steps": 0.2, "learning_rate": 3e-3},
+    {"seed": 0, "dreg_lambda": 0.5, "learning_rate": 1e-3, "train_indices": range(3, 90)},
+    {"seed": 0, "dreg_lambda": 0.5, "learning_rate": 1e-3, "train_indices": range(0, 87), "class_weights": "balanced"},
+    {"seed": 4, "learning_rate": 3e-2, "train_indices": range(0, 120, 2)},
 ]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    ("activation", "hidden_sizes", "data_order"),
+    ("activation", "hidden_sizes", "data_seed"),
     [
-        ("polynomial", (10, 8), "per_head"),
-        ("polynomial", (10, 8), "shared"),
-        ("gelu", (10, 8), "per_head"),
-        ("relu", (10,), "shared"),
-        ("polynomial", (), "per_head"),
+        ("polynomial", (10, 8), None),
+        ("polynomial", (10, 8), 5),
+        ("gelu", (10, 8), None),
+        ("relu", (10,), 5),
+        ("polynomial", (), None),
     ],
 )
-def test_a_head_in_the_batch_equals_the_same_spec_alone(activation, hidden_sizes, data_order, dtype):
-    config = make_config(activation=activation, hidden_sizes=hidden_sizes)
-    fields = {"dtype": dtype, "data_order": data_order, "load_best_model_at_end": False}
-    together = predict_heads(train(UNLIKE_SPECS, config, **fields), TRAIN[0], device="cpu")
-    for spec, logits in zip(UNLIKE_SPECS, together, strict=True):
-        alone = predict_heads(train([spec], config, **fields), TRAIN[0], device="cpu")[0]
+def test_a_head_in_the_batch_equals_the_same_head_alone(activation, hidden_sizes, data_seed, dtype):
+    fields = {"activation": activation, "hidden_sizes": hidden_sizes, "data_seed": data_seed}
+    heads = [make_head(**fields, **own) for own in UNLIKE]
+    together = predict_heads(train(heads, dtype), TRAIN[0], device="cpu")
+    for head, logits in zip(heads, together, strict=True):
+        alone = predict_heads(train([head], dtype), TRAIN[0], device="cpu")[0]
         assert alone.dtype == dtype
         assert relative(logits, alone) < (1e-5 if dtype == torch.float32 else 1e-9)
 
 
 def test_the_group_size_changes_nothing():
-    specs = [HeadSpec(seed=seed, dropout=0.2, learning_rate=1e-2) for seed in range(5)]
-    whole = predict_heads(train(specs), TRAIN[0])
+    heads = [make_head(seed=seed, dropout=0.2, learning_rate=1e-2) for seed in range(5)]
+    whole = predict_heads(train(heads), TRAIN[0])
     for group_size in (1, 2, 4):
-        assert relative(predict_heads(train(specs, group_size=group_size), TRAIN[0]), whole) < 1e-5
+        assert relative(predict_heads(train(heads, group_size=group_size), TRAIN[0]), whole) < 1e-5
 
 
 def test_the_same_call_twice_is_bit_equal():
-    first, second = train(UNLIKE_SPECS), train(UNLIKE_SPECS)
+    heads = [make_head(**own) for own in UNLIKE]
+    first, second = train(heads), train(heads)
     for one, other in zip(first, second, strict=True):
         assert one.accuracies == other.accuracies
         assert one.losses == other.losses
@@ -110,38 +122,37 @@ def test_a_sweep_leaves_the_random_state_as_it_was():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    train([HeadSpec(dropout=0.5)])
+    train([make_head(dropout=0.5)])
     assert torch.equal(torch.rand(3), expected)
 
 
-def reference_head(spec: HeadSpec, config: CRConfig, arguments: SweepArguments) -> CRHead:
+def reference_head(given: SweepHead, config: CRConfig) -> CRHead:
     """One head by the public parts of this package, torch and transformers, in float64, without dropout."""
-    features, labels = TRAIN[0].double(), TRAIN[1]
-    if spec.train_indices is not None:
-        features, labels = features[list(spec.train_indices)], labels[list(spec.train_indices)]
-    torch.manual_seed(spec.seed)
-    head = CRHead(config).double().train()
+    features, labels, arguments = TRAIN[0].double(), TRAIN[1], given.arguments
+    if given.train_indices is not None:
+        features, labels = features[list(given.train_indices)], labels[list(given.train_indices)]
+    torch.manual_seed(arguments.seed)
+    head = CRForFeatureClassification(given.config).classifier.double().train()
     head.feature_norm.set_statistics(features.mean(0), features.var(0, correction=0))
     groups: list[dict[str, Any]] = []
     for name, values in head.named_parameters():
-        decay = spec.weight_decay if name.endswith(".weight") else 0.0
-        rate = spec.rates[1] if name.startswith("thresholds.") else spec.learning_rate
+        decay = arguments.weight_decay if name.endswith(".weight") else 0.0
+        rate = given.rates[1] if name.startswith("thresholds.") else arguments.learning_rate
         groups.append({"params": [values], "weight_decay": decay, "lr": rate})
-    optimizer = torch.optim.AdamW(groups, lr=spec.learning_rate, foreach=False)
-    total = arguments.num_train_epochs * math.ceil(len(features) / arguments.batch_size)
+    optimizer = torch.optim.AdamW(groups, lr=arguments.learning_rate, foreach=False)
+    batch_size = arguments.per_device_train_batch_size
+    total = arguments.num_train_epochs * math.ceil(len(features) / batch_size)
     warmup = arguments.warmup_steps
     warmup_steps = math.ceil(warmup * total) if warmup < 1 else int(warmup)
     scheduler = get_scheduler(arguments.lr_scheduler_type, optimizer, warmup_steps, total)
-    order, step = torch.Generator().manual_seed(spec.seed), 0
-    for _ in range(arguments.num_train_epochs):
-        for batch in torch.randperm(len(features), generator=order).split(arguments.batch_size):
+    step = 0
+    for epoch in range(arguments.num_train_epochs):
+        order = torch.Generator().manual_seed(arguments.seed + epoch)
+        for batch in torch.randperm(len(features), generator=order).split(batch_size):
             logits, dreg = head(features[batch], output_dreg=True)
-            coefficient = scheduled_lambda(
-                step, total, spec.dreg_lambda, spec.dreg_lambda_end, spec.dreg_schedule, spec.dreg_warmup_steps
-            )
             loss = (
                 task_loss(logits, labels[batch], config.problem_type, config.class_weights, config.label_smoothing)
-                + coefficient * dreg.sum()
+                + given.lambda_at(step, total) * dreg.sum()
             )
             optimizer.zero_grad()
             loss.backward()
@@ -154,47 +165,46 @@ def reference_head(spec: HeadSpec, config: CRConfig, arguments: SweepArguments) 
 
 
 @pytest.mark.parametrize(
-    ("config", "arguments"),
+    "fields",
     [
-        ({}, {}),
-        ({"degree": 5, "polynomial_range": 1.0}, {"lr_scheduler_type": "linear", "warmup_steps": 0.3}),
-        ({"degree": 2, "polynomial_range": None}, {"lr_scheduler_type": "constant", "max_grad_norm": 0.0}),
-        ({"degree": 1, "coefficient_init": "identity"}, {"warmup_steps": 2, "max_grad_norm": 0.05}),
-        ({"activation": "gelu", "label_smoothing": 0.1}, {}),
-        ({"activation": "relu", "class_weights": [0.5, 1.0, 1.5]}, {}),
-        ({"activation": "tanh"}, {"batch_size": 500}),
-        ({"activation": "silu"}, {}),
-        ({"hidden_sizes": ()}, {}),
-        ({"objective": "ordinal"}, {}),
+        {},
+        {"degree": 5, "polynomial_range": 1.0, "lr_scheduler_type": "linear", "warmup_steps": 0.3},
+        {"degree": 2, "polynomial_range": None, "lr_scheduler_type": "constant", "max_grad_norm": 0.0},
+        {"degree": 1, "coefficient_init": "identity", "warmup_steps": 2, "max_grad_norm": 0.05},
+        {"activation": "gelu", "label_smoothing": 0.1},
+        {"activation": "relu", "class_weights": [0.5, 1.0, 1.5]},
+        {"activation": "tanh", "per_device_train_batch_size": 500},
+        {"activation": "silu"},
+        {"hidden_sizes": ()},
+        {"objective": "ordinal"},
     ],
 )
-def test_the_weights_are_those_of_a_plain_loop(config, arguments):
-    config = make_config(dropout=0.0, **config)
-    fields = {"dtype": torch.float64, "load_best_model_at_end": False, **arguments}
-    specs = [
-        HeadSpec(seed=0, dropout=0, learning_rate=1e-2),
-        HeadSpec(seed=1, dropout=0, learning_rate=3e-3, dreg_lambda=0.3, dreg_schedule="linear", weight_decay=0.5),
-        HeadSpec(seed=2, dropout=0, learning_rate=3e-3, train_indices=range(5, 100), dreg_warmup_steps=3),
-        HeadSpec(seed=3, dropout=0, learning_rate=3e-3, threshold_learning_rate=0.1),
+def test_the_weights_are_those_of_a_plain_loop(fields):
+    fields = {"dropout": 0.0, "load_best_model_at_end": False, "learning_rate": 3e-3, **fields}
+    heads = [
+        make_head(seed=0, **{**fields, "learning_rate": 1e-2}),
+        make_head(seed=1, dreg_lambda=0.3, dreg_schedule="linear", **{**fields, "weight_decay": 0.5}),
+        make_head(range(5, 100), seed=2, dreg_warmup_steps=3, **fields),
+        make_head(seed=3, threshold_learning_rate=0.1, **fields),
     ]
-    for spec, result in zip(specs, train(specs, config, **fields), strict=True):
-        head = reference_head(spec, config, SweepArguments(**{"num_train_epochs": 3, "batch_size": 32, **arguments}))
+    for given, result in zip(heads, train(heads, torch.float64), strict=True):
+        head = reference_head(given, result.config)
         for name, values in head.state_dict().items():
             torch.testing.assert_close(result.state[name], values, rtol=1e-9, atol=1e-9)
         # Every parameter has moved, so none can agree because both loops forgot it.
-        torch.manual_seed(spec.seed)
-        start = CRHead(config).double()
+        torch.manual_seed(given.arguments.seed)
+        start = CRForFeatureClassification(given.config).classifier.double()
         assert all(not torch.equal(result.state[name], values) for name, values in start.named_parameters())
 
 
 def test_dropout_is_on_in_training():
-    with_dropout, without = train([HeadSpec(dropout=0.5), HeadSpec(dropout=0.0)], load_best_model_at_end=False)
+    with_dropout, without = train([make_head(dropout=rate, load_best_model_at_end=False) for rate in (0.5, 0.0)])
     assert not torch.allclose(with_dropout.state["readout.weight"], without.state["readout.weight"])
 
 
 def test_a_head_that_diverges_is_reported_and_disturbs_no_other():
-    healthy = [HeadSpec(seed=seed, learning_rate=1e-2, dropout=0.2) for seed in range(2)]
-    broken = HeadSpec(seed=7, learning_rate=1e30)
+    healthy = [make_head(seed=seed, learning_rate=1e-2, dropout=0.2) for seed in range(2)]
+    broken = make_head(seed=7, learning_rate=1e30)
     results = train([healthy[0], broken, healthy[1]])
     alone = train(healthy)
     assert results[1].diverged == 1
@@ -208,8 +218,8 @@ def test_a_head_that_diverges_is_reported_and_disturbs_no_other():
 
 @pytest.mark.parametrize(("metric", "name"), [("accuracy", "accuracies"), ("loss", "losses")])
 def test_the_best_epoch_is_kept_per_head_and_ties_go_to_the_earlier(metric, name):
-    specs = [HeadSpec(seed=seed, learning_rate=0.01 * (seed + 1), dropout=0, dreg_lambda=0) for seed in range(6)]
-    results = train(specs, num_train_epochs=8, metric_for_best_model=metric)
+    fields = {"num_train_epochs": 8, "metric_for_best_model": metric, "dropout": 0, "dreg_lambda": 0}
+    results = train([make_head(seed=seed, learning_rate=0.01 * (seed + 1), **fields) for seed in range(6)])
     assert len({result.best_epoch for result in results}) > 1
     for result in results:
         curve = getattr(result, name)
@@ -223,9 +233,9 @@ def test_the_best_epoch_is_kept_per_head_and_ties_go_to_the_earlier(metric, name
 
 
 def test_early_stopping_ends_a_head_by_itself():
-    specs = [HeadSpec(seed=seed, learning_rate=3e-2, dropout=0) for seed in range(6)]
-    whole = train(specs, num_train_epochs=8)
-    stopped = train(specs, num_train_epochs=8, early_stopping_patience=2)
+    fields = {"learning_rate": 3e-2, "dropout": 0, "num_train_epochs": 8}
+    whole = train([make_head(seed=seed, **fields) for seed in range(6)])
+    stopped = train([make_head(seed=seed, early_stopping_patience=2, **fields) for seed in range(6)])
     assert len({len(result.accuracies) for result in stopped}) > 1
     for full, early in zip(whole, stopped, strict=True):
         epochs = len(early.accuracies)
@@ -236,7 +246,7 @@ def test_early_stopping_ends_a_head_by_itself():
 
 def test_standardisation_is_fitted_on_the_subset_in_use():
     indices = list(range(10, 70))
-    everything, subset = train([HeadSpec(), HeadSpec(train_indices=indices)])
+    everything, subset = train([make_head(), make_head(indices)])
     for result, rows in ((everything, TRAIN[0]), (subset, TRAIN[0][indices])):
         model = CRForFeatureClassification(result.config)
         model.fit_feature_norm(rows)
@@ -248,36 +258,47 @@ def test_standardisation_is_fitted_on_the_subset_in_use():
 
 
 def test_a_result_is_a_head():
-    results = train(UNLIKE_SPECS)
+    results = train([make_head(**own) for own in UNLIKE])
     logits = predict_heads(results, VALIDATION[0], batch_size=17)
-    assert logits.shape == (len(UNLIKE_SPECS), 60, LABELS)
-    for spec, result, expected in zip(UNLIKE_SPECS, results, logits, strict=True):
-        assert result.spec == spec
-        assert (result.config.dropout, result.config.dreg_lambda) == (spec.dropout, spec.dreg_lambda)
+    assert logits.shape == (len(UNLIKE), 60, LABELS)
+    for own, result, expected in zip(UNLIKE, results, logits, strict=True):
+        fields = {"dropout": 0.1, "dreg_lambda": 0.02, **own}
+        assert (result.config.dropout, result.config.dreg_lambda) == (fields["dropout"], fields["dreg_lambda"])
         with torch.no_grad():
             assert relative(result.head()(VALIDATION[0])[0], expected) < 1e-5
         model = CRForFeatureClassification(result.config)
-        model.classifier.load_state_dict(result.state_dict())
+        model.classifier.load_state_dict(result.state)
 
 
 def test_features_from_a_read_only_memory_map_and_labels_from_a_list(tmp_path: Path):
     np.save(tmp_path / "features.npy", TRAIN[0].numpy())
     features = np.load(tmp_path / "features.npy", mmap_mode="r")
     rows = {"validation_features": VALIDATION[0].numpy(), "validation_labels": VALIDATION[1].numpy()}
-    arguments = SweepArguments(num_train_epochs=3, batch_size=32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = train_heads(features, TRAIN[1].tolist(), [HeadSpec()], make_config(), arguments, **rows)[0]
-    assert all(torch.equal(values, result.state[name]) for name, values in train([HeadSpec()])[0].state.items())
+        result = train_heads(features, TRAIN[1].tolist(), [make_head()], **rows)[0]
+    assert all(torch.equal(values, result.state[name]) for name, values in train([make_head()])[0].state.items())
 
 
-def test_the_data_order_is_the_seed_s_or_shared():
-    fields = {"specs": [HeadSpec(seed=3, dropout=0)], "load_best_model_at_end": False}
-    by_seed = train(**fields)[0].state["readout.weight"]
-    same, other = (train(**fields, data_order="shared", data_seed=seed)[0] for seed in (3, 4))
-    # One seed is one order: data_seed=3 gives all heads the order that a head of seed 3 has by itself.
-    assert torch.equal(by_seed, same.state["readout.weight"])
-    assert not torch.allclose(by_seed, other.state["readout.weight"])
+def test_the_data_order_is_that_of_the_seed_or_of_data_seed():
+    fields = {"seed": 3, "dropout": 0, "load_best_model_at_end": False}
+    results = train([make_head(data_seed=seed, **fields) for seed in (None, 3, 4)])
+    by_seed, same, other = (result.state["readout.weight"] for result in results)
+    assert torch.equal(by_seed, same)
+    assert not torch.allclose(by_seed, other)
+
+
+def test_dropout_masks_are_those_of_the_module():
+    widths, rows, seed = [40, 7], 13, 5
+    stacked = StackedDropout([0.3, 0.0], [seed, 6], widths, 8, torch.zeros(()))
+    masks = stacked.masks(2, rows)
+    module = Dropout(0.3).train()
+    for number, (start, end) in enumerate(((0, 8), (8, 13))):
+        torch.manual_seed(dropout_seed(seed, 2, number))
+        for mask, width in zip(masks, widths, strict=True):
+            assert torch.equal(mask[0, start:end], module(torch.ones(end - start, width)))
+            assert torch.equal(mask[1], torch.ones(rows, width))
+    assert StackedDropout([0.0], [1], widths, 8, torch.zeros(())).masks(0, rows) == []
 
 
 def test_group_sizes_follow_from_memory():
@@ -299,27 +320,19 @@ def test_group_sizes_follow_from_memory():
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"dreg_lambda": -0.1}, "dreg_lambda=-0.1"),
         ({"dreg_schedule": "step"}, "dreg_schedule='step'"),
-    ],
-)
-def test_a_spec_refuses_what_cannot_be(fields, message):
-    with pytest.raises(ValueError, match=message):
-        HeadSpec(**fields)
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"num_train_epochs": 0}, "num_train_epochs=0"),
-        ({"batch_size": 0}, "batch_size=0"),
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size=0"),
         ({"early_stopping_patience": 0}, "early_stopping_patience=0"),
-        ({"warmup_steps": -1}, "warmup_steps=-1"),
-        ({"data_order": "random"}, "data_order='random'.*per_head, shared"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm=-1.0"),
         ({"metric_for_best_model": "f1"}, "metric_for_best_model='f1'"),
+        ({"eval_strategy": "steps", "save_strategy": "steps"}, "eval_strategy='steps' is not for a sweep"),
+        ({"eval_delay": 2}, "eval_delay=2 is not for a sweep"),
+        ({"optim": "sgd"}, "optim='sgd' is not for a sweep"),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "lr_scheduler_type='reduce_lr_on_plateau' is not for a sweep"),
     ],
 )
-def test_arguments_refuse_what_cannot_be(fields, message):
+def test_what_cannot_be_is_refused_by_name_before_training(fields, message):
     with pytest.raises(ValueError, match=message):
-        SweepArguments(**fields)
+        train([make_head(**fields)])
 
 
 @pytest.mark.parametrize(
@@ -328,7 +341,7 @@ def test_arguments_refuse_what_cannot_be(fields, message):
 )
 def test_a_configuration_that_a_sweep_cannot_train_is_refused(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):
-        train([HeadSpec()], make_config(**fields))
+        train([make_head(**fields)])
 
 
 @pytest.mark.parametrize(
@@ -338,14 +351,14 @@ def test_a_configuration_that_a_sweep_cannot_train_is_refused(fields):
         (TRAIN[0], TRAIN[1][:-1], None, "149 entries for 150 rows"),
         (TRAIN[0], TRAIN[1] + 1, None, "from 0 to 2"),
         (TRAIN[0], TRAIN[1].float(), None, "whole numbers"),
-        (*TRAIN, [0, 150], "spec 0 must name rows from 0 to 149"),
+        (*TRAIN, [0, 150], "head 0 must name rows from 0 to 149"),
         (*TRAIN, [], "at least one"),
     ],
 )
 def test_rows_that_cannot_be_used_are_refused(features, labels, indices, message):
     rows = {"validation_features": VALIDATION[0], "validation_labels": VALIDATION[1]}
     with pytest.raises(DataError, match=message):
-        train_heads(features, labels, [HeadSpec(train_indices=indices)], make_config(), **rows)
+        train_heads(features, labels, [make_head(indices)], **rows)
 
 
 def test_features_that_are_not_finite_are_refused():
@@ -353,8 +366,25 @@ def test_features_that_are_not_finite_are_refused():
     features[3, 4] = math.nan
     rows = {"validation_features": VALIDATION[0], "validation_labels": VALIDATION[1]}
     with pytest.raises(ValueError, match="column 4"):
-        train_heads(features, TRAIN[1], [HeadSpec()], make_config(), **rows)
+        train_heads(features, TRAIN[1], [make_head()], **rows)
 
 
-def test_no_spec_is_no_head():
+def test_no_head_is_no_result():
     assert train([]) == []
+
+
+def test_stacked_masks_have_the_asked_rate_and_do_not_depend_on_the_neighbours():
+    rates, widths, like = [0.3, 0.0, 0.5], [40, 7], torch.zeros(())
+    together = StackedDropout(rates, [1, 2, 3], widths, 64, like)
+    alone = StackedDropout(rates[2:], [3], widths, 64, like)
+    for step, batch in enumerate((64, 64, 13)):
+        masks = together.masks(step, batch)
+        assert [mask.shape for mask in masks] == [(3, batch, 40), (3, batch, 7)]
+        for mask, single in zip(masks, alone.masks(step, batch), strict=True):
+            assert torch.equal(mask[2], single[0])
+            assert torch.equal(mask[1], torch.ones_like(mask[1]))
+            torch.testing.assert_close(mask[0].unique(), torch.tensor([0, 1 / 0.7]))
+    many = StackedDropout(rates, [1, 2, 3], [500], 400, like).masks(0, 400)[0]
+    torch.testing.assert_close((many > 0).float().mean((1, 2)), torch.tensor([0.7, 1.0, 0.5]), atol=5e-3, rtol=0)
+    torch.testing.assert_close(many.mean((1, 2)), torch.ones(3), atol=1e-2, rtol=0)
+    assert torch.isfinite(StackedDropout([1 - 1e-9], [1], [500], 400, like).masks(0, 400)[0]).all()
