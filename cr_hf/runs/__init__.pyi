@@ -1,4 +1,5 @@
 from .build import build_model as build_model
+from .build import sweep_head as sweep_head
 from .diagnose import comparison_lines as comparison_lines
 from .diagnose import diagnose_new as diagnose_new
 from .diagnose import diagnose_texts as diagnose_texts
@@ -10,6 +11,7 @@ from .recipe import NO_BACKBONE as NO_BACKBONE
 from .recipe import Recipe as Recipe
 from .recipe import data_overrides as data_overrides
 from .recipe import load_recipe as load_recipe
+from .recipe import override_recipe as override_recipe
 from .recipe import read_recipe as read_recipe
 from .results import PROBE_TEXTS as PROBE_TEXTS
 from .results import describe_data as describe_data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from transformers.utils import logging
 from ..data import build_static_backbone, build_word_tokenizer, label_names_of, refuse_unordered
 from ..errors import RecipeError, nearest
 from ..modeling import CRConfig, CRForFeatureClassification, CRForSequenceClassification
-from ..training import CRTrainingArguments, check_schedule, normalized_class_weights
+from ..training import CRTrainingArguments, SweepHead, check_schedule, normalized_class_weights
 from .directory import CHECKPOINTS
-from .recipe import NO_BACKBONE, OFFLINE_BACKBONE, STATIC_BACKBONE, Recipe
+from .recipe import NO_BACKBONE, OFFLINE_BACKBONE, STATIC_BACKBONE, Recipe, override_recipe
 
 logger = logging.get_logger(__name__)
 
@@ -125,6 +126,37 @@ def training_arguments(recipe: Recipe, run_dir: Path) -> CRTrainingArguments:
         return CRTrainingArguments(output_dir=str(run_dir / CHECKPOINTS), **values)
     except (ValueError, TypeError, ImportError) as error:
         raise RecipeError(f"training arguments: {str(error).splitlines()[0]}") from error
+
+
+def sweep_head(
+    recipe: Recipe,
+    config: CRConfig,
+    overrides: dict[str, Any] | None = None,
+    train_indices: Sequence[int] | None = None,
+    penalty_weight: float = 0.0,
+) -> SweepHead:
+    """The head that a recipe trains on features, with some of its keys replaced.
+
+    Args:
+        recipe: of a frozen backbone or of a table.
+        config: the configuration of the recipe's classifier, which knows the width of the features and the classes.
+        overrides: keys of the recipe and their values.
+        train_indices: the training rows in use; `None` (default) means all of them.
+        penalty_weight: weight of the penalty of another `group_type` than DREG's, 0.0 by default.
+
+    Raises:
+        RecipeError: naming the key that is not allowed.
+    """
+    recipe = override_recipe(recipe, overrides or {})
+    fields = {**config.to_dict(), **recipe.model, "backbone_config": None}
+    if recipe.chooses_lambda:
+        fields["dreg_lambda"] = config.dreg_lambda
+    try:
+        own = CRConfig.from_dict(fields)
+    except ValueError as error:
+        raise RecipeError(str(error).splitlines()[0]) from error
+    arguments = training_arguments(recipe, Path(recipe.output_dir))
+    return SweepHead(own, arguments, train_indices, recipe.early_stopping_patience, penalty_weight)
 
 
 def check_together(recipe: Recipe, arguments: CRTrainingArguments, model: Any) -> None:

@@ -11,8 +11,9 @@ import scipy.stats
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from transformers.utils import logging
 
-from ..errors import CheckpointError, DataError
+from ..errors import CheckpointError, DataError, RecipeError
 from ..evaluation import (
     GRADIENT_RESAMPLES,
     TINY,
@@ -28,12 +29,28 @@ from ..evaluation import (
 )
 from ..features import FeatureDataset, encode_texts
 from ..modeling import CRConfig, CRForSequenceClassification, CRHead, CRPreTrainedModel
-from ..training import HeadSpec, SweepArguments, train_heads
+from ..training import train_heads
+from .build import sweep_head
+from .recipe import Recipe
+
+logger = logging.get_logger(__name__)
 
 # Rows at most: of a split on features that are there, on features that have to be made, for the linear head, and of
 # texts whose tokens are looked at. Norms kept for later comparison.
 SPLIT_ROWS, ENCODED_ROWS, LINEAR_ROWS, TOKEN_ROWS, KEPT_NORMS = 5000, 2000, 10_000, 200, 2000
 LINEAR_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+# What the recipe of a linear head says in place of the run's own.
+LINEAR: dict[str, Any] = {
+    "hidden_sizes": [],
+    "feature_norm": "standardize",
+    "head_learning_rate": None,
+    "dreg_lambda": 0,
+    "dreg_mode": "layer",
+    "dreg_schedule": "constant",
+    "dreg_lambda_end": None,
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+}
 REFERENCE = "validation"
 
 
@@ -41,6 +58,7 @@ REFERENCE = "validation"
 
 
 def reference_diagnostics(
+    recipe: Recipe,
     model: Any,
     tokenizer: Any,
     dataset: Mapping[str, Any],
@@ -50,6 +68,7 @@ def reference_diagnostics(
     """Diagnostics of a finished model on its validation and test rows, for `results.json`.
 
     Args:
+        recipe: of the run.
         model: the finished classifier.
         tokenizer: of its backbone, `None` for a table.
         dataset: by split the rows.
@@ -62,7 +81,7 @@ def reference_diagnostics(
         `output` and `reference_norms` (gradient norms of validation rows, at most 2,000).
     """
     chosen = {name: _features(model, tokenizer, rows, splits[name], name) for name, rows in dataset.items()}
-    linear, about = _linear_head(model.config, chosen)
+    linear, about = _linear_head(recipe, model.config, chosen)
     head, output = model.classifier, default_output(model.config)
     found: dict[str, Any] = {"linear_head": about, "output": output, "splits": {}}
     single = Task.of(model.config).is_single
@@ -102,37 +121,28 @@ def _sample(rows: int, limit: int) -> NDArray[np.int64]:
 
 
 def _linear_head(
-    config: CRConfig, chosen: Mapping[str, tuple[Tensor, Tensor]]
+    recipe: Recipe, config: CRConfig, chosen: Mapping[str, tuple[Tensor, Tensor]]
 ) -> tuple[CRHead | None, dict[str, Any] | None]:
-    """A linear head on the same features, its learning rate chosen on validation; none for other problems."""
+    """The linear head that the recipe trains on the same features, its learning rate chosen on validation.
+
+    There is none for problems other than classification, and where a sweep cannot train as the recipe says.
+    """
     if not Task.of(config).is_single:
         return None, None
-    (features, labels), (validation_features, validation_labels) = chosen["train"], chosen[REFERENCE]
-    linear = CRConfig(
-        in_features=config.in_features,
-        num_labels=config.num_labels,
-        hidden_sizes=[],
-        objective=config.objective,
-        feature_norm="standardize",
-    )
-    results = train_heads(
-        features,
-        labels,
-        [HeadSpec(learning_rate=rate) for rate in LINEAR_RATES],
-        linear,
-        SweepArguments(batch_size=max(16, min(128, len(features) // 13))),
-        validation_features=validation_features,
-        validation_labels=validation_labels,
-    )
-    best = max(results, key=lambda result: -1.0 if result.best_epoch is None else result.accuracies[result.best_epoch])
+    (features, labels), validation = chosen["train"], chosen[REFERENCE]
+    try:
+        heads = [sweep_head(recipe, config, {**LINEAR, "learning_rate": rate}) for rate in LINEAR_RATES]
+        results = train_heads(
+            features, labels, heads, validation_features=validation[0], validation_labels=validation[1]
+        )
+    except (RecipeError, ValueError) as error:
+        logger.warning(f"no linear head is trained beside this one: {error}")
+        return None, None
+    best = max(results, key=lambda result: result.accuracy)
     if best.best_epoch is None:
         return None, None
-    about = {
-        "learning_rate": best.spec.learning_rate,
-        "rows": len(features),
-        "validation_accuracy": best.accuracies[best.best_epoch],
-    }
-    return best.head(), about
+    rate = best.setup.arguments.learning_rate
+    return best.head(), {"learning_rate": rate, "rows": len(features), "validation_accuracy": best.accuracy}
 
 
 # ---- new rows ----

@@ -11,6 +11,7 @@ import math
 import re
 import types
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -138,14 +139,23 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         RecipeError: naming the key, the file and the mend.
     """
     path = Path(path)
-    values = read_recipe(path)
-    for key, value in _read_overrides(overrides or []):
-        if key.startswith("data."):
-            values["data"][key.removeprefix("data.")] = value
-        else:
-            values[key] = value
-    values.setdefault("output_dir", f"runs/{path.stem}")
-    return _check(values, str(path))
+    values = {"output_dir": f"runs/{path.stem}", **read_recipe(path)}
+    return _check(_overridden(values, dict(_read_overrides(overrides or []))), str(path))
+
+
+def override_recipe(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
+    """A recipe with some of its keys replaced, checked anew; keys of the data begin with `data.`.
+
+    Raises:
+        RecipeError: naming the key and the mend.
+    """
+    return _check(_overridden(recipe.to_dict(), overrides), "override")
+
+
+def _overridden(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    data = {key.removeprefix("data."): value for key, value in overrides.items() if key.startswith("data.")}
+    own = {key: value for key, value in overrides.items() if not key.startswith("data.")}
+    return {**values, **own, "data": {**values["data"], **data}}
 
 
 def data_overrides(overrides: list[str]) -> dict[str, Any]:
@@ -313,7 +323,7 @@ def _number(value: Any) -> Any:
 
 def _check_types(values: dict[str, Any], owner: type, place: str, prefix: str) -> None:
     """Refuse a value of another type than its field has, before anything is loaded."""
-    hints = get_type_hints(owner)
+    hints = _hints(owner)
     for name, value in values.items():
         # transformers takes fsdp=true, which its hint does not say.
         if _fits(_number(value), hints[name]) or name == "fsdp":
@@ -322,6 +332,9 @@ def _check_types(values: dict[str, Any], owner: type, place: str, prefix: str) -
         wanted = [word for kind, word in {**KINDS, type(None): "null"}.items() if kind in kinds]
         quotes = " (put it in quotes)" if str in kinds and not isinstance(value, list | dict) else ""
         raise RecipeError(f"{place}: {prefix}{name}={value!r} must be {' or '.join(wanted)}{quotes}")
+
+
+_hints = cache(get_type_hints)
 
 
 def _kinds(hint: Any) -> set[Any]:

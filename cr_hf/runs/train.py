@@ -32,9 +32,16 @@ from ..errors import CheckpointError, DataError, RecipeError
 from ..evaluation import Task, check_kinds, text_robustness
 from ..features import FeatureDataset, classify_features, collate_features, encode_splits
 from ..files import read_json, write_json, writing
-from ..modeling import CRConfig, CRForFeatureClassification, CRForSequenceClassification
+from ..modeling import CRForFeatureClassification, CRForSequenceClassification
 from ..training import CRTrainer, CRTrainingArguments, check_same_features, last_complete_checkpoint, load_model
-from .build import build_model, check_together, recipe_lora_config, training_arguments, trains_on_features
+from .build import (
+    build_model,
+    check_together,
+    recipe_lora_config,
+    sweep_head,
+    training_arguments,
+    trains_on_features,
+)
 from .choose_lambda import kept_lambda, lambda_of_run
 from .diagnose import reference_diagnostics
 from .directory import (
@@ -179,7 +186,9 @@ def _train(
                 name: Task.of(model.config).measure(logits, np.asarray(dataset[name]["label"][:]))
                 for name, logits in predictions.items()
             },
-            "diagnostics": reference_diagnostics(model.eval(), tokenizer, dataset, splits, predictions),
+            "diagnostics": reference_diagnostics(
+                recipe, model.eval(), tokenizer, dataset, splits, predictions
+            ),
             "environment": describe_environment(arguments),
         }
         if recipe.chooses_lambda:
@@ -340,12 +349,12 @@ def _frozen_trainer(
     if arguments.process_index == 0:
         check_same_features(Path(str(arguments.output_dir)), *encoded["train"])
     splits = {name: FeatureDataset(features, labels) for name, (features, labels) in encoded.items()}
-    values = {**model.config.to_dict(), "backbone_config": None}
     if recipe.chooses_lambda:
-        choice = lambda_of_run(recipe, arguments, CRConfig.from_dict(values), encoded["train"], encoded["validation"])
-        model.config.dreg_lambda = values["dreg_lambda"] = choice.chosen
+        choice = lambda_of_run(recipe, arguments, model.config, encoded["train"], encoded["validation"])
+        model.config.dreg_lambda = choice.chosen
+    config = sweep_head(recipe, model.config).config
     set_seed(recipe.seed)
-    head = CRForFeatureClassification(CRConfig.from_dict(values))
+    head = CRForFeatureClassification(config)
     arguments.remove_unused_columns = False
     if arguments.train_sampling_strategy == "group_by_length":
         arguments.train_sampling_strategy = "random"  # features are all of one length

@@ -5,7 +5,6 @@ import json
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,9 @@ import cr_hf.runs.train
 from cr_hf.errors import RecipeError
 from cr_hf.modeling.configuration_cr import CRConfig
 from cr_hf.runs import choose_lambda as choose_lambda_module
-from cr_hf.runs.choose_lambda import LAMBDA_GRID, SEEDS, choose_lambda, lambda_of_run
+from cr_hf.runs.choose_lambda import LAMBDA_GRID, SEEDS, choose_lambda
 from cr_hf.runs.recipe import Recipe, load_recipe
 from cr_hf.runs.train import load_run, train_recipe
-from cr_hf.training.arguments import CRTrainingArguments
-from cr_hf.training.sweep import HeadSpec, SweepArguments
 
 DEMO = Path(__file__).resolve().parents[2] / "recipes" / "demo.yaml"
 TINY = ["data.max_train_samples=60", "data.max_eval_samples=30", "num_train_epochs=2", "hidden_sizes=[8]"]
@@ -47,14 +44,22 @@ def make_config(**fields: Any) -> CRConfig:
     return CRConfig(**{"in_features": WIDTH, "num_labels": LABELS, "hidden_sizes": (10, 8), **fields})
 
 
-def choose(**fields: Any) -> choose_lambda_module.LambdaChoice:
-    arguments = SweepArguments(num_train_epochs=6, batch_size=16)
-    rows = {"validation_features": VALIDATION[0], "validation_labels": VALIDATION[1]}
-    return choose_lambda(*TRAIN, HeadSpec(learning_rate=1e-2), make_config(), arguments, **rows, **fields)
+OVERRIDES = [
+    "num_train_epochs=6",
+    "per_device_train_batch_size=16",
+    "learning_rate=1e-2",
+    "dropout=0.1",
+    "use_cpu=true",
+]
+
+
+def choose(*overrides: str, **fields: Any) -> choose_lambda_module.LambdaChoice:
+    recipe = load_recipe(DEMO, [*OVERRIDES, "hidden_sizes=[10, 8]", *overrides])
+    return choose_lambda(recipe, make_config(), TRAIN, VALIDATION, **fields)
 
 
 def test_the_automatic_lambda_is_the_largest_within_one_standard_error():
-    choice = choose(grid=[1e3, 1e-3, 1e-1], seeds=(0, 1))
+    choice = choose(grid=[1e3, 1e-3, 1e-1], seeds=2)
     assert choice.grid == [1e-3, 1e-1, 1e3]
     assert choice.best in choice.grid
     assert choice.best <= choice.chosen < 1e3
@@ -73,21 +78,22 @@ def test_the_rule_on_hits_made_up(monkeypatch: pytest.MonkeyPatch):
     for head, hits in enumerate((36, 36, 45, 45, 42, 42, 30, 30)):
         logits[head, hits:] = -logits[head, hits:]
     seen: dict[str, Any] = {}
-    monkeypatch.setattr(choose_lambda_module, "train_heads", lambda *a, **k: seen.update(specs=a[2]) or [None] * 8)
+    monkeypatch.setattr(choose_lambda_module, "train_heads", lambda *a, **k: seen.update(heads=a[2]) or [None] * 8)
     monkeypatch.setattr(choose_lambda_module, "predict_heads", lambda *a, **k: logits)
-    choice = choose(grid=[0.1, 0.2, 0.4, 0.8], seeds=(5, 6))
-    base = HeadSpec(learning_rate=1e-2)
-    assert seen["specs"] == [replace(base, dreg_lambda=v, seed=s) for v in (0.1, 0.2, 0.4, 0.8) for s in (5, 6)]
+    choice = choose("seed=5", grid=[0.1, 0.2, 0.4, 0.8], seeds=2)
+    found = [(head.config.dreg_lambda, head.arguments.seed) for head in seen["heads"]]
+    assert found == [(value, seed) for value in (0.1, 0.2, 0.4, 0.8) for seed in (5, 6)]
+    assert {head.arguments.learning_rate for head in seen["heads"]} == {1e-2}
     assert choice.accuracies == pytest.approx([0.6, 0.75, 0.7, 0.5])
     assert choice.standard_errors[1] == pytest.approx(math.sqrt(0.75 * 0.25 / 59))
     assert (choice.best, choice.chosen) == (0.2, 0.4)
     logits[4:6, :40] = torch.nan
-    choice = choose(grid=[0.1, 0.2, 0.4, 0.8], seeds=(5, 6))
+    choice = choose("seed=5", grid=[0.1, 0.2, 0.4, 0.8], seeds=2)
     assert choice.accuracies[2] == pytest.approx(2 / 60)
     assert choice.chosen == 0.2
 
 
-@pytest.mark.parametrize("fields", [{"grid": []}, {"seeds": ()}])
+@pytest.mark.parametrize("fields", [{"grid": []}, {"seeds": 0}])
 def test_the_automatic_lambda_needs_a_grid_and_seeds(fields):
     with pytest.raises(ValueError, match="must not be empty"):
         choose(**fields)
@@ -109,7 +115,7 @@ def test_the_command_line_chooses_and_says_so_everywhere(
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     choice = results["lambda_choice"]
     assert choice["grid"] == list(LAMBDA_GRID)
-    assert choice["seeds"] == list(SEEDS)
+    assert choice["seeds"] == list(range(SEEDS))
     assert len(choice["accuracies"]) == len(choice["standard_errors"]) == len(LAMBDA_GRID)
     assert choice["chosen"] == results["model"]["dreg_lambda"] == load_run(folder)[0].config.dreg_lambda
     state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
@@ -151,32 +157,27 @@ def test_a_resumed_run_keeps_its_choice(
     assert choices[0] == choices[1]
 
 
-def test_the_grid_is_trained_as_the_run_would_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    overrides = ["dreg_lambda=auto", "objective=ordinal", "backbone=offline", "early_stopping_patience=2"]
-    arguments = CRTrainingArguments(
-        output_dir=str(tmp_path), use_cpu=True, max_steps=25, per_device_train_batch_size=10, learning_rate=2e-3,
-        gradient_accumulation_steps=2, weight_decay=0.3, dreg_schedule="linear", dreg_lambda_end=0.0, warmup_steps=0.1,
-        threshold_learning_rate=0.5, max_grad_norm=0.7, lr_scheduler_type="linear", metric_for_best_model="eval_loss",
-        label_smoothing_factor=0.1, class_weights="balanced", load_best_model_at_end=False,
-    )  # fmt: skip
+def test_the_grid_is_trained_as_the_run_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {
+        "max_steps": 25, "per_device_train_batch_size": 10, "learning_rate": 2e-3, "gradient_accumulation_steps": 2,
+        "weight_decay": 0.3, "dreg_schedule": "linear", "dreg_lambda_end": 0.0, "warmup_steps": 0.1,
+        "threshold_learning_rate": 0.5, "max_grad_norm": 0.7, "lr_scheduler_type": "linear",
+        "metric_for_best_model": "loss", "label_smoothing_factor": 0.1, "class_weights": "balanced",
+        "load_best_model_at_end": False, "early_stopping_patience": 2, "objective": "ordinal", "dropout": 0.4,
+    }  # fmt: skip
     seen: list[Any] = []
     plain = choose_lambda_module.train_heads
-    monkeypatch.setattr(choose_lambda_module, "train_heads", lambda *a, **k: seen.extend(a[2:5]) or plain(*a, **k))
-    lambda_of_run(
-        load_recipe(DEMO, overrides), arguments, make_config(objective="ordinal", dropout=0.4), TRAIN, VALIDATION
-    )
-    specs, config, shared = seen
-    assert specs[0] == HeadSpec(
-        seed=0, dreg_lambda=LAMBDA_GRID[0], dreg_lambda_end=0.0, dreg_schedule="linear", learning_rate=2e-3,
-        threshold_learning_rate=0.5, weight_decay=0.3, dropout=0.4,
-    )  # fmt: skip
-    assert shared == SweepArguments(
-        num_train_epochs=4, batch_size=20, lr_scheduler_type="linear", warmup_steps=0.1, max_grad_norm=0.7,
-        metric_for_best_model="loss", load_best_model_at_end=False, early_stopping_patience=2,
-    )  # fmt: skip
+    monkeypatch.setattr(choose_lambda_module, "train_heads", lambda *a, **k: seen.append(plain(*a, **k)) or seen[0])
+    choose("dreg_lambda=auto", "backbone=offline", *(f"{name}={value}" for name, value in asked.items()))
+    results = seen[0]
+    setup = results[0].setup
+    fields = {**vars(setup.config), **vars(setup.arguments), **vars(setup)}
+    assert {name: fields[name] for name in asked} == asked
+    assert [result.setup.dreg_lambda for result in results] == [value for value in LAMBDA_GRID for _ in range(SEEDS)]
+    assert len(results[0].accuracies) == 4
     counts = torch.bincount(TRAIN[1])
-    assert config.label_smoothing == 0.1
-    assert config.class_weights == pytest.approx((len(TRAIN[1]) / LABELS / counts).tolist())
+    assert results[0].config.label_smoothing == 0.1
+    assert results[0].config.class_weights == pytest.approx((len(TRAIN[1]) / LABELS / counts).tolist())
 
 
 @pytest.mark.parametrize(
