@@ -1,4 +1,3 @@
-from .metrics import CALIBRATION_BINS as CALIBRATION_BINS
 from .metrics import ExpectedCalibrationError as ExpectedCalibrationError
 from .sensitivity import GRADIENT_RESAMPLES as GRADIENT_RESAMPLES
 from .sensitivity import TINY as TINY
@@ -13,11 +12,15 @@ from .sensitivity import summarise_gradients as summarise_gradients
 from .sensitivity import tail_ratios as tail_ratios
 from .statistics import LEVEL as LEVEL
 from .statistics import RESAMPLES as RESAMPLES
+from .statistics import CalibrationBin as CalibrationBin
 from .statistics import Comparison as Comparison
+from .statistics import PairedDifference as PairedDifference
+from .statistics import calibration_bins as calibration_bins
 from .statistics import compare_all as compare_all
 from .statistics import crossed_bootstrap as crossed_bootstrap
 from .statistics import declare as declare
 from .statistics import least_wilcoxon_p as least_wilcoxon_p
+from .statistics import permutation_interval as permutation_interval
 from .tasks import SINGLE as SINGLE
 from .tasks import Task as Task
 from .text_damage import check_kinds as check_kinds

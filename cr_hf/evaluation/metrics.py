@@ -13,11 +13,9 @@ import datasets
 import evaluate
 import numpy as np
 import scipy.special
-import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
-CALIBRATION_BINS = 15
-BOOTSTRAP_BATCH = 256
+from .statistics import calibration_bins
 
 
 class _OfflineMetric(evaluate.Metric):
@@ -122,9 +120,7 @@ class ExpectedCalibrationError(_ProbabilityMetric):
         """From log-probabilities of shape (rows, num_labels) and class indices of shape (rows,)."""
         confidence = np.exp(predictions.max(-1))
         correct = predictions.argmax(-1) == references
-        bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
-        gaps = np.bincount(bins, weights=correct - confidence, minlength=CALIBRATION_BINS)
-        return float(np.abs(gaps).sum() / len(references))
+        return sum(own.share * abs(own.confidence - own.accuracy) for own in calibration_bins(confidence, correct))
 
 
 class NegativeLogLikelihood(_ProbabilityMetric):
@@ -236,37 +232,3 @@ def compute_multi_label_metrics(logits: ArrayLike, targets: ArrayLike) -> dict[s
         "micro_f1": float(2 * hits.sum() / max(1, total.sum())),
         "macro_f1": float((2 * hits / np.maximum(1, total)).mean()),
     }
-
-
-def bootstrap_interval(
-    per_row_values: Sequence[float] | NDArray[Any], seed: int = 0, resamples: int = 10_000, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean over rows.
-
-    Args:
-        per_row_values: one value a row (a hit, a loss, a paired difference), shape (rows,), at least two.
-        seed: of the resampling.
-        resamples: number of bootstrap samples.
-        confidence: coverage, between 0 and 1.
-
-    Returns:
-        (low, high), in the values' unit.
-
-    Raises:
-        ValueError: if there are fewer than two values, or one is not finite.
-    """
-    values = np.asarray(per_row_values, dtype=np.float64)
-    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
-        raise ValueError(f"per_row_values of shape {values.shape} must be at least two finite numbers, one a row")
-    if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
-    found = scipy.stats.bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=resamples,
-        confidence_level=confidence,
-        method="percentile",
-        batch=BOOTSTRAP_BATCH,
-        rng=np.random.default_rng(seed),
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)

@@ -22,6 +22,7 @@ from ..errors import DataError
 from ..modeling import CRConfig, CRHead, network_dreg, task_loss
 from .lipschitz import largest_slope_found, lipschitz_bound
 from .metrics import ExpectedCalibrationError, NegativeLogLikelihood
+from .statistics import bootstrap_interval
 
 OUTPUTS = ("margin", "logit", "loss")
 CHUNK_ROWS = 1024
@@ -136,14 +137,13 @@ def gradient_intervals(norms: ArrayLike, seed: int = 0) -> dict[str, list[float]
         `tail_ratio` and `peak`, each [low, high].
     """
     values = np.asarray(norms, dtype=np.float64)
-    size, generator = len(values), np.random.default_rng(seed)
-    found: dict[str, list[NDArray[np.float64]]] = {"tail_ratio": [], "peak": []}
-    batch = max(1, 2_000_000 // size)
-    for start in range(0, GRADIENT_RESAMPLES, batch):
-        drawn = values[generator.integers(len(values), size=(min(batch, GRADIENT_RESAMPLES - start), size))]
-        found["tail_ratio"].append(tail_ratios(drawn))
-        found["peak"].append(drawn.max(1))
-    return {name: np.quantile(np.concatenate(parts), [0.025, 0.975]).tolist() for name, parts in found.items()}
+    found = {}
+    for name, statistic in (("tail_ratio", tail_ratios), ("peak", np.max)):
+        if len(values) < 2 or not np.isfinite(values).all():
+            found[name] = [float(statistic(values, axis=-1))] * 2
+        else:
+            found[name] = list(bootstrap_interval(values, seed, GRADIENT_RESAMPLES, statistic=statistic))
+    return found
 
 
 def summarise_gradients(norms: ArrayLike) -> dict[str, Any]:

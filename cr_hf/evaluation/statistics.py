@@ -1,14 +1,14 @@
-"""Paired comparisons of heads: the crossed bootstrap, paired tests, their corrections, and what may be claimed."""
+"""Intervals, tests and calibration: bootstrap, permutation, paired comparisons of heads, and what may be claimed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import scipy.stats
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..errors import RecipeError, nearest
 
@@ -17,6 +17,8 @@ DEFAULT_REFERENCE = "mlp-gelu"
 RESAMPLES = 10_000
 LEVEL = 0.05
 CHUNK = 500
+BATCH_NUMBERS = 2_000_000  # resampled at a time
+CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,45 @@ class Comparison:
 
     head: str
     reference: str
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """A head's accuracy minus that of its reference, on the same seeds and test rows.
+
+    Args:
+        difference: mean, as a share (0.01 is a point).
+        interval: 95 %, by the crossed bootstrap over seeds and test rows.
+        corrected_interval: 95 % for all comparisons together, by Bonferroni.
+        t_p: of the paired t test over seeds; NaN where all seeds differ by the same amount.
+        wilcoxon_p: of the signed-rank test over seeds.
+        cohens_d_z: mean over standard deviation over seeds; 0 where nothing differs, NaN where t_p is.
+        seeds_won: seeds with a higher accuracy.
+        seeds_lost: seeds with a lower accuracy.
+        t_p_holm: `t_p` corrected for the number of comparisons; likewise the next three.
+        t_p_bonferroni: likewise.
+        wilcoxon_p_holm: likewise.
+        wilcoxon_p_bonferroni: likewise.
+        claimed: whether `t_p_holm` is below 0.05 and the corrected interval, which test rows widen too, excludes 0.
+    """
+
+    difference: float
+    interval: list[float]
+    corrected_interval: list[float]
+    t_p: float
+    wilcoxon_p: float
+    cohens_d_z: float
+    seeds_won: int
+    seeds_lost: int
+    t_p_holm: float
+    t_p_bonferroni: float
+    wilcoxon_p_holm: float
+    wilcoxon_p_bonferroni: float
+    claimed: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields by name."""
+        return asdict(self)
 
 
 def declare(text: str | None, heads: Sequence[str]) -> tuple[Comparison, ...]:
@@ -56,6 +97,71 @@ def declare(text: str | None, heads: Sequence[str]) -> tuple[Comparison, ...]:
     if len(set(pairs)) < len(pairs):
         raise RecipeError("--comparisons: one of them is given twice")
     return tuple(Comparison(*pair) for pair in pairs)
+
+
+# ---- resampling ----
+
+
+def bootstrap_interval(
+    per_row_values: ArrayLike,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    confidence: float = 0.95,
+    statistic: Callable[..., Any] = np.mean,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean, or of another statistic, over rows.
+
+    Args:
+        per_row_values: one value a row (a hit, a loss, a paired difference), shape (rows,), at least two.
+        seed: of the resampling.
+        resamples: number of bootstrap samples.
+        confidence: coverage, between 0 and 1.
+        statistic: takes `axis`.
+
+    Returns:
+        (low, high), in the statistic's unit.
+
+    Raises:
+        ValueError: if there are fewer than two values, or one is not finite.
+    """
+    values = np.asarray(per_row_values, dtype=np.float64)
+    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
+        raise ValueError(f"per_row_values of shape {values.shape} must be at least two finite numbers, one a row")
+    if np.ptp(values) == 0:
+        return (float(statistic(values, axis=-1)),) * 2
+    found = scipy.stats.bootstrap(
+        (values,),
+        statistic,
+        n_resamples=resamples,
+        confidence_level=confidence,
+        method="percentile",
+        batch=max(1, BATCH_NUMBERS // len(values)),
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def permutation_interval(
+    values: NDArray[np.float64], reference: NDArray[np.float64], statistic: Callable[..., Any], resamples: int
+) -> tuple[float, float]:
+    """95 % interval of a statistic of two samples when all their rows are dealt out anew.
+
+    Args:
+        values: shape (rows,).
+        reference: shape (other rows,).
+        statistic: of the two samples; takes `axis`.
+        resamples: permutations.
+    """
+    found = scipy.stats.permutation_test(
+        (values, reference),
+        statistic,
+        n_resamples=resamples,
+        vectorized=True,
+        batch=max(1, BATCH_NUMBERS // (len(values) + len(reference))),
+        rng=np.random.default_rng(0),
+    )
+    low, high = np.quantile(found.null_distribution, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def crossed_bootstrap(
@@ -114,17 +220,17 @@ def paired_tests(differences: NDArray[np.float64]) -> dict[str, Any]:
         differences: one a seed, shape (seeds,), at least two.
 
     Returns:
-        `t_p`, `wilcoxon_p`, `cohens_d_z` (mean over standard deviation; 0 where nothing differs), `seeds_won` and
-        `seeds_lost`.
+        `t_p`, `wilcoxon_p`, `cohens_d_z`, `seeds_won` and `seeds_lost`, see `PairedDifference`.
     """
     counts = {"seeds_won": int((differences > 0).sum()), "seeds_lost": int((differences < 0).sum())}
     if not differences.any():
         return {"t_p": 1.0, "wilcoxon_p": 1.0, "cohens_d_z": 0.0, **counts}
-    deviation = float(differences.std(ddof=1))
+    # Where all seeds differ alike, as those of two estimators without chance do, they say nothing about chance.
+    is_constant = bool(np.ptp(differences) == 0)
     return {
-        "t_p": _two_sided(float(differences.mean()), deviation / np.sqrt(len(differences)), len(differences) - 1),
+        "t_p": np.nan if is_constant else float(scipy.stats.ttest_1samp(differences, 0).pvalue),
         "wilcoxon_p": float(scipy.stats.wilcoxon(differences).pvalue),
-        "cohens_d_z": float(differences.mean()) / deviation if deviation else float("inf"),
+        "cohens_d_z": np.nan if is_constant else float(differences.mean() / differences.std(ddof=1)),
         **counts,
     }
 
@@ -156,30 +262,25 @@ def corrected_resampled_t(
     mean, degrees = float(values.mean()), len(values) - 1
     error = float(np.sqrt((1 / len(values) + test_rows / train_rows) * values.var(ddof=1)))
     half = float(scipy.stats.t.ppf(0.975, degrees)) * error
-    t = 0.0 if mean == 0 else mean / error if error else float(np.copysign(np.inf, mean))
-    p = _two_sided(mean, error, degrees)
+    t = mean / error if error else 0.0 if mean == 0 else float(np.copysign(np.inf, mean))
+    p = float(2 * scipy.stats.t.sf(abs(t), degrees))
     return {"difference": mean, "t": t, "p": p, "interval_low": mean - half, "interval_high": mean + half}
 
 
-def _two_sided(mean: float, error: float, degrees: int) -> float:
-    if mean == 0:
-        return 1.0
-    return float(2 * scipy.stats.t.sf(abs(mean) / error, degrees)) if error else 0.0
-
-
 def bonferroni(p_values: Sequence[float]) -> list[float]:
-    """P values times their number, at most 1."""
-    return [min(1.0, len(p_values) * p) for p in p_values]
+    """P values times their number, at most 1; NaN stays NaN."""
+    return np.minimum(1.0, len(p_values) * np.asarray(p_values, dtype=np.float64)).tolist()
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P values corrected by Holm's step-down procedure: as strict as Bonferroni, never weaker in power.
+    """P values corrected by Holm's step-down procedure: as strict as Bonferroni, never weaker in power; NaN stays NaN.
 
     Source: Holm (1979), A simple sequentially rejective multiple test procedure.
     """
     values = np.asarray(p_values, dtype=np.float64)
     order = values.argsort(kind="stable")
     corrected = np.empty_like(values)
+    # NaN is sorted last.
     corrected[order] = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)).clip(max=1)
     return corrected.tolist()
 
@@ -189,37 +290,49 @@ def least_wilcoxon_p(seeds: int) -> float:
     return 2.0 ** (1 - seeds)
 
 
-def compare_all(differences: Sequence[NDArray[np.float64]], resamples: int = RESAMPLES) -> list[dict[str, Any]]:
+def compare_all(differences: Sequence[NDArray[np.float64]], resamples: int = RESAMPLES) -> list[PairedDifference]:
     """Every declared comparison of a study, with corrections over all of them.
 
     Args:
         differences: of hits, head minus reference, one array of shape (seeds, rows) a comparison and fraction.
         resamples: bootstrap samples.
-
-    Returns:
-        For each: `difference`, `interval` (95 %) and `corrected_interval` (95 % for all of them together, by
-        Bonferroni), what `paired_tests` returns, `t_p_holm`, `t_p_bonferroni`, `wilcoxon_p_holm`,
-        `wilcoxon_p_bonferroni`, and `claimed`: whether the t test's p after Holm is below 0.05 and the corrected
-        interval, which test rows widen too, excludes 0.
     """
     if not differences:
         return []
-    intervals = crossed_bootstrap(differences, (1 - LEVEL, 1 - LEVEL / len(differences)), resamples)
-    found = [
-        {
-            "difference": float(one.mean()),
-            "interval": plain.tolist(),
-            "corrected_interval": corrected.tolist(),
-            **paired_tests(one.mean(1)),
-        }
-        for one, (plain, corrected) in zip(differences, intervals, strict=True)
-    ]
-    for test in ("t_p", "wilcoxon_p"):
-        raw = [entry[test] for entry in found]
-        for name, values in (("holm", holm(raw)), ("bonferroni", bonferroni(raw))):
-            for entry, value in zip(found, values, strict=True):
-                entry[f"{test}_{name}"] = value
-    for entry in found:
-        low, high = entry["corrected_interval"]
-        entry["claimed"] = entry["t_p_holm"] < LEVEL and not low <= 0 <= high
+    intervals = crossed_bootstrap(differences, (1 - LEVEL, 1 - LEVEL / len(differences)), resamples).tolist()
+    tests = [paired_tests(one.mean(1)) for one in differences]
+    corrected = {
+        f"{test}_{name}": correct([one[test] for one in tests])
+        for test in ("t_p", "wilcoxon_p")
+        for name, correct in (("holm", holm), ("bonferroni", bonferroni))
+    }
+    found = []
+    for number, (one, (plain, wide)) in enumerate(zip(differences, intervals, strict=True)):
+        own: dict[str, Any] = {name: values[number] for name, values in corrected.items()}
+        claimed = own["t_p_holm"] < LEVEL and not wide[0] <= 0 <= wide[1]
+        found.append(PairedDifference(float(one.mean()), plain, wide, **tests[number], **own, claimed=claimed))
     return found
+
+
+# ---- calibration ----
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Predictions whose confidence is alike: their share, mean confidence and accuracy."""
+
+    share: float
+    confidence: float
+    accuracy: float
+
+
+def calibration_bins(confidence: NDArray[np.float64], hits: NDArray[np.bool_]) -> list[CalibrationBin]:
+    """Confidence against accuracy in bins of equal width; bins without a prediction are left out.
+
+    Args:
+        confidence: probability of the predicted class, shape (predictions,).
+        hits: whether it was right, shape (predictions,).
+    """
+    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
+    members = [bins == number for number in np.unique(bins)]
+    return [CalibrationBin(*(float(x.mean()) for x in (own, confidence[own], hits[own]))) for own in members]

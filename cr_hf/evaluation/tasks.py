@@ -16,12 +16,8 @@ from torch import Tensor
 
 from ..data import NUMBERS, SEPARATOR, SINGLE
 from ..modeling import CRConfig
-from .metrics import (
-    bootstrap_interval,
-    compute_classification_metrics,
-    compute_multi_label_metrics,
-    compute_regression_metrics,
-)
+from .metrics import compute_classification_metrics, compute_multi_label_metrics, compute_regression_metrics
+from .statistics import bootstrap_interval
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, nearest
-from .metrics import bootstrap_interval
+from .statistics import bootstrap_interval
 
 SEVERITIES = (1, 2, 3, 4, 5)
 # Shares of the letters (typos, case) or of the words (drop, swap) that are touched.

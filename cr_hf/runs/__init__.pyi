@@ -1,5 +1,6 @@
 from .build import build_model as build_model
 from .build import sweep_head as sweep_head
+from .build import training_arguments as training_arguments
 from .diagnose import comparison_lines as comparison_lines
 from .diagnose import diagnose_new as diagnose_new
 from .diagnose import diagnose_texts as diagnose_texts

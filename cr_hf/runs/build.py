@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from accelerate.utils import is_deepspeed_available, parse_flag_from_env
+from numpy.typing import NDArray
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
@@ -132,7 +134,7 @@ def sweep_head(
     recipe: Recipe,
     config: CRConfig,
     overrides: dict[str, Any] | None = None,
-    train_indices: Sequence[int] | None = None,
+    train_indices: Sequence[int] | NDArray[np.int64] | None = None,
     penalty_weight: float = 0.0,
 ) -> SweepHead:
     """The head that a recipe trains on features, with some of its keys replaced.

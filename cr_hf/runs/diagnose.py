@@ -7,7 +7,6 @@ from typing import Any
 
 import datasets
 import numpy as np
-import scipy.stats
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
@@ -23,6 +22,7 @@ from ..evaluation import (
     diagnose_features,
     fit_temperature,
     input_gradient_norms,
+    permutation_interval,
     summarise_gradients,
     tail_ratios,
     token_gradient_norms,
@@ -202,9 +202,12 @@ def compare_with_reference(norms: ArrayLike, reference_norms: ArrayLike) -> dict
     values, reference = np.asarray(norms, dtype=np.float64), np.asarray(reference_norms, dtype=np.float64)
     found = {}
     for name, measure in (("tail_ratio", tail_ratios), ("peak", np.max)):
+
+        def ratio(new: Any, old: Any, axis: int, measure: Callable[..., Any] = measure) -> Any:
+            return measure(new, axis=axis) / np.maximum(measure(old, axis=axis), TINY)
+
         value, usual = float(measure(values, axis=-1)), float(measure(reference, axis=-1))
-        ratios = _permuted_ratios(values, reference, measure)
-        low, high = (usual * np.quantile(ratios, [0.025, 0.975])).tolist()
+        low, high = (usual * end for end in permutation_interval(values, reference, ratio, GRADIENT_RESAMPLES))
         # As a reader sees them: the reference is rounded.
         outside = "above" if value > high * (1 + 1e-4) else "below" if value < low * (1 - 1e-4) else None
         found[name] = {
@@ -215,23 +218,6 @@ def compare_with_reference(norms: ArrayLike, reference_norms: ArrayLike) -> dict
             "outside": outside,
         }
     return found
-
-
-def _permuted_ratios(
-    values: NDArray[np.float64], reference: NDArray[np.float64], measure: Callable[..., Any]
-) -> NDArray[np.float64]:
-    def ratio(new: NDArray[np.float64], old: NDArray[np.float64], axis: int) -> Any:
-        return measure(new, axis=axis) / np.maximum(measure(old, axis=axis), TINY)
-
-    batch = max(1, 2_000_000 // (len(values) + len(reference)))
-    return scipy.stats.permutation_test(
-        (values, reference),
-        ratio,
-        n_resamples=GRADIENT_RESAMPLES,
-        vectorized=True,
-        batch=batch,
-        rng=np.random.default_rng(0),
-    ).null_distribution
 
 
 # ---- in words ----

@@ -186,9 +186,7 @@ def _train(
                 name: Task.of(model.config).measure(logits, np.asarray(dataset[name]["label"][:]))
                 for name, logits in predictions.items()
             },
-            "diagnostics": reference_diagnostics(
-                recipe, model.eval(), tokenizer, dataset, splits, predictions
-            ),
+            "diagnostics": reference_diagnostics(recipe, model.eval(), tokenizer, dataset, splits, predictions),
             "environment": describe_environment(arguments),
         }
         if recipe.chooses_lambda:

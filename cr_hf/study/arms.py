@@ -4,61 +4,73 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..errors import RecipeError, nearest
 from .classical import make_estimator
 
+Setting: TypeAlias = dict[str, float]
+
+LAMBDAS = (0.01, 0.02, 0.04, 0.08)
 LINEAR_SETTINGS = tuple({"learning_rate": value} for value in (1e-4, 3e-4, 1e-3, 3e-3))
 DROPOUT_SETTINGS = tuple({"dropout": value} for value in (0.1, 0.3, 0.5, 0.7))
-DREG_SETTINGS = tuple({"dreg_lambda": value, "dropout": 0.3} for value in (0.01, 0.02, 0.04, 0.08))
-DECAY_SETTINGS = tuple({"weight_decay": value, "dropout": 0.3} for value in (0.1, 1.0, 10.0, 30.0))
-GRADIENT_SETTINGS = tuple({"penalty": value, "dropout": 0.3} for value in (0.1, 1.0, 10.0, 100.0))
+DREG_SETTINGS = tuple({"dreg_lambda": value, "dropout": 0.3} for value in LAMBDAS)
 SCHEDULE_SETTINGS = tuple({**setting, "dreg_lambda_end": setting["dreg_lambda"] / 16} for setting in DREG_SETTINGS)
-JACOBIAN_SETTINGS = tuple({"penalty": value, "dropout": 0.3} for value in (0.01, 0.1, 1.0, 10.0))
-
-C_SETTINGS = tuple({"C": value} for value in (0.01, 0.1, 1, 10))
-TREE_SETTINGS = tuple({"max_depth": depth, "n_estimators": trees} for depth in (2, 3) for trees in (50, 150))
+DECAY_SETTINGS = tuple({"weight_decay": value, "dropout": 0.3} for value in (0.1, 1.0, 10.0, 30.0))
+GRADIENT_SETTINGS = tuple({"penalty_weight": value, "dropout": 0.3} for value in (0.1, 1.0, 10.0, 100.0))
+JACOBIAN_SETTINGS = tuple({"penalty_weight": value, "dropout": 0.3} for value in (0.01, 0.1, 1.0, 10.0))
+C_SETTINGS: tuple[Setting, ...] = tuple({"C": value} for value in (0.01, 0.1, 1, 10))
+MARGIN_SETTINGS: tuple[Setting, ...] = tuple({"C": value} for value in (0.1, 1, 10, 100))
+TREE_SETTINGS: tuple[Setting, ...] = tuple(
+    {"max_depth": depth, "n_estimators": trees} for depth in (2, 3) for trees in (50, 150)
+)
+# A head without DREG does not inherit the recipe's.
+NO_DREG = {"dreg_lambda": 0, "dreg_schedule": "constant", "dreg_lambda_end": None}
 
 
 @dataclass(frozen=True)
-class Head:
-    """A head of a study.
+class Arm:
+    """A head of a study: the recipe with some keys replaced. What it does not replace is the recipe's.
 
     Args:
-        fields: of `CRConfig`, the same for every setting.
-        settings: fields of `HeadSpec`, and `penalty` for the coefficient of another penalty than DREG, or arguments of
-            the estimator; every head of a study tries equally many.
-        penalty: one of `penalties.PENALTIES` in place of DREG.
-        schedule: one of `DREG_SCHEDULES`.
-        estimator: one of `classical_heads.ESTIMATORS` in place of a network.
+        overrides: keys of the recipe and their values, the same for every setting.
+        settings: further overrides, one of which is chosen on dev; every head of a study tries equally many. They may
+            hold `penalty_weight`; those of an estimator are its arguments.
+        penalty: one of `penalties.PENALTIES` beside DREG; `None` (default) for no other.
+        estimator: one of `classical.ESTIMATORS` in place of a network.
     """
 
-    fields: dict[str, Any]
-    settings: tuple[dict[str, Any], ...]
+    overrides: dict[str, Any]
+    settings: tuple[Setting, ...]
     penalty: str | None = None
-    schedule: str = "constant"
     estimator: str | None = None
 
+    @property
+    def is_recipe(self) -> bool:
+        """Whether `cr-hf train` can train it."""
+        return self.penalty is None and self.estimator is None
 
+
+GELU = {"activation": "gelu", **NO_DREG}
+CR = {"activation": "polynomial"}
 HEADS = {
-    "linear": Head({"hidden_sizes": []}, LINEAR_SETTINGS),
-    "mlp-relu": Head({"activation": "relu"}, DROPOUT_SETTINGS),
-    "mlp-gelu": Head({"activation": "gelu"}, DROPOUT_SETTINGS),
-    "cr": Head({"activation": "polynomial"}, DROPOUT_SETTINGS),
-    "cr+dreg": Head({"activation": "polynomial"}, DREG_SETTINGS),
-    "cr+dreg-linear": Head({"activation": "polynomial"}, SCHEDULE_SETTINGS, schedule="linear"),
-    "cr+dreg-cosine": Head({"activation": "polynomial"}, SCHEDULE_SETTINGS, schedule="cosine"),
-    "cr+dreg-exponential": Head({"activation": "polynomial"}, SCHEDULE_SETTINGS, schedule="exponential"),
-    "gelu+dreg": Head({"activation": "gelu"}, DREG_SETTINGS),
-    "gelu+weight-decay": Head({"activation": "gelu"}, DECAY_SETTINGS),
-    "gelu+gradient-penalty": Head({"activation": "gelu"}, GRADIENT_SETTINGS, "input_gradient"),
-    "gelu+jacobian": Head({"activation": "gelu"}, JACOBIAN_SETTINGS, "jacobian"),
-    "gelu+spectral-norm": Head({"activation": "gelu"}, DROPOUT_SETTINGS, "spectral_norm"),
-    "logistic-regression": Head({}, C_SETTINGS, estimator="logistic regression"),
-    "svm": Head({}, tuple({"C": value} for value in (0.1, 1, 10, 100)), estimator="SVM"),
-    "gradient-boosting": Head({}, TREE_SETTINGS, estimator="gradient boosting"),
-    "xgboost": Head({}, TREE_SETTINGS, estimator="XGBoost"),
+    "linear": Arm({"hidden_sizes": [], "head_learning_rate": None, **NO_DREG}, LINEAR_SETTINGS),
+    "mlp-relu": Arm({"activation": "relu", **NO_DREG}, DROPOUT_SETTINGS),
+    "mlp-gelu": Arm(GELU, DROPOUT_SETTINGS),
+    "cr": Arm({**CR, **NO_DREG}, DROPOUT_SETTINGS),
+    "cr+dreg": Arm(CR, DREG_SETTINGS),
+    "cr+dreg-linear": Arm({**CR, "dreg_schedule": "linear"}, SCHEDULE_SETTINGS),
+    "cr+dreg-cosine": Arm({**CR, "dreg_schedule": "cosine"}, SCHEDULE_SETTINGS),
+    "cr+dreg-exponential": Arm({**CR, "dreg_schedule": "exponential"}, SCHEDULE_SETTINGS),
+    "gelu+dreg": Arm({"activation": "gelu"}, DREG_SETTINGS),
+    "gelu+weight-decay": Arm(GELU, DECAY_SETTINGS),
+    "gelu+gradient-penalty": Arm(GELU, GRADIENT_SETTINGS, "input_gradient"),
+    "gelu+jacobian": Arm(GELU, JACOBIAN_SETTINGS, "jacobian"),
+    "gelu+spectral-norm": Arm(GELU, DROPOUT_SETTINGS, "spectral_norm"),
+    "logistic-regression": Arm({}, C_SETTINGS, estimator="logistic regression"),
+    "svm": Arm({}, MARGIN_SETTINGS, estimator="SVM"),
+    "gradient-boosting": Arm({}, TREE_SETTINGS, estimator="gradient boosting"),
+    "xgboost": Arm({}, TREE_SETTINGS, estimator="XGBoost"),
 }
 
 DESCRIPTIONS = {
@@ -83,7 +95,7 @@ DESCRIPTIONS = {
 
 
 def check_heads(heads: Sequence[str]) -> None:
-    """Refuse names out of no study.
+    """Refuse unknown heads.
 
     Raises:
         RecipeError: naming the head that is unknown or given twice, or the package that a head lacks.

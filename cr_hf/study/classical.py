@@ -23,17 +23,15 @@ ESTIMATORS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 @dataclass
 class FittedEstimator:
-    """A fitted pipeline, with what `sweep.HeadResult` has of a trained head.
+    """A fitted pipeline.
 
-    Attributes:
+    Args:
         pipeline: standardisation and classifier.
-        accuracies: on dev, one number.
-        best_epoch: 0.
+        accuracy: on dev.
     """
 
     pipeline: Any
-    accuracies: list[float]
-    best_epoch: int = 0
+    accuracy: float
 
 
 def make_estimator(name: str, **arguments: Any) -> Any:
@@ -80,7 +78,7 @@ def fit_settings(
     for setting, seed in product(settings, seeds):
         pipeline = make_pipeline(StandardScaler(), make_estimator(name, **setting, random_state=seed))
         pipeline.fit(features[subsets[seed]], labels[subsets[seed]])
-        fitted.append(FittedEstimator(pipeline, [float(pipeline.score(np.asarray(validation[0]), validation[1]))]))
+        fitted.append(FittedEstimator(pipeline, float(pipeline.score(np.asarray(validation[0]), validation[1]))))
     return fitted
 
 

@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ..modeling import hermite_coefficients
-from .tables import heads_of, largest_fraction, per_seed, share
+from .results import Cell, Study
+from .tables import share
 
 TEXT, GRID = "#1b1b1b", "#b4b4b4"
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", TEXT)
@@ -41,38 +42,39 @@ STYLE: Any = {
 }
 WIDTH = 4.8
 SHOWN_UNITS = 6
+COEFFICIENTS = ("dreg_lambda", "penalty_weight", "penalty")  # the last in studies of version 0.1.0
 
 
 # ---- of a study ----
 
 
 @matplotlib.rc_context(STYLE)
-def draw_accuracy(study: dict[str, Any]) -> Figure:
+def draw_accuracy(study: Study) -> Figure:
     """Test accuracy against the share of the labels, one line a head, with 95 % intervals over seeds and rows."""
 
-    def means_and_ends(cell: dict[str, Any]) -> tuple[float, float, float]:
-        low, high = cell["accuracy_interval"]
-        return 100 * float(per_seed(cell, "test_accuracies").mean()), 100 * low, 100 * high
+    def means_and_ends(cell: Cell) -> tuple[float, float, float]:
+        low, high = cell.accuracy_interval or (np.nan, np.nan)
+        return 100 * float(cell.per_seed("test_accuracies").mean()), 100 * low, 100 * high
 
     return _against_share(study, "test_accuracies", means_and_ends, "test accuracy in %")
 
 
 @matplotlib.rc_context(STYLE)
-def draw_tail_ratio(study: dict[str, Any]) -> Figure:
+def draw_tail_ratio(study: Study) -> Figure:
     """Gradient tail ratio against the share of the labels, one line a head, with 95 % t intervals over seeds."""
 
-    def means_and_ends(cell: dict[str, Any]) -> tuple[float, float, float]:
-        values = per_seed(cell, "gradient_tail_ratios")
+    def means_and_ends(cell: Cell) -> tuple[float, float, float]:
+        values = cell.per_seed("gradient_tail_ratios")
         half = _t_half_width(float(values.std(ddof=1)), len(values))
         return float(values.mean()), float(values.mean()) - half, float(values.mean()) + half
 
     return _against_share(study, "gradient_tail_ratios", means_and_ends, "gradient tail ratio")
 
 
-def _against_share(study: dict[str, Any], measure: str, means_and_ends: Any, label: str) -> Figure:
+def _against_share(study: Study, measure: str, means_and_ends: Any, label: str) -> Figure:
     figure, (axes,) = _figure()
-    fractions = np.array([float(name) for name in study["fractions"]])
-    heads = heads_of(study)
+    fractions = np.array([float(name) for name in study.fractions])
+    heads = list(study.largest)
     # The heads stand side by side, or their bars would hide each other; never as far as the next fraction.
     ordered = np.sort(fractions)
     nearest = (ordered[1:] / ordered[:-1]).min() if len(ordered) > 1 else 2.0
@@ -81,7 +83,7 @@ def _against_share(study: dict[str, Any], measure: str, means_and_ends: Any, lab
     for number, head in enumerate(heads):
         if head not in known:
             continue
-        found = [means_and_ends(entry["heads"][head]) for entry in study["fractions"].values()]
+        found = [means_and_ends(entry.heads[head]) for entry in study.fractions.values()]
         means, lows, highs = np.array(found).T
         places = fractions * step ** (number - (len(heads) - 1) / 2)
         axes.errorbar(places, means, yerr=[means - lows, highs - means], capsize=2, label=head, **_look(number))
@@ -95,31 +97,28 @@ def _against_share(study: dict[str, Any], measure: str, means_and_ends: Any, lab
     return _with_legend(figure, axes)
 
 
-def heads_with_coefficient(study: dict[str, Any]) -> dict[str, str]:
+def heads_with_coefficient(study: Study) -> dict[str, str]:
     """Heads that tried several coefficients of a penalty, and what their settings call it."""
-    cells = study["fractions"][largest_fraction(study)]["heads"]
-    names = {
-        head: next((name for name in ("dreg_lambda", "penalty") if name in cell["tried"][0]), None)
-        for head, cell in cells.items()
+    return {
+        head: name for head, cell in study.largest.items() for name in COEFFICIENTS if name in cell.tried[0].setting
     }
-    return {head: name for head, name in names.items() if name is not None}
 
 
 @matplotlib.rc_context(STYLE)
-def draw_lambda(study: dict[str, Any]) -> Figure:
+def draw_lambda(study: Study) -> Figure:
     """Dev accuracy against lambda at the largest fraction, 95 % t intervals over seeds; rings mark what was chosen."""
     figure, (axes,) = _figure()
-    cells, heads = study["fractions"][largest_fraction(study)]["heads"], heads_of(study)
+    cells, heads = study.largest, list(study.largest)
     named = heads_with_coefficient(study)
     for place, (head, name) in enumerate(named.items()):
-        tried, chosen, look = cells[head]["tried"], cells[head]["chosen"], _look(heads.index(head))
-        places = [setting[name] * 1.04 ** (place - (len(named) - 1) / 2) for setting in tried]
-        means = [100 * setting["dev_accuracy"] for setting in tried]
-        halves = [_t_half_width(100 * setting["dev_deviation"], study["search_seeds"]) for setting in tried]
+        tried, chosen, look = cells[head].tried, cells[head].chosen, _look(heads.index(head))
+        places = [one.setting[name] * 1.04 ** (place - (len(named) - 1) / 2) for one in tried]
+        means = [100 * one.dev_accuracy for one in tried]
+        halves = [_t_half_width(100 * one.dev_deviation, study.search_seeds) for one in tried]
         axes.errorbar(places, means, yerr=halves, capsize=2, label=head, **look)
         axes.plot(places[chosen], means[chosen], "o", markersize=13, fillstyle="none", color=look["color"])
     axes.set_xscale("log")
-    ticks = sorted({setting[name] for head, name in named.items() for setting in cells[head]["tried"]})
+    ticks = sorted({one.setting[name] for head, name in named.items() for one in cells[head].tried})
     ticks = ticks[:: -(-len(ticks) // 6)]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
@@ -128,21 +127,19 @@ def draw_lambda(study: dict[str, Any]) -> Figure:
     return _with_legend(figure, axes)
 
 
-def heads_with(study: dict[str, Any], measure: str) -> list[str]:
+def heads_with(study: Study, measure: str) -> list[str]:
     """Heads that have a measure at the largest fraction: what is no network has no gradient, an SVM no confidence."""
-    cells = study["fractions"][largest_fraction(study)]["heads"]
-    return [head for head, cell in cells.items() if cell.get(measure)]
+    return [head for head, cell in study.largest.items() if getattr(cell, measure)]
 
 
 @matplotlib.rc_context(STYLE)
-def draw_polynomials(study: dict[str, Any]) -> Figure:
+def draw_polynomials(study: Study) -> Figure:
     """Learned polynomials of some units of the first layer, one panel a head, beside GELU's cubic and the identity."""
-    heads = heads_with(study, "coefficients")
-    cells = study["fractions"][largest_fraction(study)]["heads"]
+    heads, cells = heads_with(study, "coefficients"), study.largest
     figure, panels = _figure(len(heads))
     z = np.linspace(-3, 3, 121)
     for head, axes in zip(heads, panels, strict=False):
-        coefficients = np.array(cells[head]["coefficients"])
+        coefficients = np.array(cells[head].coefficients)
         # From the flattest at 0 to the steepest, so that the spread is seen.
         order = coefficients[1].argsort()
         shown = order[np.linspace(0, len(order) - 1, min(SHOWN_UNITS, len(order))).round().astype(int)]
@@ -158,21 +155,23 @@ def draw_polynomials(study: dict[str, Any]) -> Figure:
 
 
 @matplotlib.rc_context(STYLE)
-def draw_reliability(study: dict[str, Any]) -> Figure:
+def draw_reliability(study: Study) -> Figure:
     """Accuracy against confidence on test at the largest fraction, one panel a head, with 95 % Wilson intervals."""
-    cells, rows = study["fractions"][largest_fraction(study)]["heads"], study["data"]["rows"]["test"]
-    heads, known = heads_of(study), heads_with(study, "reliability")
+    cells, rows = study.largest, study.data["rows"]["test"]
+    heads, known = list(study.largest), heads_with(study, "reliability")
     figure, panels = _figure(len(known))
     for head, axes in zip(known, panels, strict=False):
         number, cell = heads.index(head), cells[head]
-        bins = cell["reliability"]
-        confidences, accuracies = (np.array([one[name] for one in bins]) for name in ("confidence", "accuracy"))
+        bins = cell.reliability or []
+        confidences, accuracies = (
+            np.array([getattr(one, name) for one in bins]) for name in ("confidence", "accuracy")
+        )
         # As many rows as there are, not rows times seeds: the seeds predict the same ones.
-        counts = np.array([max(1, round(rows * one["share"])) for one in bins])
+        counts = np.array([max(1, round(rows * one.share)) for one in bins])
         axes.plot([0, 1], [0, 1], color=GRID, linestyle="--", zorder=0)
         bars = _wilson(accuracies, counts)
         axes.errorbar(confidences, accuracies, yerr=bars, capsize=2, clip_on=False, **_look(number))
-        error = per_seed(cell, "expected_calibration_errors").mean()
+        error = cell.per_seed("expected_calibration_errors").mean()
         axes.set_title(head, fontsize=12 if len(head) <= 16 else 10, pad=8)
         axes.text(0.98, 0.04, f"{error:.3f}", ha="right")
         axes.set(xlim=(0, 1), ylim=(0, 1))
@@ -241,7 +240,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     """A figure as an SVG element for a page, in the page's own text and grid colours.
 
     Args:
-        figure: as one of the functions above returns it.
+        figure: drawn by one of the functions above.
         name: put before every id, so that two pictures of a page do not share one.
         description: read out in place of the picture.
     """

@@ -9,13 +9,12 @@ from typing import Any
 
 from ..files import write_text
 from .arms import DESCRIPTIONS
+from .results import Study
 from .tables import (
     TAIL_RATIO_NOTE,
     accuracy_rows,
     claims,
     comparison_rows,
-    heads_of,
-    largest_fraction,
     listed,
     measure_rows,
     recommendation,
@@ -44,11 +43,11 @@ class Picture:
     caption: str
 
 
-def write_report(study: dict[str, Any], folder: Path) -> bool:
+def write_report(study: Study, folder: Path) -> bool:
     """Write `study.md` and `study.csv` and, with the `report` extra, `report.html` and a PNG file a picture.
 
     Args:
-        study: as `run_study` returns it.
+        study: returned by `run_study`.
         folder: of the study.
 
     Returns:
@@ -67,18 +66,18 @@ def write_report(study: dict[str, Any], folder: Path) -> bool:
     return True
 
 
-def draw_pictures(study: dict[str, Any]) -> list[tuple[Picture, Any]]:
+def draw_pictures(study: Study) -> list[tuple[Picture, Any]]:
     """Every picture of a study with its figure."""
     from . import pictures
 
     return [(picture, getattr(pictures, f"draw_{picture.name}")(study)) for picture in pictures_of(study)]
 
 
-def study_page(study: dict[str, Any], title: str, drawn: list[tuple[Picture, Any]] | None = None) -> str:
+def study_page(study: Study, title: str, drawn: list[tuple[Picture, Any]] | None = None) -> str:
     """A study as one HTML page that needs no network and no script; everything in it is escaped.
 
     Args:
-        study: as `run_study` returns it.
+        study: returned by `run_study`.
         title: of the page.
         drawn: its pictures; `None` draws them.
     """
@@ -98,31 +97,31 @@ def study_page(study: dict[str, Any], title: str, drawn: list[tuple[Picture, Any
         title=title,
         recommended=recommendation(study),
         protocol=protocol(study),
-        heads={head: DESCRIPTIONS[head] for head in heads_of(study)},
+        heads={head: DESCRIPTIONS[head] for head in study.largest},
         claims=claims(study),
         accuracy=accuracy_rows(study),
-        comparisons=comparison_rows(study) if study["comparisons"] else [],
+        comparisons=comparison_rows(study) if study.comparisons else [],
         tail_ratio=tail_ratio_rows(study),
         tail_ratio_note=TAIL_RATIO_NOTE,
         settings=setting_rows(study),
         measures=measure_rows(study),
         pictures=shown,
-        environment=study["environment"],
-        fingerprint=study["fingerprint"],
+        environment=study.environment,
+        fingerprint=study.fingerprint,
     )
 
 
-def protocol(study: dict[str, Any]) -> list[str]:
+def protocol(study: Study) -> list[str]:
     """What was compared and how, in plain sentences."""
-    data, rows, features = study["data"], study["data"]["rows"], study["features"]
-    shares = [share(name) for name in study["fractions"]]
-    sizes = [str(size) for size in study["hidden_sizes"]]
+    data, rows, features = study.data, study.data["rows"], study.features
+    shares = [share(name) for name in study.fractions]
+    sizes = [str(size) for size in study.hidden_sizes]
     layers = f"hidden layers of {listed(sizes)} units (a linear head has none)" if sizes else "no hidden layer"
     sentences = [
         f"Data: {data['source']}, {rows['train']:,} training, {rows['validation']:,} dev and {rows['test']:,} test "
         f"rows; classes: {', '.join(map(str, data['labels']))}.",
         f"Every head reads the same {features['in_features']:,} features of a row, and a network has {layers}.",
-        f"Trained on {listed(shares)} of the training labels, with {study['seeds']} seeds each. A seed is an "
+        f"Trained on {listed(shares)} of the training labels, with {study.seeds} seeds each. A seed is an "
         "initialisation, an order of the data and, below 100%, a stratified subset of the labels; the same seed of "
         "two heads has the same rows.",
     ]
@@ -131,11 +130,11 @@ def protocol(study: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def pictures_of(study: dict[str, Any]) -> list[Picture]:
+def pictures_of(study: Study) -> list[Picture]:
     """The pictures that a study has something for."""
     from .pictures import heads_with, heads_with_coefficient
 
-    at = f"at {share(largest_fraction(study))} of the labels"
+    at = f"at {share(study.largest_fraction)} of the labels"
     found = [
         Picture(
             "accuracy",
@@ -158,7 +157,7 @@ def pictures_of(study: dict[str, Any]) -> list[Picture]:
             Picture(
                 "lambda",
                 "Dev accuracy by lambda",
-                f"Means {at} with 95 % t intervals over the {study['search_seeds']} seeds that choose; a ring marks "
+                f"Means {at} with 95 % t intervals over the {study.search_seeds} seeds that choose; a ring marks "
                 "the chosen lambda. Lambdas of different penalties are not on one scale.",
             )
         )

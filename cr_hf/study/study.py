@@ -7,8 +7,9 @@ that setting. The comparisons are declared before any result is seen.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,15 @@ from ..errors import RecipeError
 from ..evaluation import RESAMPLES, Comparison, compare_all, crossed_bootstrap, declare, least_wilcoxon_p
 from ..features import encode_splits
 from ..files import write_json, writing
-from ..modeling import CRConfig
-from ..runs import NO_BACKBONE, Recipe, build_model, describe_data, describe_machine
-from .arms import check_heads
-from .cells import CellStore, Plan, StudyData, declared_settings, train_cell, unpack_hits
+from ..runs import NO_BACKBONE, Recipe, build_model, describe_data, describe_machine, override_recipe
+from .arms import HEADS, check_heads
+from .cells import CellStore, StudyData, train_cell
+from .results import Cell, Fraction, Study
+from .tables import spread
 
 logger = logging.get_logger(__name__)
 
 SEARCH_SEEDS = 5
-KEPT_IN_CELLS = ("fingerprint", "hits", "seconds")
 
 
 def run_study(
@@ -42,16 +43,16 @@ def run_study(
     comparisons: str | None = None,
     search_seeds: int = SEARCH_SEEDS,
     progress: Callable[[str], None] = logger.info,
-) -> dict[str, Any]:
+) -> Study:
     """Train and compare heads on the features of a frozen recipe or of a table; a stopped study goes on.
 
     Args:
-        recipe: its backbone, data, hidden sizes, learning rate and epochs are used.
-        heads: names out of `HEADS`.
+        recipe: every head is trained as it says, but for what the head replaces (see `arms.HEADS`).
+        heads: names of `HEADS`.
         fractions: of the training rows, each above 0 and at most 1; every seed has its own stratified subset.
         seeds: number of seeds, from 0; at least 2.
         output: the study's folder: its cells are kept there, and `study.json` is written into it.
-        comparisons: at most five `HEAD:REFERENCE` with commas between, see `comparisons.declare`.
+        comparisons: at most five `HEAD:REFERENCE` with commas between, see `evaluation.declare`.
         search_seeds: the first so many seeds choose the setting; the others train the chosen one alone.
         progress: told what is done.
 
@@ -67,30 +68,45 @@ def run_study(
     check_heads(heads)
     declared = declare(comparisons, heads)
     _check_size(recipe, fractions, seeds, search_seeds)
-    dataset, config, data = read_features(recipe)
+    dataset, data = read_features(recipe)
     _check_fractions(fractions, data.train[1])
-    plan = plan_of(recipe, config, seeds, search_seeds)
-    about = {
+    search_seeds = min(search_seeds, seeds)
+    about: dict[str, Any] = {
         "data": describe_data(recipe.data, dataset),
-        "features": {name: getattr(config, name) for name in ("in_features", "pooling", "feature_layers")},
-        "hidden_sizes": config.hidden_sizes,
+        "features": {name: getattr(data.config, name) for name in ("in_features", "pooling", "feature_layers")},
+        "hidden_sizes": data.config.hidden_sizes,
         "seeds": seeds,
-        "search_seeds": plan.search_seeds,
+        "search_seeds": search_seeds,
         "resamples": RESAMPLES,
-        "comparisons": [dataclasses.asdict(comparison) for comparison in declared],
     }
-    declaration = {"heads": declared_settings(heads), "fractions": fractions, **dataclasses.asdict(plan)}
+    declaration = {
+        **about,
+        "comparisons": [asdict(comparison) for comparison in declared],
+        "heads": {name: asdict(HEADS[name]) for name in heads},
+        "fractions": fractions,
+        "recipe": {**recipe.model, **recipe.training, "early_stopping_patience": recipe.early_stopping_patience},
+        "features_sha256": data.fingerprint(),
+    }
     with writing(output):
-        store = CellStore(output, {**about, **declaration, "features_sha256": data.fingerprint()})
-        cells = _train_cells(store, heads, fractions, data, plan, progress)
-        seconds = round(sum(cell["seconds"] for cell in cells.values()))
-        study = {
+        store, cells = CellStore(output, declaration), {}
+        for fraction, head in product(fractions, heads):
+            cell = store.load(head, fraction)
+            kept = " (kept from before)" if cell else ""
+            cell = cell or store.save(head, fraction, train_cell(head, data, seeds, search_seeds, fraction))
+            accuracy, seconds = spread(100 * cell.per_seed("test_accuracies")), f"{cell.seconds:.0f} s"
+            progress(f"{fraction:.3g} of the labels, {head}: {accuracy} ({seconds}){kept}")
+            cells[fraction, head] = cell
+        seconds_training = round(sum(cell.seconds or 0 for cell in cells.values()))
+        study = Study(
             **about,
-            "fingerprint": store.fingerprint,
-            "environment": {**describe_machine(), "seconds_training": seconds},
-            **_results(cells, declared, heads, fractions),
-        }
-        write_json(output / "study.json", study)
+            comparisons=list(declared),
+            fingerprint=store.fingerprint,
+            environment={**describe_machine(), "seconds_training": seconds_training},
+            tests=len(fractions) * len(declared),
+            least_wilcoxon_p=least_wilcoxon_p(seeds),
+            fractions=compare_cells(cells, declared),
+        )
+        write_json(output / "study.json", study.to_json())
     return study
 
 
@@ -110,8 +126,8 @@ def _check_fractions(fractions: Sequence[float], labels: NDArray[np.int64]) -> N
             raise RecipeError(f"--fractions {fraction:g}: {left} of {rows} rows are too few for {classes} classes")
 
 
-def read_features(recipe: Recipe) -> tuple[Any, CRConfig, StudyData]:
-    """The rows of a frozen recipe or of a table, what a head is configured with, and the features of its splits.
+def read_features(recipe: Recipe) -> tuple[Any, StudyData]:
+    """The rows of a frozen recipe or of a table, and the features of its splits.
 
     Raises:
         RecipeError: if there is no test split.
@@ -120,84 +136,32 @@ def read_features(recipe: Recipe) -> tuple[Any, CRConfig, StudyData]:
     dataset = load_tables(recipe.data) if is_table else load_rows(recipe.data)
     if "test" not in dataset:
         raise RecipeError("a study needs a test split: give data.test_file")
-    if not is_table:
-        recipe = dataclasses.replace(recipe, model={**recipe.model, "freeze_backbone": True})
-    model, tokenizer = build_model(recipe, dataset)
+    frozen = recipe if is_table else override_recipe(recipe, {"freeze_backbone": True})
+    model, tokenizer = build_model(frozen, dataset)
     if is_table:
         splits = {name: (table_features(rows), np.asarray(rows["label"][:])) for name, rows in dataset.items()}
     else:
         splits = encode_splits(model, tokenizer, dataset)
-    return dataset, model.config, StudyData(**splits)
+    return dataset, StudyData(recipe, model.config, **splits)
 
 
-def _train_cells(
-    store: CellStore,
-    heads: Sequence[str],
-    fractions: Sequence[float],
-    data: StudyData,
-    plan: Plan,
-    progress: Callable[[str], None],
-) -> dict[tuple[float, str], dict[str, Any]]:
-    """Every cell, by fraction and head; those that are kept from before are not trained again."""
-    cells: dict[tuple[float, str], dict[str, Any]] = {}
-    for fraction in fractions:
-        for head in heads:
-            cell = store.load(head, fraction)
-            kept = " (kept from before)" if cell else ""
-            cell = cell or store.save(head, fraction, train_cell(head, data, plan, fraction))
-            cells[fraction, head] = cell
-            progress(f"{fraction:.3g} of the labels, {head}: {_accuracy(cell)}{kept}")
-    return cells
+def compare_cells(cells: dict[tuple[float, str], Cell], declared: Sequence[Comparison]) -> dict[str, Fraction]:
+    """The fractions of a study from its cells, with intervals and the declared comparisons.
 
-
-def plan_of(recipe: Recipe, config: CRConfig, seeds: int, search_seeds: int) -> Plan:
-    """How a recipe's heads are trained: what they share of its configuration and of its training arguments."""
-    unrelated = ("_name_or_path", "transformers_version", "architectures", "dtype", "auto_map")
-    fields = {name: value for name, value in config.to_dict().items() if name not in unrelated}
-    defaults = {
-        "learning_rate": 3e-4,
-        "weight_decay": 0.0,
-        "num_train_epochs": 6,
-        "per_device_train_batch_size": 128,
-        "lr_scheduler_type": "cosine",
-    }
-    training = {name: recipe.training.get(name, default) for name, default in defaults.items()}
-    return Plan({**fields, "backbone_config": None}, training, seeds, min(search_seeds, seeds))
-
-
-def _accuracy(cell: dict[str, Any]) -> str:
-    accuracies = 100 * np.array(cell["test_accuracies"])
-    return f"{accuracies.mean():.1f} ± {accuracies.std(ddof=1):.1f} ({cell['seconds']:.0f} s)"
-
-
-def _results(
-    cells: dict[tuple[float, str], dict[str, Any]],
-    declared: Sequence[Comparison],
-    heads: Sequence[str],
-    fractions: Sequence[float],
-) -> dict[str, Any]:
-    """The part of `study.json` that is made from the cells: nothing in it but numbers that they hold."""
-    hits: dict[tuple[float, str], NDArray[np.float64]] = {
-        key: unpack_hits(cell["hits"]) for key, cell in cells.items()
-    }
-    intervals = dict(zip(hits, crossed_bootstrap(list(hits.values()))[:, 0].tolist(), strict=True))
-    tested = [(fraction, pair) for fraction in fractions for pair in declared]
+    Args:
+        cells: by fraction and head, each with its hits; their intervals are set.
+        declared: the comparisons, made at every fraction.
+    """
+    hits = {key: np.asarray(cell.hits, dtype=np.float64) for key, cell in cells.items()}
+    for cell, interval in zip(cells.values(), crossed_bootstrap(list(hits.values()))[:, 0].tolist(), strict=True):
+        cell.accuracy_interval = interval
+    fractions = list(dict.fromkeys(fraction for fraction, _ in cells))
+    tested = list(product(fractions, declared))
     found = compare_all([hits[fraction, pair.head] - hits[fraction, pair.reference] for fraction, pair in tested])
-    entries: dict[str, Any] = {}
-    for fraction in fractions:
-        entries[str(fraction)] = {
-            "heads": {
-                head: {
-                    **{name: value for name, value in cells[fraction, head].items() if name not in KEPT_IN_CELLS},
-                    "accuracy_interval": intervals[fraction, head],
-                }
-                for head in heads
-            },
-            "comparisons": [
-                {**dataclasses.asdict(pair), **result}
-                for (where, pair), result in zip(tested, found, strict=True)
-                if where == fraction
-            ],
-        }
-    seeds = len(next(iter(hits.values())))
-    return {"tests": len(tested), "least_wilcoxon_p": least_wilcoxon_p(seeds), "fractions": entries}
+    return {
+        str(fraction): Fraction(
+            {head: cell for (where, head), cell in cells.items() if where == fraction},
+            [(pair, one) for (where, pair), one in zip(tested, found, strict=True) if where == fraction],
+        )
+        for fraction in fractions
+    }

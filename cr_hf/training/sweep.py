@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import SchedulerType, get_scheduler
 
@@ -55,8 +56,12 @@ EVALUATION_ONLY = {"eval_strategy": ("epoch",), "eval_delay": (0, None)}
 STEPPED_BY_METRIC = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 # Heads that agree in these train in one program.
 SHAPE = ("in_features", "hidden_sizes", "num_labels", "degree", "activation", "polynomial_range", "objective")
-SHARED = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
-SHARED += ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "max_grad_norm", "dataloader_drop_last")
+SHARED: tuple[str, ...] = (
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+)
 SHARED += ("adam_beta1", "adam_beta2", "adam_epsilon", "train_sampling_strategy")
 SHARED += ("metric_for_best_model", "greater_is_better", "load_best_model_at_end")
 
@@ -75,13 +80,9 @@ class SweepHead:
 
     config: CRConfig
     arguments: CRTrainingArguments
-    train_indices: Sequence[int] | None = None
+    train_indices: Sequence[int] | NDArray[np.int64] | None = None
     early_stopping_patience: int | None = None
     penalty_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.train_indices is not None:
-            object.__setattr__(self, "train_indices", tuple(int(index) for index in self.train_indices))
 
     def check(self) -> None:
         """Refuse what a sweep does not have.
@@ -157,6 +158,11 @@ class SweepHead:
         return config
 
     @cached_property
+    def subset(self) -> tuple[int, ...] | None:
+        """The training rows in use, `None` for all of them."""
+        return None if self.train_indices is None else tuple(int(index) for index in self.train_indices)
+
+    @cached_property
     def key(self) -> str:
         """Equal for heads that can train in one program."""
         own = self.arguments
@@ -213,7 +219,7 @@ class HeadGroup:
         seeds = [head.arguments.seed for head in heads]
         self.parameters = self.leaves = initial_parameters(self.configs, seeds, dtype, device)
         like = self.parameters["readout.bias"].detach()
-        self.rows = TrainingRows(features, labels, [head.train_indices for head in heads], like)
+        self.rows = TrainingRows(features, labels, [head.subset for head in heads], like)
         rates, micro_batch = [config.dropout for config in self.configs], self.arguments.per_device_train_batch_size
         self.dropout = StackedDropout(rates, seeds, self.config.hidden_sizes, micro_batch, like)
         own = [head.arguments.data_seed for head in heads]
@@ -237,7 +243,7 @@ class HeadGroup:
             self.adamw.optimizer,
             self.arguments.get_warmup_steps(self.total),
             self.total,
-            self.arguments.lr_scheduler_kwargs,
+            self.arguments.lr_scheduler_kwargs,  # type: ignore[arg-type]
         )
         self.step = 0
         self.diverged = torch.full((len(heads),), -1, device=device)
@@ -382,7 +388,7 @@ def train_heads(
     validation_targets = _checked_labels("validation_labels", validation_features, validation_labels, config)
     validation = (all_rows(validation_features, device), validation_targets.to(device))
     num_rows = [len(features) if head.train_indices is None else len(head.train_indices) for head in heads]
-    check_subsets([head.train_indices for head in heads], len(features))
+    check_subsets([head.subset for head in heads], len(features))
     if device.type == "cpu":
         # The first freed block of a size makes glibc's malloc keep blocks up to that size.
         torch.empty(REUSED_BYTES, dtype=torch.uint8)

@@ -17,10 +17,10 @@ from cr_hf.evaluation.metrics import (
     MeanAbsoluteError,
     NegativeLogLikelihood,
     QuadraticWeightedKappa,
-    bootstrap_interval,
     compute_classification_metrics,
     median_class,
 )
+from cr_hf.evaluation.statistics import bootstrap_interval
 from cr_hf.evaluation.tasks import Task
 
 

@@ -90,7 +90,18 @@ class TestPairedTests:
 
     def test_nothing_differs_or_all_differ_alike(self) -> None:
         assert paired_tests(np.zeros(4))["t_p"] == 1
-        assert paired_tests(np.full(4, 0.25))["t_p"] == 0
+        constant = paired_tests(np.full(4, 0.25))
+        assert np.isnan(constant["t_p"])
+        assert np.isnan(constant["cohens_d_z"])
+
+    def test_what_is_undefined_is_not_claimed_and_changes_no_other(self) -> None:
+        """Two estimators without chance differ by the same amount whatever the seed."""
+        generator = np.random.default_rng(0)
+        alike, unlike = np.ones((5, 400)), generator.normal(0.1, 1, (5, 400))
+        first, second = compare_all([alike, unlike], resamples=200)
+        assert not first.claimed
+        assert np.isnan([first.t_p, first.t_p_holm, first.t_p_bonferroni]).all()
+        assert second.t_p_holm == second.t_p_bonferroni == 2 * second.t_p
 
 
 class TestCorrectedResampledT:
@@ -125,10 +136,10 @@ class TestCompareAll:
         generator = np.random.default_rng(2)
         hits = [(generator.random((10, 400)) < share).astype(float) for share in (0.6, 0.5, 0.5)]
         clear, none = compare_all([hits[0] - hits[1], hits[1] - hits[2]], resamples=2000)
-        assert clear["claimed"]
-        assert not none["claimed"]
-        assert clear["corrected_interval"][0] < clear["interval"][0] < clear["difference"]
-        assert clear["t_p_bonferroni"] == pytest.approx(2 * clear["t_p"])
+        assert clear.claimed
+        assert not none.claimed
+        assert clear.corrected_interval[0] < clear.interval[0] < clear.difference
+        assert clear.t_p_bonferroni == pytest.approx(2 * clear.t_p)
 
     def test_seeds_alone_do_not_make_a_claim(self) -> None:
         """Every seed wins by the same row: the t test is sure, the test rows are not."""
@@ -136,8 +147,8 @@ class TestCompareAll:
         difference[:, 0] = 1
         difference[::2, 1] = -1
         (found,) = compare_all([difference], resamples=2000)
-        assert found["t_p_holm"] < 0.05
-        assert not found["claimed"]
+        assert found.t_p_holm < 0.05
+        assert not found.claimed
 
     @pytest.mark.slow
     def test_claims_are_rarely_wrong_when_nothing_differs(self) -> None:
@@ -146,7 +157,7 @@ class TestCompareAll:
         for _ in range(15):
             easy = generator.random(200)
             hits = [(generator.random((8, 200)) < easy).astype(float) for _ in range(4)]
-            wrong += any(found["claimed"] for found in compare_all([one - hits[0] for one in hits[1:]], 500))
+            wrong += any(found.claimed for found in compare_all([one - hits[0] for one in hits[1:]], 500))
         assert wrong <= 2
 
 

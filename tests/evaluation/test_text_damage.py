@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cr_hf.errors import DataError
-from cr_hf.evaluation.metrics import bootstrap_interval
+from cr_hf.evaluation.statistics import bootstrap_interval
 from cr_hf.evaluation.text_damage import (
     BESIDE,
     SEVERITIES,

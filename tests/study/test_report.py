@@ -14,74 +14,74 @@ import pytest
 
 import cr_hf.cli
 import cr_hf.study.report
-from cr_hf.evaluation.statistics import Comparison
+from cr_hf.evaluation.statistics import Comparison, calibration_bins
 from cr_hf.evaluation.text_damage import robustness_curves
 from cr_hf.files import write_json
 from cr_hf.study.arms import DESCRIPTIONS, HEADS
-from cr_hf.study.cells import pack_hits, reliability
 from cr_hf.study.pictures import inline_svg, plot_robustness
 from cr_hf.study.report import pictures_of, study_page, write_report
-from cr_hf.study.study import _results
-from cr_hf.study.tables import claims, overrides, recommendation, study_tables
+from cr_hf.study.results import Cell, Study, Tried, recipe_words
+from cr_hf.study.study import compare_cells
+from cr_hf.study.tables import claims, recommendation, study_tables
 
 SEEDS, ROWS = 4, 50
 PNG = b"\x89PNG\r\n\x1a\n"
 VOID = {"meta", "br", "use", "path"}
 
 
-def cell(head: str, generator: np.random.Generator, accuracy: float) -> dict[str, Any]:
+def cell(head: str, generator: np.random.Generator, accuracy: float) -> Cell:
     """A cell as training leaves it, of made-up predictions."""
     hits = generator.random((SEEDS, ROWS)) < accuracy
     confidence = generator.uniform(0.5, 1, (SEEDS, ROWS, 1))
     tried = HEADS[head].settings
     dev = generator.uniform(0.6, 0.7, len(tried))
-    is_polynomial = HEADS[head].fields.get("activation") == "polynomial"
-    return {
-        "rows": 20,
-        "tried": [
-            {**setting, "dev_accuracy": float(mean), "dev_deviation": 0.01}
-            for setting, mean in zip(tried, dev, strict=True)
-        ],
-        "chosen": int(dev.argmax()),
-        "dev_accuracies": (dev.max() + 0.01 * generator.standard_normal(SEEDS)).tolist(),
-        "test_accuracies": hits.mean(1).tolist(),
-        "gradient_tail_ratios": generator.uniform(1, 3, SEEDS).tolist(),
-        "peak_gradients": generator.uniform(1, 3, SEEDS).tolist(),
-        "non_linearities": generator.uniform(0, 1, SEEDS).tolist(),
-        "expected_calibration_errors": generator.uniform(0, 0.1, SEEDS).tolist(),
-        "reliability": reliability(np.log(np.concatenate([confidence, 1 - confidence], -1)), hits),
-        "coefficients": generator.standard_normal((4, 8)).tolist() if is_polynomial else None,
-        "parameters": 1234,
-        "hits": pack_hits(hits),
-        "seconds": 1.0,
-    }
+    is_polynomial = HEADS[head].overrides.get("activation") == "polynomial"
+    return Cell(
+        rows=20,
+        tried=[Tried(setting, float(mean), 0.01) for setting, mean in zip(tried, dev, strict=True)],
+        chosen=int(dev.argmax()),
+        dev_accuracies=(dev.max() + 0.01 * generator.standard_normal(SEEDS)).tolist(),
+        test_accuracies=hits.mean(1).tolist(),
+        gradient_tail_ratios=generator.uniform(1, 3, SEEDS).tolist(),
+        peak_gradients=generator.uniform(1, 3, SEEDS).tolist(),
+        non_linearities=generator.uniform(0, 1, SEEDS).tolist(),
+        expected_calibration_errors=generator.uniform(0, 0.1, SEEDS).tolist(),
+        reliability=calibration_bins(confidence.ravel(), hits.ravel()),
+        coefficients=generator.standard_normal((4, 8)).tolist() if is_polynomial else None,
+        parameters=1234,
+        hits=hits,
+        seconds=1.0,
+    )
 
 
-def make_study(heads: list[str], fractions: list[float], accuracies: dict[str, float] | None = None) -> dict[str, Any]:
-    """A study as `study.json` holds it; accuracies of 0.6 unless others are given."""
+def make_study(heads: list[str], fractions: list[float], accuracies: dict[str, float] | None = None) -> Study:
+    """A study with accuracies of 0.6 unless others are given."""
     generator = np.random.default_rng(0)
     cells = {(x, head): cell(head, generator, (accuracies or {}).get(head, 0.6)) for x in fractions for head in heads}
     compared = [Comparison(head, heads[0]) for head in heads[1:6]]
-    return {
-        "data": {
+    return Study(
+        data={
             "source": "local files",
             "synthetic": False,
             "labels": ["<script>alert(1)</script>", "good & proper"],
             "rows": {"train": 80, "validation": 30, "test": ROWS},
         },
-        "features": {"in_features": 8},
-        "hidden_sizes": [8],
-        "seeds": SEEDS,
-        "search_seeds": 2,
-        "comparisons": [{"head": one.head, "reference": one.reference} for one in compared],
-        "fingerprint": "0123456789abcdef",
-        "environment": {"device": "CPU", "torch": "2", "transformers": "5", "seconds_training": 3},
-        **_results(cells, compared, heads, fractions),
-    }
+        features={"in_features": 8},
+        hidden_sizes=[8],
+        seeds=SEEDS,
+        search_seeds=2,
+        resamples=10_000,
+        comparisons=compared,
+        fingerprint="0123456789abcdef",
+        environment={"device": "CPU", "torch": "2", "transformers": "5", "seconds_training": 3},
+        tests=len(compared) * len(fractions),
+        least_wilcoxon_p=2.0 ** (1 - SEEDS),
+        fractions=compare_cells(cells, compared),
+    )
 
 
 @pytest.fixture(scope="module")
-def study() -> dict[str, Any]:
+def study() -> Study:
     return make_study(["linear", "mlp-gelu", "cr", "cr+dreg"], [0.25, 1.0])
 
 
@@ -120,7 +120,7 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
 
-def test_every_file_is_written(study: dict[str, Any], tmp_path: Path) -> None:
+def test_every_file_is_written(study: Study, tmp_path: Path) -> None:
     assert write_report(study, tmp_path)
     pictures = {"accuracy.png", "tail_ratio.png", "lambda.png", "polynomials.png", "reliability.png"}
     assert {path.name for path in tmp_path.iterdir()} == {"study.md", "study.csv", "report.html", *pictures}
@@ -135,7 +135,7 @@ def test_every_file_is_written(study: dict[str, Any], tmp_path: Path) -> None:
     assert (tmp_path / "report.html").read_bytes() == before
 
 
-def test_the_page_needs_no_network_and_no_script_and_escapes_what_it_shows(study: dict[str, Any]) -> None:
+def test_the_page_needs_no_network_and_no_script_and_escapes_what_it_shows(study: Study) -> None:
     page = study_page(study, "<b>mine</b>")
     assert "<script" not in page
     assert "<b>" not in page
@@ -150,7 +150,7 @@ def test_the_page_needs_no_network_and_no_script_and_escapes_what_it_shows(study
     assert set(re.findall(r"(?:href=\"|url\()#([^\")]+)", page)) <= set(found.ids)
 
 
-def test_pictures_are_described_and_take_the_colours_of_the_page(study: dict[str, Any]) -> None:
+def test_pictures_are_described_and_take_the_colours_of_the_page(study: Study) -> None:
     page = study_page(study, "x")
     shown = re.findall(r"<svg [^>]*>", page)
     assert len(shown) == len(pictures_of(study)) == 5
@@ -164,10 +164,10 @@ def test_pictures_are_described_and_take_the_colours_of_the_page(study: dict[str
     assert "fill: var(--text)" in page
 
 
-def test_numbers_of_the_page_are_those_of_the_study(study: dict[str, Any], tmp_path: Path) -> None:
-    write_json(tmp_path / "study.json", study)
+def test_numbers_of_the_page_are_those_of_the_study(study: Study, tmp_path: Path) -> None:
+    write_json(tmp_path / "study.json", study.to_json())
     read = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))
-    rows = Page(study_page(read, "x")).rows
+    rows = Page(study_page(Study.from_json(read), "x")).rows
     for head in ("linear", "mlp-gelu", "cr", "cr+dreg"):
         shown = [row[1:] for row in rows if row[0] == head]
         assert len(shown) == 4
@@ -204,14 +204,14 @@ def test_a_study_shows_the_pictures_that_it_has_something_for(
     assert not Page((tmp_path / "report.html").read_text(encoding="utf-8")).open
 
 
-def test_a_head_that_diverged_is_named(study: dict[str, Any]) -> None:
+def test_a_head_that_diverged_is_named(study: Study) -> None:
     found = copy.deepcopy(study)
-    found["fractions"]["1.0"]["heads"]["cr"]["gradient_tail_ratios"] = [None] * SEEDS
+    found.largest["cr"].gradient_tail_ratios = [None] * SEEDS
     assert "diverged" in study_page(found, "x")
 
 
 def test_without_the_extra_there_are_tables_alone(
-    study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(
@@ -222,45 +222,45 @@ def test_without_the_extra_there_are_tables_alone(
 
 
 class TestAdvice:
-    def test_where_nothing_is_claimed_it_says_what_it_rests_on(self, study: dict[str, Any]) -> None:
+    def test_where_nothing_is_claimed_it_says_what_it_rests_on(self, study: Study) -> None:
         found = recommendation(study)
-        assert "not because it was shown to be better" in found["text"]
-        assert "Claimed there" not in found["text"]
+        assert "not because it was shown to be better" in found.text
+        assert "Claimed there" not in found.text
 
-    def test_every_number_of_it_is_named(self, study: dict[str, Any]) -> None:
+    def test_every_number_of_it_is_named(self, study: Study) -> None:
         changed = copy.deepcopy(study)
-        cells = changed["fractions"]["1.0"]["heads"]
+        cells = changed.largest
         for one, dev, tau in zip(cells.values(), (0.6, 0.7, 0.69, 0.695), (1.0, 3.0, 2.0, 2.5), strict=True):
-            one |= {"dev_accuracies": [dev - 0.04, dev, dev, dev + 0.04], "gradient_tail_ratios": [tau] * SEEDS}
-        text = recommendation(changed)["text"]
+            one.dev_accuracies, one.gradient_tail_ratios = [dev - 0.04, dev, dev, dev + 0.04], [tau] * SEEDS
+        text = recommendation(changed).text
         assert "3 heads have a mean dev accuracy within one standard error over 4 seeds (1.63 points)" in text
         assert "mlp-gelu 70.0 %, cr 69.0 % and cr+dreg 69.5 %" in text
         assert "cr has the lowest gradient tail ratio: 2.00, against 3.00 for mlp-gelu and 2.50 for cr+dreg." in text
-        low, high = (100 * end for end in cells["cr"]["accuracy_interval"])
+        low, high = (100 * end for end in cells["cr"].accuracy_interval)
         assert f"(95 % interval {low:.1f} to {high:.1f})" in text
 
-    def test_a_single_best_head_is_called_that(self, study: dict[str, Any]) -> None:
+    def test_a_single_best_head_is_called_that(self, study: Study) -> None:
         changed = copy.deepcopy(study)
-        for head, one in changed["fractions"]["1.0"]["heads"].items():
+        for head, one in changed.largest.items():
             dev = 0.8 if head == "cr+dreg" else 0.5
-            one["dev_accuracies"] = [dev - 0.01, dev, dev, dev + 0.01]
+            one.dev_accuracies = [dev - 0.01, dev, dev, dev + 0.01]
         found = recommendation(changed)
-        assert found["candidates"] == ["cr+dreg"]
-        assert "its mean dev accuracy, 80.0 %, is the best, and that of no other head is within" in found["text"]
+        assert found.candidates == ["cr+dreg"]
+        assert "its mean dev accuracy, 80.0 %, is the best, and that of no other head is within" in found.text
 
     @pytest.mark.parametrize(("chosen", "word"), [(0, "lowest"), (1, None), (3, "highest")])
     def test_a_lambda_at_the_edge_of_those_tried_is_named(self, chosen: int, word: str | None) -> None:
         study = make_study(["cr+dreg"], [1.0])
-        study["fractions"]["1.0"]["heads"]["cr+dreg"]["chosen"] = chosen
-        text = recommendation(study)["text"]
+        study.largest["cr+dreg"].chosen = chosen
+        text = recommendation(study).text
         assert f"Its dreg_lambda is the {word} that was tried" in text if word else "was tried" not in text
 
     def test_what_is_claimed_is_told_from_what_is_not(self) -> None:
         study = make_study(["mlp-gelu", "cr", "linear"], [1.0], {"linear": 0.05})
-        for head, one in study["fractions"]["1.0"]["heads"].items():
-            one["dev_accuracies"] = [0.8, 0.81, 0.79, 0.8] if head == "mlp-gelu" else [0.5] * SEEDS
-        difference = 100 * abs(study["fractions"]["1.0"]["comparisons"][1]["difference"])
-        text = recommendation(study)["text"]
+        for head, one in study.largest.items():
+            one.dev_accuracies = [0.8, 0.81, 0.79, 0.8] if head == "mlp-gelu" else [0.5] * SEEDS
+        difference = 100 * abs(study.fractions["1.0"].comparisons[1][1].difference)
+        text = recommendation(study).text
         assert f"Claimed there: linear below mlp-gelu by {difference:.2f} points." in text
         assert "No difference from cr is claimed there" in text
         listed = next(paragraph for paragraph in claims(study) if paragraph.startswith("- "))
@@ -280,12 +280,12 @@ class TestAdvice:
 
         demo = Path(__file__).resolve().parents[2] / "recipes" / "demo.yaml"
         for head, about in HEADS.items():
-            words = overrides(head, about.settings[0])
+            words = recipe_words(head, about.settings[0])
             assert (words is None) == bool(about.penalty or about.estimator)
             if words is not None:
-                recipe = load_recipe(demo, words.replace(" ", "\n").splitlines())
+                recipe = load_recipe(demo, words.split())
                 fields = {**recipe.model, **recipe.training}
-                expected = {"dreg_lambda": 0, **about.fields, **about.settings[0]}
+                expected = {**about.overrides, **about.settings[0]}
                 assert {name: fields[name] for name in expected} == expected
 
     def test_every_head_is_described(self) -> None:
@@ -330,7 +330,7 @@ class TestRobustness:
         assert message in capsys.readouterr().err
 
 
-def test_a_description_is_escaped(study: dict[str, Any]) -> None:
+def test_a_description_is_escaped(study: Study) -> None:
     from cr_hf.study.pictures import draw_accuracy
 
     svg = inline_svg(draw_accuracy(study), "one", '"quoted" <b>')

@@ -21,14 +21,16 @@ import cr_hf.cli
 import cr_hf.study.study
 from cr_hf.data.splits import stratified_order
 from cr_hf.errors import CheckpointError, RecipeError
-from cr_hf.evaluation.statistics import compare
+from cr_hf.evaluation.statistics import calibration_bins, compare
+from cr_hf.modeling.configuration_cr import CRConfig
+from cr_hf.runs.build import sweep_head
 from cr_hf.runs.recipe import load_recipe
 from cr_hf.study.arms import HEADS, check_heads
-from cr_hf.study.cells import Plan, pack_hits, reliability, unpack_hits
+from cr_hf.study.cells import scaling
 from cr_hf.study.report import write_report
+from cr_hf.study.results import Cell, Study, pack_hits, recipe_words, unpack_hits
 from cr_hf.study.study import read_features, run_study
-from cr_hf.study.tables import chosen_setting, claims, overrides, recommendation, study_csv, study_tables
-from cr_hf.training.sweep import HeadSpec
+from cr_hf.study.tables import claims, recommendation, study_csv, study_tables
 
 DEMO = Path(__file__).resolve().parents[2] / "recipes" / "demo.yaml"
 TINY = ["data.max_train_samples=80", "data.max_eval_samples=40", "num_train_epochs=1", "hidden_sizes=[8]"]
@@ -41,7 +43,7 @@ def run(tiny_backbone: Callable[..., Path]) -> Callable[..., dict[str, Any]]:
     recipe = load_recipe(DEMO, [f"backbone={tiny_backbone('bert')}", *TINY])
     return lambda output, **options: run_study(
         recipe, *ASKED, output=output, **{"seeds": 4, "search_seeds": 2, "comparisons": "cr+dreg:cr", **options}
-    )
+    ).to_json()
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +95,9 @@ def test_the_comparison_can_be_made_anew_from_the_cells(study: dict[str, Any], f
         for head in ("cr+dreg", "cr")
     ]
     (found,) = study["fractions"]["1.0"]["comparisons"]
-    assert {name: found[name] for name in ("difference", "interval", "seeds_won")} == compare(*hits)
+    assert {name: found[name] for name in ("difference", "interval", "seeds_won")} == compare(
+        *(one.astype(float) for one in hits)
+    )
     assert hits[0].mean(1).tolist() == study["fractions"]["1.0"]["heads"]["cr+dreg"]["test_accuracies"]
 
 
@@ -103,7 +107,7 @@ def test_a_killed_study_goes_on_and_equals_one_that_was_not(
     trained = []
     real = cr_hf.study.study.train_cell
 
-    def killed(name: str, *rest: Any) -> dict[str, Any]:
+    def killed(name: str, *rest: Any) -> Cell:
         if len(trained) == 2:
             raise KeyboardInterrupt
         trained.append(name)
@@ -135,7 +139,7 @@ def test_a_damaged_or_foreign_cell_is_named(
     cell = folder / "cells" / "cr_1.json"
     whole = cell.read_text(encoding="utf-8")
     cell.write_text(whole[:100], encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"cr_1\.json is damaged"):
+    with pytest.raises(CheckpointError, match=r"cr_1\.json is missing or damaged"):
         run(folder)
     cell.write_text(json.dumps({**json.loads(whole), "fingerprint": "0"}), encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"cr_1\.json is of another study"):
@@ -144,30 +148,30 @@ def test_a_damaged_or_foreign_cell_is_named(
 
 def test_the_page_of_a_study(study: dict[str, Any], finished: Path, tmp_path: Path) -> None:
     whole = json.loads((finished / "study.json").read_text(encoding="utf-8"))
-    assert write_report(whole, tmp_path)
+    assert write_report(Study.from_json(whole), tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count("<svg ") == len(list(tmp_path.glob("*.png"))) == 5
-    assert recommendation(study)["headline"] in page
+    assert recommendation(Study.from_json(study)).headline in page
 
 
 class TestTables:
     def test_markdown(self, study: dict[str, Any]) -> None:
-        table = study_tables(study)
+        table = study_tables(Study.from_json(study))
         assert "| cr+dreg minus cr |" in table
         assert "the first 2 of 4 seeds" in table
         assert "a Wilcoxon p cannot fall below 0.12" in table
         assert table.splitlines()[-1].startswith("Use ")
 
     def test_a_claim_is_printed_with_interval_and_corrected_p(self, study: dict[str, Any]) -> None:
-        assert "Nothing is claimed" in " ".join(claims(study))
+        assert "Nothing is claimed" in " ".join(claims(Study.from_json(study)))
         found = study["fractions"]["1.0"]["comparisons"][0]
         found |= {"difference": 0.01, "interval": [0.002, 0.018], "t_p_holm": 0.003, "claimed": True}
-        text = " ".join(claims(study))
+        text = " ".join(claims(Study.from_json(study)))
         assert "cr+dreg above cr at 100% of the labels: +1.00 [+0.20, +1.80], p 0.0030" in text
-        assert "**+1.00 [+0.20, +1.80], p 0.0030**" in study_tables(study)
+        assert "**+1.00 [+0.20, +1.80], p 0.0030**" in study_tables(Study.from_json(study))
 
     def test_csv_has_a_line_a_seed(self, study: dict[str, Any]) -> None:
-        rows = list(csv.DictReader(io.StringIO(study_csv(study))))
+        rows = list(csv.DictReader(io.StringIO(study_csv(Study.from_json(study)))))
         assert len(rows) == 2 * 3 * 4
         cell = study["fractions"]["1.0"]["heads"]["cr+dreg"]
         mine = [row for row in rows if row["fraction"] == "1.0" and row["head"] == "cr+dreg"]
@@ -178,10 +182,10 @@ class TestTables:
         cells = study["fractions"]["1.0"]["heads"]
         for cell, dev, tau in zip(cells.values(), (0.6, 0.7, 0.69), (1.0, 3.0, 2.0), strict=True):
             cell |= {"dev_accuracies": [dev - 0.04, dev, dev, dev + 0.04], "gradient_tail_ratios": [tau] * 4}
-        found = recommendation(study)
-        assert found["head"] == "cr+dreg"
-        assert found["candidates"] == ["cr", "cr+dreg"]
-        assert found["text"].startswith("Use cr+dreg, with dreg_lambda=0.0")
+        found = recommendation(Study.from_json(study))
+        assert found.head == "cr+dreg"
+        assert found.candidates == ["cr", "cr+dreg"]
+        assert found.text.startswith("Use cr+dreg, with dreg_lambda=0.0")
 
 
 CLASSICAL = ("cr", "logistic-regression", "svm", "gradient-boosting", "xgboost")
@@ -210,18 +214,18 @@ def folder(table: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class TestHeadsThatAreNoNetworks:
     def test_cells_are_those_of_the_packages(self, folder: Path, table: list[str]) -> None:
-        _, _, data = read_features(load_recipe(PIMA, table))
+        _, data = read_features(load_recipe(PIMA, table))
         order = np.sort(stratified_order(data.train[1], 1)[: round(0.5 * len(data.train[1]))])
         own = {
             "logistic-regression": lambda setting: LogisticRegression(max_iter=1000, **setting),
             "svm": lambda setting: SVC(**setting),
         }
-        cells = read(folder)["fractions"]["0.5"]["heads"]
+        cells = Study.from_json(read(folder)).fractions["0.5"].heads
         for head, make in own.items():
-            pipeline = make_pipeline(StandardScaler(), make(chosen_setting(cells[head])))
+            pipeline = make_pipeline(StandardScaler(), make(cells[head].setting))
             pipeline.fit(data.train[0][order], data.train[1][order])
-            assert cells[head]["test_accuracies"][1] == pipeline.score(*data.test)
-            assert cells[head]["dev_accuracies"][1] == pipeline.score(*data.validation)
+            assert cells[head].test_accuracies[1] == pipeline.score(*data.test)
+            assert cells[head].dev_accuracies[1] == pipeline.score(*data.validation)
 
     def test_measures_that_only_networks_have_are_left_out(self, folder: Path) -> None:
         cells = read(folder)["fractions"]["1.0"]["heads"]
@@ -233,7 +237,7 @@ class TestHeadsThatAreNoNetworks:
             assert np.mean(cells[head]["test_accuracies"]) > 0.5
 
     def test_tables_and_page(self, folder: Path, tmp_path: Path) -> None:
-        study = read(folder)
+        study = Study.from_json(read(folder))
         text = study_tables(study)
         assert "| xgboost | none | none |" in text
         assert "flatters their dev accuracy" in text
@@ -248,7 +252,7 @@ class TestHeadsThatAreNoNetworks:
         for entry in study["fractions"].values():
             entry["heads"] = {head: entry["heads"][head] for head in ("svm", "xgboost")}
             entry["comparisons"] = []
-        assert write_report(study, tmp_path)
+        assert write_report(Study.from_json(study), tmp_path)
         assert {path.name for path in tmp_path.glob("*.png")} == {"accuracy.png", "reliability.png"}
 
     @pytest.mark.parametrize("kept", [("svm", "xgboost"), ("cr", "svm")])
@@ -256,14 +260,14 @@ class TestHeadsThatAreNoNetworks:
         study = read(folder)
         for entry in study["fractions"].values():
             entry["heads"] = {head: {**entry["heads"][head], "dev_accuracies": [0.6, 0.7, 0.8]} for head in kept}
-        found = recommendation(study)
-        assert found["head"] == kept[0]
+        found = recommendation(Study.from_json(study))
+        assert found.head == kept[0]
         if kept[0] == "cr":
-            assert "none for svm" in found["text"]
-            assert "activation=polynomial" in found["text"]
+            assert "none for svm" in found.text
+            assert "activation=polynomial" in found.text
         else:
-            assert "None of these has a gradient tail ratio" in found["text"]
-            assert "overrides" not in found["text"]
+            assert "None of these has a gradient tail ratio" in found.text
+            assert "overrides" not in found.text
 
     @pytest.mark.parametrize("package", ["xgboost", "sklearn"])
     def test_a_package_that_lacks_is_named(self, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,12 +278,12 @@ class TestHeadsThatAreNoNetworks:
 
 def test_schedules_of_lambda() -> None:
     for schedule in ("linear", "cosine", "exponential"):
-        head = HEADS[f"cr+dreg-{schedule}"]
-        for setting in head.settings:
-            spec = HeadSpec(dreg_schedule=head.schedule, **setting)
-            assert spec.lambda_at(0, 10) == pytest.approx(setting["dreg_lambda"])
-            assert spec.lambda_at(10, 10) == pytest.approx(setting["dreg_lambda"] / 16)
-        words = overrides(f"cr+dreg-{schedule}", head.settings[0])
+        arm = HEADS[f"cr+dreg-{schedule}"]
+        for setting in arm.settings:
+            head = sweep_head(load_recipe(DEMO), CRConfig(in_features=4, num_labels=2), {**arm.overrides, **setting})
+            assert head.lambda_at(0, 10) == pytest.approx(setting["dreg_lambda"])
+            assert head.lambda_at(10, 10) == pytest.approx(setting["dreg_lambda"] / 16)
+        words = recipe_words(f"cr+dreg-{schedule}", arm.settings[0])
         recipe = load_recipe(DEMO, words.split())
         assert recipe.training["dreg_schedule"] == schedule
         assert recipe.training["dreg_lambda_end"] == pytest.approx(recipe.model["dreg_lambda"] / 16)
@@ -288,8 +292,8 @@ def test_schedules_of_lambda() -> None:
 def test_a_schedule_is_trained_with(tiny_backbone: Callable[..., Path], tmp_path: Path) -> None:
     recipe = load_recipe(DEMO, [f"backbone={tiny_backbone('bert')}", *TINY])
     found = run_study(recipe, ["cr+dreg", "cr+dreg-cosine"], [1.0], 2, tmp_path, search_seeds=2)
-    constant, falling = found["fractions"]["1.0"]["heads"].values()
-    assert constant["gradient_tail_ratios"] != falling["gradient_tail_ratios"]
+    constant, falling = found.largest.values()
+    assert constant.gradient_tail_ratios != falling.gradient_tail_ratios
 
 
 def test_hits_survive_packing() -> None:
@@ -298,23 +302,32 @@ def test_hits_survive_packing() -> None:
 
 
 def test_reliability_bins() -> None:
-    log_probabilities = np.log([[[0.9, 0.1], [0.55, 0.45], [0.54, 0.46]]])
-    found = reliability(log_probabilities, np.array([[True, True, False]]))
-    assert [one["share"] for one in found] == pytest.approx([2 / 3, 1 / 3])
-    assert found[0]["confidence"] == pytest.approx(0.545)
-    assert found[0]["accuracy"] == 0.5
+    found = calibration_bins(np.array([0.9, 0.55, 0.54]), np.array([True, True, False]))
+    assert [one.share for one in found] == pytest.approx([2 / 3, 1 / 3])
+    assert found[0].confidence == pytest.approx(0.545)
+    assert found[0].accuracy == 0.5
 
 
 def test_every_head_tries_as_many_settings() -> None:
     assert {len(head.settings) for head in HEADS.values()} == {4}
 
 
-def test_schedule_of_a_fraction() -> None:
-    training = {"num_train_epochs": 6, "per_device_train_batch_size": 128, "lr_scheduler_type": "cosine"}
-    plan = Plan({}, training, seeds=2, search_seeds=2)
-    whole, part = plan.schedule(8544, 1.0), plan.schedule(427, 0.05)
-    assert (whole.num_train_epochs, whole.batch_size) == (6, 128)
-    assert (part.num_train_epochs, part.batch_size) == (20, 32)
+def test_epochs_and_batches_of_a_fraction() -> None:
+    recipe = load_recipe(DEMO, ["num_train_epochs=6", "per_device_train_batch_size=128"])
+    assert scaling(recipe, 8544, 1.0) == {}
+    assert scaling(recipe, 427, 0.05) == {"num_train_epochs": 20, "per_device_train_batch_size": 32}
+
+
+def test_a_study_of_the_previous_version_is_read() -> None:
+    old = json.loads((DEMO.parents[1] / "experiments" / "results" / "sst5_study.json").read_text(encoding="utf-8"))
+    new = Study.from_json(old).to_json()
+    for fraction, entry in old["fractions"].items():
+        assert new["fractions"][fraction]["comparisons"] == entry["comparisons"]
+        for head, cell in entry["heads"].items():
+            assert {name: new["fractions"][fraction]["heads"][head][name] for name in cell} == cell
+    assert {name: new[name] for name in old if name != "fractions"} == {
+        name: value for name, value in old.items() if name != "fractions"
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,235 @@
+"""What a study found, as `study.json` and the files of its cells hold it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..evaluation import CalibrationBin, Comparison, PairedDifference
+from .arms import HEADS, Setting
+
+DEV = ("dev_accuracy", "dev_deviation")
+
+
+@dataclass
+class Tried:
+    """A setting of a head, and the mean and standard deviation over seeds of its dev accuracy."""
+
+    setting: Setting
+    dev_accuracy: float
+    dev_deviation: float
+
+    def to_json(self) -> dict[str, Any]:
+        """One flat object."""
+        return {**self.setting, "dev_accuracy": self.dev_accuracy, "dev_deviation": self.dev_deviation}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Tried:
+        """The inverse of `to_json`."""
+        own = {name: value for name, value in values.items() if name not in DEV}
+        return cls(own, *(values[name] for name in DEV))
+
+
+@dataclass
+class Cell:
+    """One head at one fraction of the labels. A measure has one number a seed; what only networks have may be `None`.
+
+    Args:
+        rows: of training.
+        tried: the settings, in the order of the head's.
+        chosen: number of the setting with the best mean dev accuracy.
+        dev_accuracies: of the chosen setting.
+        test_accuracies: likewise, as are the next four; for the first two see `evaluation.sensitivity`.
+        gradient_tail_ratios: 99th percentile over mean of the gradient norms on test.
+        peak_gradients: largest gradient norm on test.
+        non_linearities: 0 for a linear head.
+        expected_calibration_errors: on test.
+        reliability: the bins of the calibration error, all seeds together.
+        coefficients: polynomials of the first layer of the first seed, shape (degree + 1, units).
+        parameters: of a head.
+        epochs: of training.
+        batch_size: of training.
+        overrides: keys of the recipe with which `cr-hf train` trains the chosen setting; `None` where no recipe can,
+            and in studies of version 0.1.0. `study.json` also has the whole command, for seed 0.
+        accuracy_interval: of the mean test accuracy, 95 %, by bootstrap over seeds and test rows.
+        hits: whether each seed was right on each test row, shape (seeds, rows); in the cell's own file alone.
+        seconds: of training; in the cell's own file alone.
+    """
+
+    rows: int
+    tried: list[Tried]
+    chosen: int
+    dev_accuracies: list[float]
+    test_accuracies: list[float]
+    gradient_tail_ratios: list[float] | None = None
+    peak_gradients: list[float] | None = None
+    non_linearities: list[float] | None = None
+    expected_calibration_errors: list[float] | None = None
+    reliability: list[CalibrationBin] | None = None
+    coefficients: list[list[float]] | None = None
+    parameters: int | None = None
+    epochs: float | None = None
+    batch_size: int | None = None
+    overrides: dict[str, Any] | None = None
+    accuracy_interval: list[float] | None = None
+    hits: NDArray[np.bool_] | None = None
+    seconds: float | None = None
+
+    @property
+    def setting(self) -> Setting:
+        """The setting that was chosen on dev."""
+        return self.tried[self.chosen].setting
+
+    def per_seed(self, measure: str) -> NDArray[np.float64]:
+        """A measure seed by seed; NaN where a head diverged, or is no network and has no such measure."""
+        return np.array(getattr(self, measure) or [np.nan] * len(self.test_accuracies), dtype=np.float64)
+
+    def command(self, seed: int) -> str | None:
+        """The command that trains this head with this seed; `None` where no recipe can.
+
+        It gives the same head unless the recipe limits its training rows itself, splits validation or test off them,
+        or replaces missing values: `train` then does so after taking its part of the rows, a study before.
+        """
+        if self.overrides is None:
+            return None
+        seeds = {"seed": seed} | ({"data.seed": seed} if "data.train_fraction" in self.overrides else {})
+        return f"cr-hf train RECIPE {override_words({**self.overrides, **seeds})}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As `study.json` has it: without what is in the cell's own file alone."""
+        own = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("hits", "seconds")}
+        bins = None if self.reliability is None else [asdict(found) for found in self.reliability]
+        tried = [one.to_json() for one in self.tried]
+        return {**own, "tried": tried, "reliability": bins, "command": self.command(0)}
+
+    def to_file(self) -> dict[str, Any]:
+        """All of it."""
+        packed = None if self.hits is None else pack_hits(self.hits)
+        return {**self.to_json(), "hits": packed, "seconds": self.seconds}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Cell:
+        """The inverse of `to_json` and `to_file`; also reads the cells of version 0.1.0."""
+        own = {item.name: values[item.name] for item in fields(cls) if values.get(item.name) is not None}
+        own["tried"] = [Tried.from_json(tried) for tried in own["tried"]]
+        if "reliability" in own:
+            own["reliability"] = [CalibrationBin(**found) for found in own["reliability"]]
+        if "hits" in own:
+            own["hits"] = unpack_hits(own["hits"])
+        return cls(**own)
+
+
+@dataclass
+class Fraction:
+    """The heads at one fraction of the labels, and the declared comparisons between them."""
+
+    heads: dict[str, Cell]
+    comparisons: list[tuple[Comparison, PairedDifference]]
+
+    def to_json(self) -> dict[str, Any]:
+        """As `study.json` has it."""
+        return {
+            "heads": {head: cell.to_json() for head, cell in self.heads.items()},
+            "comparisons": [{**asdict(pair), **found.to_json()} for pair, found in self.comparisons],
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Fraction:
+        """The inverse of `to_json`."""
+        names = [item.name for item in fields(PairedDifference)]
+        pairs = [
+            (Comparison(one["head"], one["reference"]), PairedDifference(**{name: one[name] for name in names}))
+            for one in values["comparisons"]
+        ]
+        return cls({head: Cell.from_json(cell) for head, cell in values["heads"].items()}, pairs)
+
+
+@dataclass
+class Study:
+    """A finished study, as `study.json` holds it.
+
+    Args:
+        data: what is said of the data, see `runs.describe_data`.
+        features: `in_features`, `pooling` and `feature_layers`.
+        hidden_sizes: of a network, unless its head says otherwise.
+        seeds: how many, from 0.
+        search_seeds: the first so many chose the setting.
+        resamples: of the bootstrap.
+        comparisons: declared before anything was trained.
+        fingerprint: SHA-256 of all that the study was made from.
+        environment: the machine, and the seconds of training.
+        tests: comparisons times fractions, for the corrections.
+        least_wilcoxon_p: the lowest p that so many seeds can give.
+        fractions: by the share of the labels, written as a number.
+    """
+
+    data: dict[str, Any]
+    features: dict[str, Any]
+    hidden_sizes: list[int]
+    seeds: int
+    search_seeds: int
+    resamples: int
+    comparisons: list[Comparison]
+    fingerprint: str
+    environment: dict[str, Any]
+    tests: int
+    least_wilcoxon_p: float
+    fractions: dict[str, Fraction]
+
+    @property
+    def largest_fraction(self) -> str:
+        """The name of the largest fraction of the labels."""
+        return max(self.fractions, key=float)
+
+    @property
+    def largest(self) -> dict[str, Cell]:
+        """The cells of the largest fraction, by head in the order they were given."""
+        return self.fractions[self.largest_fraction].heads
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `study.json`."""
+        own = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {
+            **own,
+            "comparisons": [asdict(pair) for pair in self.comparisons],
+            "fractions": {name: fraction.to_json() for name, fraction in self.fractions.items()},
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Study:
+        """The inverse of `to_json`; also reads the studies of version 0.1.0."""
+        own = {item.name: values.get(item.name) for item in fields(cls)}
+        own["comparisons"] = [Comparison(**pair) for pair in values["comparisons"]]
+        own["fractions"] = {name: Fraction.from_json(found) for name, found in values["fractions"].items()}
+        return cls(**own)  # type: ignore[arg-type]
+
+
+def pack_hits(hits: NDArray[np.bool_]) -> dict[str, Any]:
+    """Hits of shape (seeds, rows) as text, one bit each."""
+    return {"shape": list(hits.shape), "bits": base64.b64encode(np.packbits(hits).tobytes()).decode()}
+
+
+def unpack_hits(packed: dict[str, Any]) -> NDArray[np.bool_]:
+    """The inverse of `pack_hits`."""
+    seeds, rows = packed["shape"]
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(packed["bits"]), np.uint8), count=seeds * rows)
+    return bits.reshape(seeds, rows).astype(bool)
+
+
+def recipe_words(head: str, setting: Setting) -> str | None:
+    """A head and its setting as overrides of a recipe; `None` where it is something that no recipe has."""
+    arm = HEADS[head]
+    return override_words({**arm.overrides, **setting}) if arm.is_recipe else None
+
+
+def override_words(overrides: dict[str, Any]) -> str:
+    """Keys and values as the command line takes them."""
+
+    # JSON is YAML, and text needs no quotes there.
+    words = {name: value if isinstance(value, str) else json.dumps(value) for name, value in overrides.items()}
+    return " ".join(f"{name}={''.join(value.split())}" for name, value in words.items())
