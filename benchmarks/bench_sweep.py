@@ -12,7 +12,7 @@ import numpy as np
 from harness import in_turn, publish, ratio
 
 from cr_hf import CRConfig
-from cr_hf.training.sweep import HeadSpec, SweepArguments, train_heads
+from cr_hf.training import CRTrainingArguments, SweepHead, train_heads
 
 HEADS, ROWS, LABELS = 20, 2048, 5
 
@@ -22,18 +22,19 @@ def compare(in_features: int, target: float) -> dict[str, Any]:
     generator = np.random.default_rng(0)
     features = generator.standard_normal((ROWS, in_features), dtype=np.float32)
     labels = generator.integers(0, LABELS, ROWS)
-    config, arguments = CRConfig(in_features=in_features, num_labels=LABELS), SweepArguments(num_train_epochs=10)
-    specs = [HeadSpec(seed=seed, dropout=0.3) for seed in range(HEADS)]
+    config = CRConfig(in_features=in_features, num_labels=LABELS, dropout=0.3)
+    shared = {"num_train_epochs": 10, "per_device_train_batch_size": 128, "learning_rate": 3e-4}
+    heads = [SweepHead(config, CRTrainingArguments(seed=seed, **shared)) for seed in range(HEADS)]
 
-    def train(chosen: list[HeadSpec]) -> None:
+    def train(chosen: list[SweepHead]) -> None:
         held_out = {"validation_features": features[:256], "validation_labels": labels[:256]}
-        train_heads(features, labels, chosen, config, arguments, **held_out)
+        train_heads(features, labels, chosen, **held_out)
 
     def one_by_one() -> None:
-        for spec in specs:
-            train([spec])
+        for head in heads:
+            train([head])
 
-    seconds = in_turn({"together": lambda: train(specs), "one by one": one_by_one}, rounds=3, warm_up=1)
+    seconds = in_turn({"together": lambda: train(heads), "one by one": one_by_one}, rounds=3, warm_up=1)
     name = f"{HEADS} heads at once / one after another, {in_features}-128-128-{LABELS}"
     return ratio(name, seconds["together"], seconds["one by one"], target)
 

@@ -26,11 +26,11 @@ from transformers import (
     TrainingArguments,
 )
 
-from cr_hf import CRForSequenceClassification
+from cr_hf import CRConfig, CRForSequenceClassification
 from cr_hf.data import DataConfig, load_rows
 from cr_hf.features.encode import encode_texts
 from cr_hf.modeling.layers import token_batches
-from cr_hf.training.sweep import HeadSpec, SweepArguments, predict_heads, train_heads
+from cr_hf.training import CRTrainingArguments, SweepHead, predict_heads, train_heads
 
 SEEDS, EPOCHS, STOCK_ROWS = 10, 6, 1024
 
@@ -52,11 +52,15 @@ def ours(folder: str) -> None:
     model = CRForSequenceClassification.from_backbone(path, num_labels=5, freeze_backbone=True, feature_layers="all")
     x = {name: encode_texts(model, tokenizer, rows["text"], cache_dir=False) for name, rows in data.items()}
     y = {name: np.asarray(rows["label"]) for name, rows in data.items()}
-    results = train_heads(
-        x["train"], y["train"], [HeadSpec(seed=seed, dropout=0.3) for seed in range(SEEDS)], model.config,
-        SweepArguments(num_train_epochs=EPOCHS),
-        validation_features=x["validation"], validation_labels=y["validation"],
-    )  # fmt: skip
+    config = CRConfig(in_features=x["train"].shape[1], num_labels=5, dropout=0.3)
+    arguments = {
+        "num_train_epochs": EPOCHS, "per_device_train_batch_size": 128, "learning_rate": 3e-4, "weight_decay": 0.1,
+        "lr_scheduler_type": "cosine", "eval_strategy": "epoch", "save_strategy": "epoch",
+        "load_best_model_at_end": True, "metric_for_best_model": "accuracy",
+    }  # fmt: skip
+    heads = [SweepHead(config, CRTrainingArguments(seed=seed, **arguments)) for seed in range(SEEDS)]
+    held_out = {"validation_features": x["validation"], "validation_labels": y["validation"]}
+    results = train_heads(x["train"], y["train"], heads, **held_out)
     hits = predict_heads(results, x["test"]).argmax(-1).numpy() == y["test"]
     print(f"{SEEDS} seeds, test accuracy {100 * hits.mean():.2f} +- {100 * hits.mean(1).std(ddof=1):.2f}")
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from cr_hf.evaluation.statistics import compare_all
 from cr_hf.evaluation.text_damage import SEVERITIES
+from cr_hf.study.arms import NO_DREG
 from cr_hf.training import HeadResult
 
 from .image_corruptions import CORRUPTIONS, SIDE, corrupt
@@ -34,8 +35,8 @@ from .runner import (
 RESAMPLES = 10_000
 DROPOUTS = ({"dropout": 0.1}, {"dropout": 0.3})
 ARMS = {
-    "relu": Arm({"activation": "relu"}, DROPOUTS),
-    "gelu": Arm({"activation": "gelu"}, DROPOUTS),
+    "relu": Arm({"activation": "relu", **NO_DREG}, DROPOUTS),
+    "gelu": Arm({"activation": "gelu", **NO_DREG}, DROPOUTS),
     "cr+dreg": Arm(
         {"activation": "polynomial"}, tuple({"dreg_lambda": value, "dropout": 0.1} for value in (0.003, 0.03))
     ),
@@ -65,7 +66,7 @@ def corrupted_hits(heads: dict[str, list[HeadResult]], regime: Regime) -> dict[s
 def compared(hits: dict[str, Hits]) -> list[dict[str, Any]]:
     """CR + DREG against both references."""
     found = compare_all([hits[OURS] - hits[name] for name in REFERENCES], RESAMPLES)
-    return [{"head": OURS, "reference": name, **one} for name, one in zip(REFERENCES, found, strict=True)]
+    return [{"head": OURS, "reference": name, **one.to_json()} for name, one in zip(REFERENCES, found, strict=True)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

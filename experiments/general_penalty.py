@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     records, *measured = measure(regime, options.seeds)
     compared = compare_all([hits[OURS] - hits[name] for hits in measured for name in OTHERS])
     clean, noisy = (
-        [{"rows": kind, "reference": name, **one} for name, one in zip(OTHERS, part, strict=True)]
+        [{"rows": kind, "reference": name, **one.to_json()} for name, one in zip(OTHERS, part, strict=True)]
         for kind, part in (("clean", compared[: len(OTHERS)]), ("noise", compared[len(OTHERS) :]))
     )
     rivals = [name for name in OTHERS if name != "gelu+spectral-norm"]

@@ -12,16 +12,17 @@ from typing import Any
 
 import numpy as np
 
+from cr_hf.study import Study
 from cr_hf.study.tables import (
-    accuracy_table,
+    accuracy_rows,
     claims,
-    comparison_table,
-    difference_text,
+    comparison_rows,
     markdown_table,
     spread,
-    tail_ratio_table,
+    tail_ratio_rows,
 )
 
+from .runner import difference_text
 from .update_readme import ORDERED, ROOT, read, regime
 
 PATH = ROOT / "RESULTS.md"
@@ -143,8 +144,9 @@ def inference_cost() -> dict[str, str]:
 
 def sst5_study_table() -> str:
     """Accuracy, differences and tail ratios of the study."""
-    study = read("sst5_study")
-    return "\n\n".join([accuracy_table(study), comparison_table(study), tail_ratio_table(study), *claims(study)])
+    study = Study.from_json(read("sst5_study"))
+    tables = (markdown_table(rows(study)) for rows in (accuracy_rows, comparison_rows, tail_ratio_rows))
+    return "\n\n".join([*tables, *claims(study)])
 
 
 def pima_table() -> str:

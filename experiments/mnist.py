@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from cr_hf.evaluation import input_gradient_norms
-from cr_hf.evaluation.metrics import bootstrap_interval
-from cr_hf.evaluation.statistics import compare_all
+from cr_hf.evaluation.statistics import bootstrap_interval, compare_all
+from cr_hf.study.arms import NO_DREG
 
 from .runner import (
     IN_DIRECTION,
@@ -41,9 +41,9 @@ FINE_SIZES = sorted([*SIZES, [4], [6], [12], [24], [48], [96]])
 RESAMPLES = 2_000
 DROPOUTS = ({"dropout": 0.0}, {"dropout": 0.1})
 ARMS = {
-    "relu": ("relu", DROPOUTS),
-    "cr": ("polynomial", DROPOUTS),
-    "cr+dreg": ("polynomial", ({"dreg_lambda": 1e-4}, {"dreg_lambda": 1e-3})),
+    "relu": ({"activation": "relu", **NO_DREG}, DROPOUTS),
+    "cr": ({"activation": "polynomial", **NO_DREG}, DROPOUTS),
+    "cr+dreg": ({"activation": "polynomial"}, ({"dreg_lambda": 1e-4}, {"dreg_lambda": 1e-3})),
 }
 CLAIMED_RATIO = 15.5
 RULE = (
@@ -62,10 +62,10 @@ def measure_arms(regime: Regime, seeds: int) -> tuple[Records, dict[str, list[Hi
     subsets = [np.arange(len(regime.data.train[1]))] * seeds
     test_rows = torch.from_numpy(np.asarray(regime.data.test[0]))
     for sizes in FINE_SIZES:
-        for name, (activation, settings) in ARMS.items():
+        for name, (overrides, settings) in ARMS.items():
             if sizes not in SIZES and name != "cr+dreg":
                 continue
-            arm = Arm({"activation": activation, "hidden_sizes": sizes}, settings)
+            arm = Arm({**overrides, "hidden_sizes": sizes}, settings)
             heads, record = choose(regime, arm, subsets)
             norms = [input_gradient_norms(head.head(), test_rows).double().numpy() for head in heads]
             hits[name].append(hits_of(heads, *regime.data.test))
@@ -93,7 +93,7 @@ def fewer_parameters(records: Records, hits: dict[str, list[Hits]]) -> list[dict
             "relu": other["hidden_sizes"],
             "cr+dreg": ours[own]["hidden_sizes"],
             "parameter_ratio": other["parameters"] / ours[own]["parameters"],
-            **comparison,
+            **comparison.to_json(),
         }
         for own, other, comparison in zip(fitting, theirs, compare_all(differences, RESAMPLES), strict=True)
     ]

@@ -25,7 +25,7 @@ from cr_hf.evaluation import Task
 from cr_hf.evaluation.statistics import compare
 from cr_hf.modeling import CRConfig, CRHead, network_dreg
 from cr_hf.runs import Recipe
-from cr_hf.study.cells import pack_hits, unpack_hits
+from cr_hf.study.results import pack_hits, unpack_hits
 
 from .runner import Regime, parser, part, read_regime, start, write_result
 

@@ -27,6 +27,7 @@ from sklearn.preprocessing import StandardScaler
 
 from cr_hf.evaluation import gradient_tail_ratio, input_gradient_norms
 from cr_hf.evaluation.statistics import LEVEL, corrected_resampled_t, holm
+from cr_hf.study.arms import NO_DREG
 from cr_hf.study.classical import make_estimator
 from cr_hf.training import HeadResult
 
@@ -55,9 +56,9 @@ INNER_FOLDS = 5
 DROPOUTS = tuple({"dropout": value} for value in (0.0, 0.1, 0.3, 0.5))
 HEADS = {
     "cr+dreg": Arm({"activation": "polynomial"}, tuple({"dreg_lambda": value} for value in (0.01, 0.03, 0.1, 0.3))),
-    "cr": Arm({"activation": "polynomial"}, DROPOUTS),
-    "mlp-relu": Arm({"activation": "relu"}, DROPOUTS),
-    "mlp-gelu": Arm({"activation": "gelu"}, DROPOUTS),
+    "cr": Arm({"activation": "polynomial", **NO_DREG}, DROPOUTS),
+    "mlp-relu": Arm({"activation": "relu", **NO_DREG}, DROPOUTS),
+    "mlp-gelu": Arm({"activation": "gelu", **NO_DREG}, DROPOUTS),
 }
 TREES = {"max_depth": [2, 3], "n_estimators": [50, 150]}
 CLASSICAL: dict[str, dict[str, list[Any]]] = {

@@ -19,7 +19,7 @@ from cr_hf.evaluation import Task
 from cr_hf.evaluation.statistics import compare
 from cr_hf.features import encode_texts
 from cr_hf.runs import load_run, read_results, train_recipe
-from cr_hf.study.cells import pack_hits, unpack_hits
+from cr_hf.study.results import pack_hits, unpack_hits
 
 from .runner import RESULTS, RUNS, parser, part, recipe_of, start, write_result
 

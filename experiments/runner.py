@@ -9,7 +9,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ from transformers.utils import logging
 from cr_hf import CRConfig
 from cr_hf.data import stratified_order
 from cr_hf.files import write_json
-from cr_hf.runs import Recipe, describe_data, describe_machine, load_recipe
+from cr_hf.runs import Recipe, describe_data, describe_machine, load_recipe, override_recipe
 from cr_hf.runs.choose_lambda import LambdaChoice, choose_lambda
-from cr_hf.study.arms import Head as Arm
-from cr_hf.study.cells import StudyData, best_setting, dev_accuracy, train_settings
-from cr_hf.study.study import plan_of, read_features
-from cr_hf.training import HeadResult, HeadSpec, predict_heads
+from cr_hf.study.arms import Arm
+from cr_hf.study.cells import StudyData, best_setting, scaling, train_settings
+from cr_hf.study.study import read_features
+from cr_hf.training import HeadResult, predict_heads
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results"
@@ -114,14 +114,14 @@ def recipe_of(name: str, options: argparse.Namespace, *overrides: str) -> Recipe
 def read_regime(name: str, options: argparse.Namespace, *overrides: str) -> Regime:
     """The features of a recipe of this repository, frozen or of a table."""
     recipe = recipe_of(name, options, *overrides)
-    dataset, config, data = read_features(recipe)
+    dataset, data = read_features(recipe)
     about = {
         "recipe": f"recipes/{name}.yaml",
         "data": describe_data(recipe.data, dataset),
         "training": recipe.training,
-        "hidden_sizes": config.hidden_sizes,
+        "hidden_sizes": data.config.hidden_sizes,
     }
-    return Regime(recipe, config, data, about)
+    return Regime(recipe, data.config, data, about)
 
 
 def subsets_of(labels: NDArray[np.int64], fraction: float, seeds: int) -> list[NDArray[np.int64]]:
@@ -151,11 +151,8 @@ def train(
     Returns:
         Heads setting by setting, seed by seed.
     """
-    plan = plan_of(regime.recipe, regime.config, len(seeds), len(seeds))
-    arguments = plan.schedule(len(subsets[0]), fraction)
-    keeps_best = regime.recipe.training.get("load_best_model_at_end", True)
-    arguments = replace(arguments, load_best_model_at_end=keeps_best)
-    return train_settings(arm, settings, seeds, subsets, regime.data, plan, arguments)
+    scaled = scaling(regime.recipe, len(subsets[0]), fraction)
+    return train_settings(arm, settings, seeds, subsets, regime.data, scaled)
 
 
 def choose(
@@ -174,25 +171,16 @@ def choose(
         "parameters": sum(value.numel() for value in kept[0].head().parameters()),
         "setting": arm.settings[chosen],
         "tried": [{**setting, "dev_accuracy": mean} for setting, mean in tried],
-        "dev_accuracies": [dev_accuracy(head) for head in kept],
+        "dev_accuracies": [head.accuracy for head in kept],
         "best_epochs": [head.best_epoch for head in kept],
     }
 
 
 def pick_lambda(regime: Regime, subset: NDArray[np.int64], fraction: float) -> LambdaChoice:
     """The lambda that `dreg_lambda: auto` would choose for these training rows."""
-    plan = plan_of(regime.recipe, regime.config, 1, 1)
+    recipe = override_recipe(regime.recipe, scaling(regime.recipe, len(subset), fraction))
     features, labels = regime.data.train
-    rates = {name: plan.training[name] for name in ("learning_rate", "weight_decay")}
-    return choose_lambda(
-        features[subset],
-        labels[subset],
-        HeadSpec(**rates, dropout=regime.config.dropout),
-        regime.config,
-        plan.schedule(len(subset), fraction),
-        validation_features=regime.data.validation[0],
-        validation_labels=regime.data.validation[1],
-    )
+    return choose_lambda(recipe, regime.config, (features[subset], labels[subset]), regime.data.validation)
 
 
 def hits_of(heads: Sequence[HeadResult], features: NDArray[np.float32], labels: NDArray[np.int64]) -> Hits:

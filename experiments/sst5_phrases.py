@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cr_hf.evaluation.statistics import crossed_bootstrap
+from cr_hf.study.arms import NO_DREG
 
 from .runner import Arm, Claim, choose, hits_of, parser, read_regime, start, verdict, write_result
 
@@ -19,7 +20,7 @@ ARMS = {
     "cr+dreg": Arm(
         {"activation": "polynomial"}, tuple({"dreg_lambda": value, "dropout": 0.3} for value in (0.005, 0.02))
     ),
-    "mlp-gelu": Arm({"activation": "gelu"}, tuple({"dropout": value} for value in (0.1, 0.3))),
+    "mlp-gelu": Arm({"activation": "gelu", **NO_DREG}, tuple({"dropout": value} for value in (0.1, 0.3))),
 }
 # Training files, and overrides of the recipe: phrases are many, and three epochs are enough.
 SOURCES = {"sentences": (), "phrases": ("data.train_file=sst5_train_phrases.tsv.gz", "num_train_epochs=3")}

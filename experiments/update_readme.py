@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from cr_hf.runs.diagnose import comparison_lines, diagnostic_rows
-from cr_hf.study.tables import accuracy_table, claims, comparison_table, markdown_table, recommendation, spread
+from cr_hf.study import Study
+from cr_hf.study.tables import accuracy_rows, claims, comparison_rows, markdown_table, recommendation, spread
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results"
@@ -32,13 +33,13 @@ def read(name: str) -> dict:
 
 def sst5_study() -> str:
     """Heads and comparisons on frozen SST-5 features."""
-    study = read("sst5_study")
-    return "\n\n".join([accuracy_table(study), comparison_table(study), *claims(study)])
+    study = Study.from_json(read("sst5_study"))
+    return "\n\n".join([markdown_table(rows(study)) for rows in (accuracy_rows, comparison_rows)] + claims(study))
 
 
 def study_advice() -> str:
     """The recommendation that the study of SST-5 ends in."""
-    return "> " + recommendation(read("sst5_study"))["text"]
+    return "> " + recommendation(Study.from_json(read("sst5_study"))).text
 
 
 def sst5_seeds() -> str:

@@ -194,7 +194,7 @@ def crossed_bootstrap(
     return np.moveaxis(np.quantile(means, tails, axis=1), -1, 0)
 
 
-def compare(first: NDArray[np.float64], second: NDArray[np.float64], resamples: int = RESAMPLES) -> dict[str, Any]:
+def compare(first: NDArray[Any], second: NDArray[Any], resamples: int = RESAMPLES) -> dict[str, Any]:
     """Paired difference of accuracy with a 95 % interval by the crossed bootstrap over seeds and test rows.
 
     Args:
@@ -205,7 +205,7 @@ def compare(first: NDArray[np.float64], second: NDArray[np.float64], resamples: 
     Returns:
         `difference` and `interval` as shares (0.01 is a point), and `seeds_won`.
     """
-    difference = first - second
+    difference = np.asarray(first, np.float64) - second
     return {
         "difference": float(difference.mean()),
         "interval": crossed_bootstrap([difference], resamples=resamples)[0, 0].tolist(),

@@ -5,7 +5,7 @@ import torch
 
 from cr_hf import CRConfig
 from cr_hf.modeling.head import CRHead
-from cr_hf.training.sweep import HeadSpec, SweepArguments, train_heads
+from cr_hf.training import CRTrainingArguments, SweepHead, train_heads
 from experiments.attacks import attack_curve, noise_curve, noise_points, pgd_attack
 
 
@@ -20,13 +20,17 @@ def blobs(rows: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def trained(seed: int = 0, dreg_lambda: float = 0.0, **fields: object) -> CRHead:
     features, labels = blobs(300, 0)
-    config = CRConfig(in_features=10, num_labels=3, hidden_sizes=[16, 16], **fields)
+    config = CRConfig(
+        in_features=10, num_labels=3, hidden_sizes=[16, 16], dropout=0.0, dreg_lambda=dreg_lambda, **fields
+    )
+    arguments = CRTrainingArguments(
+        use_cpu=True, seed=seed, num_train_epochs=5, per_device_train_batch_size=32, learning_rate=1e-2,
+        lr_scheduler_type="cosine", weight_decay=0.1,
+    )  # fmt: skip
     result = train_heads(
         features,
         labels,
-        [HeadSpec(seed=seed, learning_rate=1e-2, dropout=0.0, dreg_lambda=dreg_lambda)],
-        config,
-        SweepArguments(num_train_epochs=5, batch_size=32),
+        [SweepHead(config, arguments)],
         validation_features=features,
         validation_labels=labels,
     )[0]

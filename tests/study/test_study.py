@@ -139,7 +139,7 @@ def test_a_damaged_or_foreign_cell_is_named(
     cell = folder / "cells" / "cr_1.json"
     whole = cell.read_text(encoding="utf-8")
     cell.write_text(whole[:100], encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"cr_1\.json is missing or damaged"):
+    with pytest.raises(CheckpointError, match=r"cr_1\.json is not JSON"):
         run(folder)
     cell.write_text(json.dumps({**json.loads(whole), "fingerprint": "0"}), encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"cr_1\.json is of another study"):
