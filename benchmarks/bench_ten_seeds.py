@@ -29,7 +29,7 @@ from transformers import (
 from cr_hf import CRConfig, CRForSequenceClassification
 from cr_hf.data import DataConfig, load_rows
 from cr_hf.features.encode import encode_texts
-from cr_hf.modeling.layers import token_batches
+from cr_hf.modeling.texts import token_batches
 from cr_hf.training import CRTrainingArguments, SweepHead, predict_heads, train_heads
 
 SEEDS, EPOCHS, STOCK_ROWS = 10, 6, 1024

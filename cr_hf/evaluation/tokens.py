@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..files import write_text
-from ..modeling import CRForSequenceClassification
+from ..modeling import CRForSequenceClassification, padded_batches, prepare_tokenizer, tokenize
 from .sensitivity import default_output, top_output
 from .tasks import Task
 
@@ -70,49 +70,38 @@ def token_sensitivity(model: CRForSequenceClassification, tokenizer: Any, text: 
     Example:
         >>> token_sensitivity(model, tokenizer, "a gorgeous, witty film")
     """
-    encoded, norms = next(_gradients(model, tokenizer, [text]))
-    return list(zip((tokenizer.decode([token]) for token in encoded[0]), norms[0].tolist(), strict=False))
+    _, ids, norms = next(_gradients(model, tokenizer, [text]))
+    return list(zip((tokenizer.decode([token]) for token in ids[0].tolist()), norms[0].tolist(), strict=True))
 
 
 def token_gradient_norms(model: CRForSequenceClassification, tokenizer: Any, texts: Sequence[str]) -> Tensor:
     """L2 norm of the gradient of the margin by all input embeddings of each text together, shape (len(texts),).
 
-    The token-embedding variant of `diagnostics.input_gradient_norms`: it sees the backbone too.
+    The token-embedding variant of `input_gradient_norms`: it sees the backbone too.
     """
     found = torch.empty(len(texts))
-    start = 0
-    for encoded, norms in _gradients(model, tokenizer, texts):
-        found[start : start + len(encoded)] = torch.linalg.vector_norm(norms, dim=-1).float().cpu()
-        start += len(encoded)
+    for rows, _, norms in _gradients(model, tokenizer, texts):
+        found[rows] = torch.linalg.vector_norm(norms, dim=-1).float().cpu()
     return found
 
 
 def _gradients(
     model: CRForSequenceClassification, tokenizer: Any, texts: Sequence[str]
-) -> Iterator[tuple[list[list[int]], Tensor]]:
-    """Batches, in order: the token ids of each text, and norms by token, shape (batch, length), 0 on padding."""
-    encoded = tokenizer(list(texts), truncation=True, max_length=model.config.max_length_for(tokenizer))
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Batches: row numbers, token ids and norms, both of shape (batch, length); a norm is 0 on padding."""
+    own = prepare_tokenizer(tokenizer, model.config.max_length_for(tokenizer))
+    encoded = tokenize(own, texts)
     if not texts or not all(encoded["input_ids"]):
         raise DataError("there is a text without a token, or no text at all: leave it out")
-    model.eval()
-    longest = max(len(ids) for ids in encoded["input_ids"])
-    size = max(1, TOKEN_BUDGET // longest)
-    for start in range(0, len(texts), size):
-        chosen: Any = {name: values[start : start + size] for name, values in encoded.items()}
-        # On the right, whatever the tokenizer does, so that a token keeps its place in the list.
-        batch = tokenizer.pad(chosen, return_tensors="pt", padding_side="right").to(model.device)
-        yield chosen["input_ids"], _norms(model, batch)
-
-
-def _norms(model: CRForSequenceClassification, batch: Any) -> Tensor:
-    inputs = dict(batch)
-    ids = inputs.pop("input_ids")
-    backbone: Any = model.backbone
-    with torch.enable_grad():
-        embeddings = backbone.get_input_embeddings()(ids).detach().requires_grad_()
-        logits, _ = model.classifier(model.get_features(inputs_embeds=embeddings, **inputs))
-        (gradient,) = torch.autograd.grad(top_output(logits, default_output(model.config)).sum(), embeddings)
-    return torch.linalg.vector_norm(gradient, dim=-1) * inputs["attention_mask"]
+    evaluating: Any = model.evaluating()
+    for rows, batch in padded_batches(own, encoded, TOKEN_BUDGET):
+        inputs = dict(batch.to(model.device))
+        ids = inputs.pop("input_ids")
+        with torch.enable_grad():
+            embeddings = evaluating.get_input_embeddings()(ids).detach().requires_grad_()
+            logits, _ = evaluating.classifier(evaluating.get_features(inputs_embeds=embeddings, **inputs))
+            (gradient,) = torch.autograd.grad(top_output(logits, default_output(model.config)).sum(), embeddings)
+        yield rows, ids, torch.linalg.vector_norm(gradient, dim=-1) * inputs["attention_mask"]
 
 
 def write_strips(model: CRForSequenceClassification, tokenizer: Any, texts: Sequence[str], path: Path) -> None:

@@ -6,11 +6,10 @@ tokens; `feature_cache.py` keeps the shards. Only a shard is ever tokenised or h
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -25,7 +24,13 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..errors import DataError
-from ..modeling import CRForFeatureClassification, CRForSequenceClassification, token_batches
+from ..modeling import (
+    CRForFeatureClassification,
+    CRForSequenceClassification,
+    padded_batches,
+    prepare_tokenizer,
+    tokenize,
+)
 from .cache import FORMAT, FeatureFile, Features, Rows, default_cache_dir, one_line_errors
 
 SHARD_ROWS = 1024
@@ -75,7 +80,7 @@ def encode_texts(
     encoder = _Encoder(model, tokenizer, rows, token_budget)
     if cache_dir is False:
         features = np.empty((len(texts), model.config.in_features), np.float32)
-        with _evaluating(model), _progress(description, len(texts)) as bar:
+        with encoder.exactly(), _progress(description, len(texts)) as bar:
             for shard in rows.shards:
                 features[shard] = encoder(shard, bar)
         return features
@@ -86,7 +91,7 @@ def encode_texts(
         missing = entry.missing()
         if missing:
             done = len(texts) - sum(len(rows.shards[shard]) for shard in missing)
-            with _evaluating(model), _progress(description, len(texts), done) as bar:
+            with encoder.exactly(), _progress(description, len(texts), done) as bar:
                 entry.fill(missing, encoder, bar)
         return entry.open()
 
@@ -147,22 +152,25 @@ class _Encoder:
         token_budget: int | None,
     ) -> None:
         default = CPU_TOKEN_BUDGET if model.device.type == "cpu" else ACCELERATOR_TOKEN_BUDGET
-        self.model, self.tokenizer, self.texts = model, tokenizer, texts
+        self.model, self.texts = model.evaluating(), texts
         self.token_budget = default if token_budget is None else token_budget
         self.max_length = model.config.max_length_for(tokenizer)
+        self.tokenizer = prepare_tokenizer(tokenizer, self.max_length)
+
+    def exactly(self) -> Any:
+        """Without autocast: the address of the features does not know of it."""
+        return torch.autocast(self.model.device.type, enabled=False)
 
     @torch.no_grad()  # Not inference_mode: some backbones keep tensors of a forward pass, and may train later.
     def __call__(self, rows: Rows, bar: Any) -> Features:
         """Features of some rows of one shard, shape (len(rows), in_features); identical texts are encoded once."""
         digests = self.texts.digests[rows]
         is_new = np.append(True, (digests[1:] != digests[:-1]).any(1))
-        encoded = self._tokenize(*self.texts.take(rows[is_new]))
+        encoded = tokenize(self.tokenizer, *self.texts.take(rows[is_new]))
         repeats = np.diff(np.append(np.flatnonzero(is_new), len(rows)))
         features = np.empty((len(repeats), self.model.config.in_features), np.float32)
-        for batch in token_batches([len(ids) for ids in encoded["input_ids"]], self.token_budget):
-            chosen = {name: [values[row] for row in batch] for name, values in encoded.items()}
-            inputs = self.tokenizer.pad(chosen, return_tensors="pt").to(self.model.device)
-            features[batch] = self.model.get_features(**inputs).float().cpu().numpy()
+        for batch, inputs in padded_batches(self.tokenizer, encoded, self.token_budget):
+            features[batch] = self.model.get_features(**inputs.to(self.model.device)).float().cpu().numpy()
             bar.update(int(repeats[batch].sum()))
         if not np.isfinite(features).all():
             bad = int(rows[is_new][~np.isfinite(features).all(1)][0])
@@ -171,9 +179,6 @@ class _Encoder:
                 "or its dtype is too narrow: load it again in float32"
             )
         return features if len(features) == len(rows) else features.repeat(repeats, axis=0)
-
-    def _tokenize(self, *columns: list[str]) -> Any:
-        return self.tokenizer(*columns, truncation=True, max_length=self.max_length)
 
     def address(self) -> str:
         """A hash of all that the features depend on."""
@@ -189,8 +194,6 @@ class _Encoder:
         return digest.hexdigest()[:32]
 
     def _tokenizer_digest(self) -> bytes:
-        # What a tokenizer says of itself includes the truncation of its last call: make that one of ours.
-        self._tokenize([""])
         tokenizer: Any = self.tokenizer
         options = [tokenizer.padding_side, tokenizer.model_input_names, tokenizer.split_special_tokens]
         digest = hashlib.sha256(json.dumps(options).encode())
@@ -217,18 +220,6 @@ def _weights_digest(module: nn.Module) -> bytes:
         return b"".join(pool.map(digest, [*module.named_parameters(), *module.named_buffers()]))
 
 
-@contextlib.contextmanager
-def _evaluating(model: CRForSequenceClassification) -> Iterator[None]:
-    """Dropout and autocast off: the address of the features does not know of them."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.autocast(model.device.type, enabled=False):
-            yield
-    finally:
-        model.train(was_training)
-
-
 def _progress(description: str, texts: int, done: int = 0) -> Any:
     """A progress bar on the first process, for what takes over two seconds."""
     in_group = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -239,14 +230,12 @@ def _progress(description: str, texts: int, done: int = 0) -> Any:
 
 def classify_features(model: CRForFeatureClassification, features: Features, batch_size: int = 4096) -> Tensor:
     """Logits of features of shape (rows, in_features); shape (rows, num_labels), float32, on the CPU."""
-    was_training = model.training
-    model.eval()
     logits = [torch.empty(0, cast(int, model.config.num_labels))]
+    evaluating = model.evaluating()
     with torch.inference_mode():
         for start in range(0, len(features), batch_size):
             batch = torch.from_numpy(np.array(features[start : start + batch_size])).to(model.device)
-            logits.append(model(batch).logits.float().cpu())
-    model.train(was_training)
+            logits.append(evaluating(batch).logits.float().cpu())
     return torch.cat(logits)
 
 

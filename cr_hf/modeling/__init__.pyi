@@ -12,7 +12,6 @@ from .layers import CRLayer as CRLayer
 from .layers import Standardize as Standardize
 from .layers import feature_moments as feature_moments
 from .layers import merge_moments as merge_moments
-from .layers import token_batches as token_batches
 from .modeling_cr import CRClassifierOutput as CRClassifierOutput
 from .modeling_cr import CRForFeatureClassification as CRForFeatureClassification
 from .modeling_cr import CRForSequenceClassification as CRForSequenceClassification
@@ -22,3 +21,6 @@ from .objectives import ordinal_log_probabilities as ordinal_log_probabilities
 from .objectives import task_loss as task_loss
 from .static_embeddings import StaticEmbeddingConfig as StaticEmbeddingConfig
 from .static_embeddings import StaticEmbeddingModel as StaticEmbeddingModel
+from .texts import padded_batches as padded_batches
+from .texts import prepare_tokenizer as prepare_tokenizer
+from .texts import tokenize as tokenize

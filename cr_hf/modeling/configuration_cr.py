@@ -15,8 +15,13 @@ from .static_embeddings import StaticEmbeddingConfig as StaticEmbeddingConfig  #
 POOLINGS = ("cls", "mean", "max", "last")
 FEATURE_NORMS = ("standardize", "layer_norm")
 # Their positions start after the padding id, so max_position_embeddings (514, say) promises too much (512).
-POSITIONS_AFTER_PADDING = ("camembert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta")
+POSITIONS_AFTER_PADDING = (
+    *("camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta"),
+    *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+)
+POSITIONS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+NO_LIMIT = 2**31 - 1
 MAX_LAYERS = 1_000  # of a backbone or a head: each is built, even to find that there are no weights for it
 MAX_DEGREE = 32  # powers beyond it leave the range of float32 soon after z = 6
 MAX_LABELS = 1_000_000  # transformers makes a name for each before anything else could be checked
@@ -163,15 +168,18 @@ class CRConfig(PreTrainedConfig):
             return list(range(self._num_hidden_states))
         return self.feature_layers
 
+    @property
+    def max_positions(self) -> int:
+        """Tokens that the backbone has positions for; a very large number if it says nothing of them."""
+        backbone = self.backbone_config.get_text_config()
+        positions = next((value for name in POSITIONS if (value := getattr(backbone, name, None))), NO_LIMIT)
+        before = backbone.pad_token_id + 1 if backbone.model_type in POSITIONS_AFTER_PADDING else 0
+        return positions - before if positions > 0 else NO_LIMIT  # XLNet's -1 is no limit
+
     def max_length_for(self, tokenizer: Any) -> int:
         """Tokens a text is cut to: the least of what this configuration, the tokenizer and the positions allow."""
-        backbone = self.backbone_config.get_text_config()
-        positions = getattr(backbone, "max_position_embeddings", None)
-        if positions and backbone.model_type in POSITIONS_AFTER_PADDING:
-            positions -= backbone.pad_token_id + 1
         # A tokenizer that knows no limit says 1e30, which its own truncation cannot take.
-        limits = (self.max_seq_length, tokenizer.model_max_length, positions, 2**31 - 1)
-        return min(limit for limit in limits if limit)
+        return min(self.max_seq_length or NO_LIMIT, tokenizer.model_max_length, self.max_positions)
 
     @property
     def _num_hidden_states(self) -> int:

@@ -7,7 +7,7 @@ because DREG (see `dreg.py`) needs the derivative that the forward pass has half
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -246,21 +246,3 @@ def merge_moments(
     mean = first[1] + shift * (second[0] / count)
     squares = first[2] + second[2] + shift.square() * (first[0] * second[0] / count)
     return count, mean, squares
-
-
-def token_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
-    """Rows in batches of similar length, longest first, so that little is padded.
-
-    Args:
-        lengths: tokens of each row.
-        token_budget: tokens in a batch, padding included; a longer row is a batch of its own.
-
-    Yields:
-        Row numbers of one batch; every row comes once.
-    """
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    start = 0
-    while start < len(order):
-        rows = max(1, token_budget // max(1, lengths[order[start]]))
-        yield order[start : start + rows]
-        start += rows

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoModel, AutoModelForTextEncoding, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file, extract_commit_hash, logging
 
+from .backbone import load_backbone, new_backbone
 from .configuration_cr import CRConfig
 
 logger = logging.get_logger(__name__)
@@ -32,21 +33,12 @@ HUB_WEIGHTS = {
         "revision": "1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
     }
 }
-# Said aloud, or transformers asks on standard input, where it takes a text that is to be classified for an answer.
-UNTRUSTED: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Numbers by which model and file may differ: small mistakes are told tensor by tensor when they are loaded.
 SLACK = 64 << 20
 # Bytes of a file for each number of the model: float64, and as much again that the model does not know.
 MOST_BYTES = 16
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "proxies")
-
-
-def auto_class(config: PreTrainedConfig) -> Any:
-    """`AutoModel` of an encoder-decoder is the pair of them: take the encoder alone."""
-    # Once T5's encoder is built, its configuration says that it is no encoder-decoder: the class still tells.
-    is_pair = config.is_encoder_decoder or getattr(type(config), "is_encoder_decoder", False)
-    return AutoModelForTextEncoding if is_pair else AutoModel
 
 
 def load_source(config: CRConfig, options: dict[str, Any], hub: dict[str, Any]) -> PreTrainedModel:
@@ -67,8 +59,9 @@ def load_source(config: CRConfig, options: dict[str, Any], hub: dict[str, Any]) 
     passed = {k: v for k, v in options.items() if k in ("dtype", "attn_implementation", "device_map")}
     if passed.get("dtype", "auto") == "auto":
         passed["dtype"] = config.dtype or torch.float32
-    options = {**passed, "config": config.backbone_config, "local_files_only": True, **UNTRUSTED}
-    return auto_class(config.backbone_config).from_pretrained(folder, **options)
+    # Said aloud, or transformers asks on standard input, where it takes a text to be classified for an answer.
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    return load_backbone(folder, config.backbone_config, **passed, **local)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -108,7 +101,7 @@ def check_weight_files(folder: Path, build: Callable[[], nn.Module]) -> None:
     """
     files = weight_files(folder)
     if not files:
-        raise OSError(f"there is no {WEIGHTS}, and pickles are not read, since they can run code")
+        raise OSError(_no_weights(folder))
     shards = [file for file in files if file.name != INDEX]
     for shard in shards:
         if not shard.is_file():
@@ -124,6 +117,15 @@ def check_weight_files(folder: Path, build: Callable[[], nn.Module]) -> None:
                 pass
         except (OSError, SafetensorError, MemoryError) as error:
             raise OSError(f"{shard.name} is damaged ({error})") from error
+
+
+def _no_weights(folder: Path) -> str:
+    found = f"there is no {WEIGHTS}, and pickles are not read, since they can run code"
+    if not (folder / "pytorch_model.bin").is_file():
+        return found
+    name = repr(str(folder))
+    convert = f"AutoModel.from_pretrained({name}, use_safetensors=False).save_pretrained({name})"
+    return f'{found}; if you trust pytorch_model.bin: python -c "from transformers import AutoModel; {convert}"'
 
 
 def check_files(model_class: Any, place: Any, options: dict[str, Any]) -> None:
@@ -147,31 +149,7 @@ def check_files(model_class: Any, place: Any, options: dict[str, Any]) -> None:
 def check_backbone_files(name_or_path: str, config: PreTrainedConfig) -> None:
     """The same of a local backbone."""
     if Path(name_or_path).is_dir():
-        fresh = auto_class(config).from_config
-        check_weight_files(Path(name_or_path), lambda: fresh(config, trust_remote_code=False))
-
-
-def check_loaded(place: Any, model: PreTrainedModel, info: dict[str, Any], resizes: bool) -> None:
-    """Refuse a checkpoint that did not fill the model: transformers would leave random values in their place.
-
-    Args:
-        place: where it was loaded from.
-        model: what was loaded.
-        info: as `from_pretrained(output_loading_info=True)` returns it.
-        resizes: other shapes were allowed with `ignore_mismatched_sizes`.
-
-    Raises:
-        ValueError: if a tensor is missing or has another shape than config.json says.
-    """
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise ValueError(
-            f"{place} lacks {len(missing)} tensors of {type(model).__name__}, {missing[0]} first: "
-            "it is not a whole CR checkpoint (start from a backbone with from_backbone)"
-        )
-    if info["mismatched_keys"] and not resizes:
-        name, saved, wanted = min(info["mismatched_keys"])
-        raise ValueError(f"{place} has {name} of shape {list(saved)}, but its config.json says {list(wanted)}")
+        check_weight_files(Path(name_or_path), lambda: new_backbone(config))
 
 
 def refuse_changed(config: CRConfig, backbone: PreTrainedModel) -> None:

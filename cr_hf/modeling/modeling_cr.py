@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
+from .backbone import check_loaded, hidden_states, load_backbone, new_backbone
 from .configuration_cr import CRConfig
 from .head import CRHead
-from .layers import CRLayer, Standardize, feature_moments, pool, token_batches
+from .layers import CRLayer, Standardize, feature_moments, pool
 from .loading import (
     HUB_OPTIONS,
-    auto_class,
     backbone_source,
     check_backbone_files,
     check_files,
-    check_loaded,
     load_source,
     refuse_changed,
     sentence_transformers_settings,
 )
 from .objectives import OrderedThresholds, task_loss
+from .texts import padded_batches, prepare_tokenizer, tokenize
 
 logger = logging.get_logger(__name__)
 
@@ -97,6 +98,13 @@ class CRPreTrainedModel(PreTrainedModel):
         """Whether the head can predict: its feature statistics, if it has any, are set."""
         # Asked once after loading: asked first inside torch.compile, it would break the graph.
         return all(module.is_fitted for module in self.modules() if isinstance(module, Standardize))
+
+    def evaluating(self) -> Self:
+        """The model in evaluation mode: itself, or while it trains a copy that shares its weights."""
+        if not any(module.training for module in self.modules()):
+            return self
+        shared: dict[int, Any] = {id(value): value for value in (*self.parameters(), *self.buffers())}
+        return copy.deepcopy(self, shared).eval()
 
     def seed_tangents(self, seed: int) -> None:
         """Fix the random directions of the next chained DREG; the trainer passes a function of seed and step."""
@@ -179,13 +187,11 @@ class CRForSequenceClassification(CRPreTrainedModel):
                 "CRForFeatureClassification.from_pretrained"
             )
         super().__init__(config)
-        if backbone is None:
-            backbone = auto_class(config.backbone_config).from_config(config.backbone_config, trust_remote_code=False)
-        self.backbone = backbone
+        self.backbone: Any = new_backbone(config.backbone_config) if backbone is None else backbone
+        self._takes = frozenset(inspect.signature(self.backbone.forward).parameters)
         if getattr(self.backbone, "pooler", None) is not None:
             # It would never get a gradient: the features are pooled hidden states.
-            self.backbone.pooler = None
-        self._takes_token_type_ids = "token_type_ids" in inspect.signature(self.backbone.forward).parameters
+            self.backbone.pooler = nn.Identity()
         self.classifier = CRHead(config)
         self._freeze()
         self.post_init()
@@ -225,12 +231,13 @@ class CRForSequenceClassification(CRPreTrainedModel):
         hub_kwargs: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         backbone_config = AutoConfig.from_pretrained(backbone_name_or_path, **hub_kwargs)
         found = sentence_transformers_settings(backbone_name_or_path, revision)
+        if "backbone_config" in config_kwargs:
+            raise ValueError("backbone_config is not a field of CRConfig to give here: it comes with the backbone")
         config = CRConfig(backbone_config=backbone_config, **{**found, **config_kwargs})
         if not trust_remote_code:
             check_backbone_files(backbone_name_or_path, backbone_config)
-        options = {**hub_kwargs, "config": backbone_config, "dtype": dtype, "attn_implementation": attn_implementation}
-        pretrained = auto_class(backbone_config).from_pretrained
-        backbone = pretrained(backbone_name_or_path, use_safetensors=True, **options)
+        options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation, **hub_kwargs}
+        backbone = load_backbone(backbone_name_or_path, backbone_config, **options)
         if config.freeze_backbone:
             config.backbone_source = backbone_source(backbone_name_or_path, revision)
         return cls(config, backbone=backbone).eval()
@@ -321,24 +328,22 @@ class CRForSequenceClassification(CRPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
-        if attention_mask is None:
-            given: Any = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
-            attention_mask = torch.ones_like(given, dtype=torch.long)
-        inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
-        if self._takes_token_type_ids:
-            inputs["token_type_ids"] = token_type_ids
-        indices = self.config.feature_layer_indices
+        given: Any = input_ids if inputs_embeds is None else inputs_embeds
+        if given.shape[1] == 0:  # a text without a token, of a tokenizer that adds none
+            return torch.zeros(len(given), self.config.in_features, device=self.device)
+        inputs = {
+            "input_ids": input_ids,
+            "inputs_embeds": inputs_embeds,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+        }
+        config = self.config
         trains = self._backbone_trains() or (inputs_embeds is not None and inputs_embeds.requires_grad)
         with contextlib.nullcontext() if trains else torch.no_grad():
-            output = self.backbone(
-                **{name: value for name, value in inputs.items() if value is not None},
-                output_hidden_states=indices is not None,
-                **({"use_cache": False} if hasattr(self.config.backbone_config, "use_cache") else {}),
+            states, mask = hidden_states(
+                self.backbone, self._takes, inputs, config.feature_layer_indices, config.max_positions
             )
-        if indices is None:
-            return pool(output.last_hidden_state, attention_mask, self.config.pooling)
-        pooled = [pool(output.hidden_states[index], attention_mask, self.config.pooling) for index in indices]
-        return torch.cat(pooled, dim=-1)
+            return torch.cat([pool(state, mask, config.pooling) for state in states], dim=-1)
 
     @can_return_tuple
     def forward(
@@ -382,20 +387,13 @@ class CRForSequenceClassification(CRPreTrainedModel):
         """Logits of raw texts, shape (len(texts), num_labels), on the CPU; `softmax(-1)` gives class probabilities.
 
         They are computed in batches of similar length, `token_budget` tokens with padding, and returned in the order
-        given.
+        given. Neither the tokenizer nor the model is changed, so threads may share them.
         """
-        if not len(texts):
-            return torch.empty(0, cast(int, self.config.num_labels))
-        pairs = None if text_pairs is None else list(text_pairs)
-        encoded = tokenizer(list(texts), pairs, truncation=True, max_length=self.config.max_length_for(tokenizer))
-        logits = torch.empty(len(texts), cast(int, self.config.num_labels))
-        was_training = self.training
-        self.eval()
-        for rows in token_batches([len(ids) for ids in encoded["input_ids"]], token_budget):
-            chosen = {name: [values[row] for row in rows] for name, values in encoded.items()}
-            batch = tokenizer.pad(chosen, return_tensors="pt").to(self.device)
-            logits[rows] = self(**batch).logits.float().cpu()
-        self.train(was_training)
+        own = prepare_tokenizer(tokenizer, self.config.max_length_for(tokenizer))
+        encoded = tokenize(own, texts, text_pairs)
+        model, logits = self.evaluating(), torch.empty(len(texts), cast(int, self.config.num_labels))
+        for rows, batch in padded_batches(own, encoded, token_budget):
+            logits[rows] = model(**batch.to(self.device)).logits.float().cpu()
         return logits
 
     def _backbone_trains(self) -> bool:

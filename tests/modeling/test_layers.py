@@ -16,7 +16,6 @@ from cr_hf.modeling.layers import (
     feature_moments,
     merge_moments,
     pool,
-    token_batches,
 )
 
 
@@ -207,18 +206,3 @@ class TestMoments:
     def test_no_rows(self, batches: list[Tensor]) -> None:
         with pytest.raises(ValueError, match="no training rows"):
             feature_moments(batches)
-
-
-class TestTokenBatches:
-    @pytest.mark.parametrize("budget", [1, 7, 40, 10_000])
-    def test_every_row_once_within_the_budget(self, budget: int) -> None:
-        lengths = [3, 9, 1, 0, 12, 3, 3, 8]
-        batches = list(token_batches(lengths, budget))
-        assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
-        for batch in batches:
-            assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= budget
-        longest = [lengths[row] for batch in batches for row in batch]
-        assert longest == sorted(lengths, reverse=True)
-
-    def test_no_rows(self) -> None:
-        assert list(token_batches([], 8)) == []

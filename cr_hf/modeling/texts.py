@@ -1,0 +1,132 @@
+"""From texts to batches of token ids, on a copy of the tokenizer: what a user hands over is never changed.
+
+Texts are cut by characters first, so that a very long one costs no more than what the model reads of it, and are
+tokenized in chunks of bounded size.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from transformers import BatchEncoding
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+CHUNK_CHARACTERS = 1 << 20
+CHARACTERS_PER_TOKEN = 32  # a first guess: where a text has fewer tokens, more of it is read
+
+_prepared: WeakKeyDictionary[Any, tuple[Any, Any]] = WeakKeyDictionary()
+
+
+def prepare_tokenizer(tokenizer: Any, max_length: int) -> Any:
+    """A copy that pads on the right, has a padding token and cuts at `max_length`; saved, it carries all three.
+
+    Args:
+        tokenizer: of the backbone; left as it is. The copy is kept until its tokens, sides or length change.
+        max_length: tokens of a text, special ones included.
+
+    Raises:
+        ValueError: if it has neither a padding nor an end-of-text token.
+    """
+    tokens = len(tokenizer), str(tokenizer.added_tokens_decoder), str(tokenizer.special_tokens_map)
+    state = (max_length, tokenizer.truncation_side, *tokens)
+    known = _prepared.get(tokenizer)
+    if known is not None and known[0] == state:
+        return known[1]
+    own = copy.deepcopy(tokenizer)
+    own.padding_side, own.model_max_length = "right", max_length
+    if own.pad_token is None:
+        if own.eos_token is None:
+            raise ValueError("the tokenizer has neither a padding nor an end-of-text token: set tokenizer.pad_token")
+        own.pad_token = own.eos_token
+        logger.warning(f"the tokenizer has no padding token: {own.eos_token!r}, its end of text, pads")
+    own("", truncation=True, max_length=max_length)  # the last call that changes it: threads may share it now
+    _prepared[tokenizer] = state, own
+    return own
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, list[list[int]]]:
+    """What the tokenizer makes of each text, cut to its length.
+
+    Args:
+        tokenizer: as `prepare_tokenizer` returns it.
+        texts: any number.
+        pairs: second texts, one for each; `None` for single texts.
+
+    Returns:
+        By name (`input_ids` and so on) a list for each text.
+
+    Raises:
+        ValueError: naming a text that is no text, or that the tokenizer fails on.
+    """
+    columns = [texts] if pairs is None else [texts, pairs]
+    encoded: dict[str, list[list[int]]] = {"input_ids": []}
+    rows: list[tuple[str, ...]] = []
+    size = 0
+    for number, row in enumerate(zip(*columns, strict=True)):
+        try:
+            for text in row:
+                text.encode()
+        except (AttributeError, UnicodeEncodeError) as error:
+            raise ValueError(f"text {number} is no text ({error}): mend it or leave it out") from error
+        rows.append(tuple(_cut(tokenizer, text, number) for text in row))
+        size += sum(map(len, rows[-1]))
+        if size >= CHUNK_CHARACTERS or number + 1 == len(texts):
+            for name, values in _call(tokenizer, rows, number, truncation=True).items():
+                encoded.setdefault(name, []).extend(values)
+            rows, size = [], 0
+    return encoded
+
+
+def _call(tokenizer: Any, rows: list[tuple[str, ...]], last: int, **options: Any) -> Any:
+    try:
+        return tokenizer(*map(list, zip(*rows, strict=True)), max_length=tokenizer.model_max_length, **options)
+    except BaseException as error:
+        # A pattern without end, say: the Rust library panics, which Python takes for no ordinary error.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"the tokenizer fails on texts {last + 1 - len(rows)} to {last}: {error}") from error
+
+
+def _cut(tokenizer: Any, text: str, number: int) -> str:
+    """The part of a long text that holds the tokens which are kept, and as much again to be sure of the last one."""
+    reach = CHARACTERS_PER_TOKEN * tokenizer.model_max_length
+    from_end = tokenizer.truncation_side == "left"
+    while len(text) > 2 * reach:
+        part = text[-reach:] if from_end else text[:reach]
+        (ids,) = _call(tokenizer, [(part,)], number, truncation=True, add_special_tokens=False)["input_ids"]
+        if len(ids) == tokenizer.model_max_length:
+            return text[-2 * reach :] if from_end else text[: 2 * reach]
+        reach *= 4
+    return text
+
+
+def token_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+    """Rows in batches of similar length, longest first, so that little is padded.
+
+    Args:
+        lengths: tokens of each row.
+        token_budget: tokens in a batch, padding included; a longer row is a batch of its own.
+
+    Yields:
+        Row numbers of one batch; every row comes once.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    start = 0
+    while start < len(order):
+        rows = max(1, token_budget // max(1, lengths[order[start]]))
+        yield order[start : start + rows]
+        start += rows
+
+
+def padded_batches(
+    tokenizer: Any, encoded: dict[str, list[list[int]]], token_budget: int
+) -> Iterator[tuple[list[int], BatchEncoding]]:
+    """`token_batches` of what `tokenize` returns, each with its tensors."""
+    for rows in token_batches([len(ids) for ids in encoded["input_ids"]], token_budget):
+        chosen = {name: [values[row] for row in rows] for name, values in encoded.items()}
+        yield rows, tokenizer.pad(chosen, return_tensors="pt")
