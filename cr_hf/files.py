@@ -44,6 +44,33 @@ def open_whole(path: Path) -> Iterator[IO[str]]:
         raise
 
 
+LARGEST_TEXT = 64 << 20
+"""Bytes of the largest file that is read whole: twice the largest vocabularies of today."""
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 file that may come from anywhere.
+
+    Raises:
+        OSError: if it is missing, a pipe or a device, which may never end, or holds more than `LARGEST_TEXT` bytes.
+        ValueError: if it is not UTF-8.
+    """
+    check_ordinary(path)
+    if path.stat().st_size > LARGEST_TEXT:
+        raise OSError(f"{path.name} holds {path.stat().st_size:,} bytes, more than {LARGEST_TEXT:,}")
+    return path.read_text(encoding="utf-8")
+
+
+def check_ordinary(path: Path) -> None:
+    """Refuse what is there and is neither a file nor a folder.
+
+    Raises:
+        OSError: if it is a pipe, a socket or a device, or a link to one.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(f"{path.name} is no ordinary file, but a pipe or a device")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file so that a reader sees either the old one or the whole new one."""
     with open_whole(path) as handle:
@@ -66,7 +93,7 @@ def read_json(path: Path, mend: str) -> dict[str, Any]:
         CheckpointError: if the file is missing, is not JSON, or holds something else than an object.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_text(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: {mend}") from None
     except (OSError, ValueError, RecursionError) as error:

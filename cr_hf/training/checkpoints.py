@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from .. import register_auto_classes
 from ..errors import CheckpointError
-from ..files import read_json, sha256_of, write_text
+from ..files import check_ordinary, read_json, read_text, sha256_of, write_text
 from ..modeling import CRForFeatureClassification, CRForSequenceClassification
 
 logger = logging.get_logger(__name__)
@@ -155,7 +155,7 @@ def checkpoint_to_resume(asked: str | bool, folder: str, processes: int) -> Path
 
 def stopped_early(checkpoint: Path) -> bool:
     """Whether early stopping had ended the run when it was saved."""
-    state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    state = read_json(checkpoint / STATE, "resume from an earlier checkpoint")
     control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
     return bool(control.get("should_training_stop")) and state["global_step"] < state["max_steps"]
 
@@ -238,7 +238,7 @@ def check_config(folder: Path) -> None:
     """
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}): copy it again, or train it anew") from error
     kind = config.get("model_type") if isinstance(config, dict) else None
@@ -257,6 +257,8 @@ def load_model(run_dir: Path, is_table: bool = False) -> tuple[Any, Any]:
     register_auto_classes()  # the tokenizer looks the configuration up
     check_config(run_dir)
     try:
+        for path in run_dir.iterdir():
+            check_ordinary(path)
         model = (CRForFeatureClassification if is_table else CRForSequenceClassification).from_pretrained(run_dir)
         tokenizer = None if is_table else AutoTokenizer.from_pretrained(run_dir, trust_remote_code=False)
     except Exception as error:  # the files may hold anything, and tokenizers raises nothing narrower
