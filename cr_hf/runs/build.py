@@ -18,7 +18,7 @@ from transformers.utils import logging
 from ..data import build_static_backbone, build_word_tokenizer, label_names_of, refuse_unordered
 from ..errors import RecipeError, nearest
 from ..modeling import CRConfig, CRForFeatureClassification, CRForSequenceClassification
-from ..training import CRTrainingArguments, SweepHead, check_schedule, normalized_class_weights
+from ..training import CRTrainingArguments, SweepHead, check_arguments, check_schedule, normalized_class_weights
 from .directory import CHECKPOINTS
 from .recipe import NO_BACKBONE, OFFLINE_BACKBONE, STATIC_BACKBONE, Recipe, override_recipe
 
@@ -32,6 +32,14 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "save_total_limit": 2,
     "load_best_model_at_end": True,
     "report_to": "none",
+}
+# Other values take away the predictions that a run is measured by, or cannot be written in YAML.
+NOT_FOR_RUNS: dict[str, Any] = {
+    "prediction_loss_only": False,
+    "batch_eval_metrics": False,
+    "eval_do_concat_batches": True,
+    "label_names": None,
+    "parallelism_config": None,
 }
 
 
@@ -126,7 +134,7 @@ def training_arguments(recipe: Recipe, run_dir: Path) -> CRTrainingArguments:
         )
     try:
         return CRTrainingArguments(output_dir=str(run_dir / CHECKPOINTS), **values)
-    except (ValueError, TypeError, ImportError) as error:
+    except (ValueError, TypeError, ImportError, OSError) as error:
         raise RecipeError(f"training arguments: {str(error).splitlines()[0]}") from error
 
 
@@ -167,6 +175,11 @@ def check_together(recipe: Recipe, arguments: CRTrainingArguments, model: Any) -
     if is_sharded and arguments.device.type == "cpu" and arguments.process_index == 0:
         logger.warning("accelerate shards on GPUs alone: on the CPU every process holds the whole model, as under DDP")
     try:
+        refused = next((name for name, only in NOT_FOR_RUNS.items() if getattr(arguments, name) != only), None)
+        if refused is not None:
+            raise ValueError(f"{refused}={getattr(arguments, refused)!r} is not for a recipe: leave it out")
+        if recipe.early_stopping_patience is not None and arguments.eval_strategy == "no":
+            raise ValueError("early_stopping_patience needs evaluations: set eval_strategy to epoch or steps")
         check_schedule(
             arguments.dreg_schedule,
             model.config.dreg_lambda,
@@ -183,6 +196,10 @@ def check_together(recipe: Recipe, arguments: CRTrainingArguments, model: Any) -
             if is_sharded:
                 raise ValueError("LoRA is not for FSDP: its few weights train under DDP (configs/accelerate/ddp.yaml)")
             recipe_lora_config(recipe, model)
+        trained = model
+        if trains_on_features(recipe, model):
+            trained = CRForFeatureClassification(CRConfig(**{**model.config.to_dict(), "backbone_config": None}))
+        check_arguments(trained, arguments)
     except ValueError as error:
         raise RecipeError(f"training arguments: {error}") from error
 

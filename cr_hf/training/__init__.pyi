@@ -19,3 +19,4 @@ from .sweep import SweepHead as SweepHead
 from .sweep import predict_heads as predict_heads
 from .sweep import train_heads as train_heads
 from .trainer import CRTrainer as CRTrainer
+from .trainer import check_arguments as check_arguments

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import TrainingArguments
+from transformers.training_args import trainer_log_levels
 
 from .schedules import DREG_SCHEDULES, check_schedule
 
-LEAST = {
-    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
-    **dict.fromkeys(("learning_rate", "weight_decay", "num_train_epochs", "max_grad_norm"), 0),
-    **dict.fromkeys(("dataloader_num_workers", "seed"), 0),
-}
+AT_LEAST_1 = (
+    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+    *("eval_accumulation_steps", "ddp_timeout"),
+)
+AT_LEAST_0 = (
+    *("learning_rate", "head_learning_rate", "threshold_learning_rate", "weight_decay", "num_train_epochs"),
+    *("dataloader_num_workers", "seed", "data_seed", "label_smoothing_factor", "neftune_noise_alpha"),
+    *("logging_steps", "eval_steps", "save_steps", "eval_delay", "max_grad_norm"),
+)
+LEAST = {**dict.fromkeys(AT_LEAST_1, 1), **dict.fromkeys(AT_LEAST_0, 0)}
 LARGEST_SEED = 2**32 - 1  # numpy's
+MOST = {"seed": LARGEST_SEED, "data_seed": LARGEST_SEED, "label_smoothing_factor": 1}
+COMPILE_MODES = (None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "train_sampling_strategy": ("random", "sequential", "group_by_length"),
+    "include_num_input_tokens_seen": ("no", "all", "non_padding", False, True),
+    "torch_compile_mode": COMPILE_MODES,
+    **dict.fromkeys(("log_level", "log_level_replica"), tuple(trainer_log_levels)),
+}
+"""Values that `TrainingArguments` takes unseen and that would fail, or be passed over, once training has begun."""
 
 
 @dataclass
@@ -59,17 +75,27 @@ class CRTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
             value = getattr(self, name)
-            if not least <= value < math.inf:
+            if value is not None and not least <= value < math.inf:
                 raise ValueError(f"{name}={value} is not allowed: use a number, {least} or above")
-        if self.seed > LARGEST_SEED:
-            raise ValueError(f"seed={self.seed} is not allowed: use a number, {LARGEST_SEED} or below")
+        for name, most in MOST.items():
+            value = getattr(self, name)
+            if value is not None and value > most:
+                raise ValueError(f"{name}={value} is not allowed: use a number, {most} or below")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                known = ", ".join(str(choice) for choice in choices)
+                raise ValueError(f"{name}={getattr(self, name)!r} is not allowed: use one of {known}")
+        if not isinstance(self.trackio_static_space_id, str | bool | None):
+            raise ValueError(
+                f"trackio_static_space_id={self.trackio_static_space_id!r} is not allowed: use text or false"
+            )
+        if isinstance(self.dreg_lambda, str):
+            raise ValueError(f"dreg_lambda={self.dreg_lambda!r} is not allowed: use a number, or auto in a recipe")
         super().__post_init__()
-        if self.dreg_lambda is not None:
-            check_schedule(self.dreg_schedule, self.dreg_lambda, self.dreg_lambda_end, self.dreg_warmup_steps)
-        for name in ("head_learning_rate", "threshold_learning_rate"):
-            rate = getattr(self, name)
-            if rate is not None and not rate >= 0:
-                raise ValueError(f"{name}={rate} is not allowed: use a number, 0 or above")
+        start = self.dreg_lambda
+        if start is None:  # the model's: any will do to look at the rest
+            start = 1.0 if self.dreg_lambda_end is None else self.dreg_lambda_end
+        check_schedule(self.dreg_schedule, start, self.dreg_lambda_end, self.dreg_warmup_steps)
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay={self.layer_decay} is not allowed: use a number above 0, at most 1")
         if isinstance(self.class_weights, str) and self.class_weights != "balanced":

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import math
+import tempfile
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, get_last_checkpoint
+from transformers.utils import is_liger_kernel_available
 
 from ..errors import CheckpointError, NonFiniteError
 from ..evaluation import default_output, gradient_tail_ratio, input_gradient_norms
@@ -323,3 +329,52 @@ class CRTrainer(ExactTrainer):
         own = input_gradient_norms(head, rows, default_output(head.config)) if finite else rows[:, 0] * torch.nan
         norms.append(self.accelerator.gather_for_metrics(own.float()))
         return output
+
+
+def check_arguments(model: nn.Module, args: CRTrainingArguments) -> None:
+    """Build what a training is made of and throw it away, so that what cannot work is noticed before work is done.
+
+    Args:
+        model: to be trained, or one like it.
+        args: of the training.
+
+    Raises:
+        ValueError: naming the arguments and the cause.
+    """
+    tried, rows = copy.copy(args), [{"input_ids": [0], "labels": 0}]
+    with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng(devices=[]):
+        tried.output_dir = scratch
+        names = "report_to"
+        try:
+            for reporter in get_reporting_integration_callbacks(args.report_to):
+                reporter()
+            names = "the trainer"
+            trainer = CRTrainer(model=model, args=tried, train_dataset=rows, eval_dataset=rows)
+            names = "optim and optim_args"
+            optimizer = trainer.create_optimizer()
+            names = "lr_scheduler_type and lr_scheduler_kwargs"
+            trainer.create_scheduler(1, optimizer)
+            names = "the arguments of the data loader"
+            trainer.get_train_dataloader()
+            names = "neftune_noise_alpha"
+            if args.neftune_noise_alpha is not None:
+                model.get_input_embeddings()  # type: ignore[operator]
+            names = "activation_checkpointing"
+            if args.activation_checkpointing:
+                _check_checkpointing(model, args.activation_checkpointing_kwargs)
+            names = "use_liger_kernel"
+            if args.use_liger_kernel and not is_liger_kernel_available():
+                raise ImportError("the package liger-kernel is not installed")
+        except Exception as error:  # they come from many packages, which raise whatever they like
+            raise ValueError(f"{names}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+
+
+def _check_checkpointing(model: nn.Module, options: Any) -> None:
+    if not getattr(model, "supports_gradient_checkpointing", True):
+        raise ValueError(f"{type(model).__name__} has no backbone whose activations could be left out")
+    known = {"every_n_layers", "offload", *inspect.signature(checkpoint).parameters} - {"function", "args", "kwargs"}
+    unknown = set(options or {}) - known
+    if unknown:
+        raise ValueError(
+            f"activation_checkpointing_kwargs: {min(unknown)!r} is unknown: use {', '.join(sorted(known))}"
+        )
