@@ -50,7 +50,8 @@ def claim(run_dir: Path, *names: str) -> None:
     for name in names:
         if name not in own and os.path.lexists(run_dir / name):
             raise CheckpointError(f"{run_dir / name} was not written by the run: move it away, then use --resume")
-    write_json(run_dir / OWN_FILES, {"files": sorted({*own, *names})})
+    if not own.issuperset(names):
+        write_json(run_dir / OWN_FILES, {"files": sorted({*own, *names})})
 
 
 @contextlib.contextmanager

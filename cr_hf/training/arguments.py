@@ -92,10 +92,10 @@ class CRTrainingArguments(TrainingArguments):
         if isinstance(self.dreg_lambda, str):
             raise ValueError(f"dreg_lambda={self.dreg_lambda!r} is not allowed: use a number, or auto in a recipe")
         super().__post_init__()
-        start = self.dreg_lambda
-        if start is None:  # the model's: any will do to look at the rest
-            start = 1.0 if self.dreg_lambda_end is None else self.dreg_lambda_end
-        check_schedule(self.dreg_schedule, start, self.dreg_lambda_end, self.dreg_warmup_steps)
+        start, end = self.dreg_lambda, self.dreg_lambda_end
+        if start is None:  # the model's, which the trainer will check: any will do to look at the rest
+            start, end = 1.0, None if self.dreg_schedule == "constant" else end
+        check_schedule(self.dreg_schedule, start, end, self.dreg_warmup_steps)
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay={self.layer_decay} is not allowed: use a number above 0, at most 1")
         if isinstance(self.class_weights, str) and self.class_weights != "balanced":
