@@ -344,7 +344,7 @@ CASES: dict[str, Case] = {
         "no card can be made",
         PUBLISH,
     ),
-    "results nested too deeply": Case(file("results.json", DEEP), "results.json is damaged", DIAGNOSE),
+    "results nested too deeply": Case(file("results.json", DEEP), "results.json is not JSON", DIAGNOSE),
     "results of nothing": Case(file("results.json", "{}"), "before diagnostics were kept", DIAGNOSE),
     "results of nothing to publish": Case(file("results.json", "{}"), "no card can be made", PUBLISH),
     "results that are no numbers": Case(
