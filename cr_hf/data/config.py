@@ -195,7 +195,8 @@ def find_column(columns: Sequence[str], asked: str | float | None, role: str, pl
     if found:
         return found[0]
     missing = f"no {role} column found" if asked is None else f"no column {asked!r}{nearest(str(asked), columns)}"
-    mend = f"set data.{role}_column"
-    if not any(usual_columns(columns, known) for known in COLUMN_NAMES):
+    mend = f"set data.{role}_column" + (", or data.label_columns for a column a label" if role == "label" else "")
+    has_names = any(usual_columns(columns, known) for known in COLUMN_NAMES)
+    if not has_names and not all(column.isdigit() for column in columns):
         mend += ", or data.has_header=false if the first row of the file is data and no names"
     raise DataError(f"{place}: {missing} among {list(columns)[:50]}: {mend}")

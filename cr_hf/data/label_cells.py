@@ -36,6 +36,7 @@ MISSING = {
     "#value!",
     "#ref!",
 }
+LARGEST = float(np.finfo(np.float32).max)
 LONGEST = 200
 """Characters of a label."""
 LISTS = re.compile(r"\s*[\[{(].*[\])}]\s*", re.DOTALL)
@@ -116,7 +117,7 @@ def cell_labels(value: Any, config: DataConfig, place: Place) -> list[Any]:
         return list(value)
     if not isinstance(value, str):
         raise DataError(f"{place()}: the label {value!r} is no list of classes: use a list, or names with '|' between")
-    if LISTS.fullmatch(value):
+    if LISTS.fullmatch(value) or value.lstrip().startswith("["):
         return _parse_list(value.strip(), place)
     separator = config.label_separator or SEPARATOR
     return [part.strip() for part in value.split(separator) if part.strip()]
@@ -155,7 +156,7 @@ def targets_of(value: Any, place: Place) -> list[float] | None:
             numbers.append(float(item))
         except (TypeError, ValueError):
             numbers.append(math.nan)
-        if not math.isfinite(numbers[-1]) or abs(numbers[-1]) > np.finfo(np.float32).max:
+        if not math.isfinite(numbers[-1]) or abs(numbers[-1]) > LARGEST:
             raise DataError(
                 f"{place()}: the label {item!r} is not a finite number: mend the row, or check problem_type"
             )

@@ -166,8 +166,8 @@ def _from_train(seen: Mapping[str, Seen], several: bool, notes: list[str]) -> Cl
     words = [key for key, number in is_number.items() if not number]
     if words and len(words) < len(spellings):
         notes.append(f"some labels are numbers and others words, such as {words[0]!r} ({first[words[0]]})")
+    _refuse_lists(spellings, first, several)
     if not several:
-        _refuse_lists(spellings, first)
         rows = sum(part.rows for part in reference)
         if rows == len(spellings) > MANY_CLASSES:
             raise DataError(
@@ -184,13 +184,14 @@ def _has_fraction(spelled: set[str]) -> bool:
     return any(NUMBER.fullmatch(label) and not label.isdecimal() for label in spelled)
 
 
-def _refuse_lists(spellings: Mapping[str, set[str]], first: Mapping[str, str]) -> None:
+def _refuse_lists(spellings: Mapping[str, set[str]], first: Mapping[str, str], several: bool) -> None:
     for key in spellings:
         is_list = key[0] in "[{" and LISTS.fullmatch(key)
         mark = next((mark for mark in ",;|" if mark in key), "")
         parts = [key_of(part.strip()) for part in key.split(mark)] if mark else []
-        if is_list or (parts and all(part in spellings or not part for part in parts)):
-            how = f" and data.label_separator={mark!r}" if mark and not is_list else ""
+        known = [part in spellings or not part for part in parts]
+        if is_list or (any(known) if several else known and all(known)):
+            how = "" if is_list else f" and data.label_separator={mark!r}, or list it in data.label_names"
             raise DataError(
                 f"{first[key]}: the label {key!r} looks like several labels: set problem_type: {SEVERAL}{how}"
             )

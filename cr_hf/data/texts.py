@@ -28,7 +28,9 @@ TABLE_TYPES = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 WHOLE_JSON_CHARACTERS = 500_000_000
 """Of a JSON file that is one array or object, which is read at once."""
 SNIFFED_BYTES = 65_536
-FREE_BYTES = 2**26
+GZIP_RATIO = 1100
+"""No gzip unpacks to more; one that says so is damaged."""
+FREE_BYTES = 2**24
 """A compressed file may become this large whatever its ratio."""
 
 Record = dict[str, Any]
@@ -80,7 +82,7 @@ class _Unpacked(io.RawIOBase):
         part = self.file.read1(len(buffer))
         self.count += len(part)
         if self.count > self.limit:
-            raise OverflowError(self.count)
+            raise OverflowError
         buffer[: len(part)] = part
         return len(part)
 
@@ -99,6 +101,11 @@ def read_lines(path: Path, config: DataConfig) -> Iterator[str]:
             is_gzip = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             most = max(FREE_BYTES, config.max_unpacked_ratio * path.stat().st_size)
+            if is_gzip:
+                raw.seek(-4, 2)  # where a gzip says its size
+                if most < int.from_bytes(raw.read(), "little") < GZIP_RATIO * path.stat().st_size:
+                    raise OverflowError
+                raw.seek(0)
             binary: Any = io.BufferedReader(_Unpacked(raw, most), SNIFFED_BYTES) if is_gzip else raw
             start = binary.peek(SNIFFED_BYTES)
             # Old spreadsheets end lines with a carriage return alone.
@@ -245,7 +252,8 @@ def _even(path: Path, rows: Iterator[tuple[int, list[str]]], width: int) -> Iter
         while len(cells) > width and not cells[-1].strip():
             cells.pop()
         if len(cells) != width:
-            raise DataError(f"{path}, line {number}: {len(cells)} columns instead of {width}: mend the row")
+            mend = "remove what stands above the names of the columns" if _has_roles(cells) else "mend the row"
+            raise DataError(f"{path}, line {number}: {len(cells)} columns instead of {width}: {mend}")
         yield number, cells
 
 
@@ -289,8 +297,10 @@ def _whole_json(path: Path, head: list[tuple[int, str]], lines: Iterator[tuple[i
     """The value that a file is, or None where it holds an object a line."""
     try:
         value = json.loads(head[0][1])
+        parts = list(value.values()) if isinstance(value, dict) else []
         is_table = isinstance(value, list) or (
-            isinstance(value, dict) and all(isinstance(cells, list | dict) for cells in value.values())
+            any(isinstance(part, list) and part and isinstance(part[0], dict) for part in parts)
+            or bool(parts and all(isinstance(part, list | dict) for part in parts))
         )
         if len(head) > 1 or not is_table:
             return None

@@ -40,6 +40,12 @@ DATA_KEYS = {item.name for item in dataclasses.fields(DataConfig)}
 FOR_TABLES = {"feature_columns", "missing_value", "missing_columns", "test_fraction"}
 FOR_TEXTS = {"backbone_revision", "lora_r", "freeze_backbone", "pooling", "feature_layers", "max_seq_length"}
 FOR_TEXTS |= {"name", "text_column", "text_pair_column", "streaming", "push_to_hub"}
+FOR_TEXTS |= {"label_columns", "label_separator"}
+# Values that are taken as they are written: names such as no, null and 1.0 are not YAML's values of these forms, and
+# "#2.csv" is a path.
+NAMES = {"label_names", "label_columns", "feature_columns", "missing_columns"}
+AS_WRITTEN = {f"data.{name}" for name in ("dir", "train_file", "validation_file", "test_file", "separator")}
+AS_WRITTEN |= {"data.label_separator", "output_dir", "backbone", "vectors_file"}
 FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
 NO_HINT = ": remove it, keys are fields of CRConfig, CRTrainingArguments and, below data, of DataConfig"
@@ -170,7 +176,7 @@ def data_overrides(overrides: list[str]) -> dict[str, Any]:
         if name == key or name not in DATA_KEYS:
             known = {f"data.{field_name}" for field_name in DATA_KEYS}
             raise RecipeError(f"override {key!r}{nearest(key, known)}: only data.* can be changed on a finished run")
-        values[name] = _number(value)
+        values[name] = _data_value(name, value)
     return values
 
 
@@ -180,8 +186,12 @@ def _read_overrides(overrides: list[str]) -> list[tuple[str, Any]]:
         key, sign, text = override.partition("=")
         if not sign or not key:
             raise RecipeError(f"override {override!r} is not of the form key=value, such as learning_rate=1e-3")
+        if key in AS_WRITTEN and text not in ("", "null", "~") and text[0] not in "['\"":
+            pairs.append((key, text))
+            continue
         try:
-            pairs.append((key, load_yaml(text)))
+            name = key.removeprefix("data.")
+            pairs.append((key, load_yaml(f"{name}: {text}")[name] if name in NAMES else load_yaml(text)))
         except (yaml.YAMLError, RecursionError) as error:
             raise RecipeError(f"override {override!r}: the value is not YAML, put it in quotes") from error
     return pairs
@@ -197,6 +207,10 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        for key, value in node.value:
+            if key.value in NAMES and isinstance(value, yaml.SequenceNode):
+                for item in value.value:
+                    item.tag = "tag:yaml.org,2002:str" if isinstance(item, yaml.ScalarNode) else item.tag
         values: dict[Any, Any] = super().construct_mapping(node, deep=deep)
         if len(values) < len(node.value):
             raise yaml.constructor.ConstructorError(None, None, "a key stands there twice", node.start_mark)
@@ -275,7 +289,7 @@ def _check(values: dict[str, Any], place: str) -> Recipe:
         value = sorted_out["own"].get(name)
         if value is not None and value < least:
             raise RecipeError(f"{place}: {name}={value} must be {least} or above")
-    data = DataConfig(**{name: _number(value) for name, value in values["data"].items()})
+    data = DataConfig(**{name: _data_value(name, value) for name, value in values["data"].items()})
     recipe = Recipe(data=data, model=sorted_out["model"], training=sorted_out["training"], **sorted_out["own"])
     if recipe.chooses_lambda:
         _check_auto_lambda(recipe, place)
@@ -321,12 +335,16 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _data_value(name: str, value: Any) -> Any:
+    return value if f"data.{name}" in AS_WRITTEN else _number(value)
+
+
 def _check_types(values: dict[str, Any], owner: type, place: str, prefix: str) -> None:
     """Refuse a value of another type than its field has, before anything is loaded."""
     hints = _hints(owner)
     for name, value in values.items():
         # transformers takes fsdp=true, which its hint does not say.
-        if _fits(_number(value), hints[name]) or name == "fsdp":
+        if _fits(value, hints[name]) or _fits(_number(value), hints[name]) or name == "fsdp":
             continue
         kinds = _kinds(hints[name])
         wanted = [word for kind, word in {**KINDS, type(None): "null"}.items() if kind in kinds]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import platform
@@ -12,7 +13,7 @@ import torch
 import transformers
 
 from .. import __version__
-from ..data import DataConfig, label_names_of, table_fingerprint
+from ..data import DataConfig, Understood, label_names_of, table_fingerprint
 from ..training import CRTrainingArguments
 
 MODEL_FIELDS = (
@@ -56,7 +57,9 @@ def describe_data(config: DataConfig, dataset: datasets.DatasetDict) -> dict[str
     names = label_names_of(dataset["train"])
     # The rows of a streamed split are never all seen.
     known = datasets.DatasetDict({name: rows for name, rows in dataset.items() if isinstance(rows, datasets.Dataset)})
+    understood: Understood | None = getattr(dataset, "understood", None)
     return {
+        "understood": None if understood is None else dataclasses.asdict(understood),
         "source": config.name if not config.reads_files else "local files",
         "in_place_of": config.name if config.reads_files else None,
         "revision": None if config.reads_files else config.revision,

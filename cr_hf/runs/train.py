@@ -57,6 +57,7 @@ from .directory import (
     check_finished,
     claim,
     open_directory,
+    read_results,
     staged,
 )
 from .recipe import NO_BACKBONE, Recipe, load_recipe
@@ -99,6 +100,8 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
         return run_dir
     with arguments.main_process_first(local=False, desc="reading the data"):
         dataset = _read_data(recipe)
+    if arguments.process_index == 0:
+        print(*dataset.understood.lines(), sep="\n")
     set_seed(recipe.seed)
     model, tokenizer = build_model(recipe, dataset)
     check_together(recipe, arguments, model)
@@ -265,7 +268,8 @@ def evaluate_run(
 def _read_data(recipe: Recipe) -> Any:
     if recipe.backbone == NO_BACKBONE:
         return load_tables(recipe.data)
-    return load_streamed(recipe.data) if recipe.data.streaming else load_rows(recipe.data, recipe.task.problem_type)
+    load = load_streamed if recipe.data.streaming else load_rows
+    return load(recipe.data, recipe.task.problem_type)
 
 
 def load_schema(run_dir: str | Path) -> TableSchema:
@@ -303,6 +307,10 @@ def load_run(run_dir: str | Path) -> tuple[Any, Any, Recipe]:
     run_dir = Path(run_dir)
     check_finished(run_dir)
     recipe = load_recipe(run_dir / RECIPE)
+    # What training settled of how rows are read holds for every later command.
+    settled = (read_results(run_dir)["data"].get("understood") or {}).get("reading", {})
+    open_fields = {name: value for name, value in settled.items() if getattr(recipe.data, name) is None}
+    recipe.data = dataclasses.replace(recipe.data, **open_fields)
     return *load_model(run_dir, is_table=recipe.backbone == NO_BACKBONE), recipe
 
 
