@@ -53,7 +53,6 @@ hub-faults: setup ## Try every fault of publishing, and write experiments/result
 
 results: setup ## Write RESULTS.md and the tables of README.md from experiments/results and benchmarks/results
 	$(BIN)/python -m experiments.make_results
-	$(BIN)/python -m experiments.update_readme
 
 soak: setup ## Try to break it for an hour, and write experiments/results/soak.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.soak

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from cr_hf.evaluation.statistics import compare
+from cr_hf.study.arms import HEADS
 
 from .runner import (
-    Arm,
     Regime,
     hits_of,
     parser,
@@ -28,7 +28,6 @@ from .runner import (
 
 FRACTIONS = (0.05, 0.25, 1.0)
 FIXED = 0.02
-ARM = Arm({"activation": "polynomial"}, ())
 
 
 def measure(regime: Regime, fraction: float, seeds: int) -> dict[str, Any]:
@@ -38,8 +37,8 @@ def measure(regime: Regime, fraction: float, seeds: int) -> dict[str, Any]:
     heads = []
     for seed, choice in enumerate(choices):
         print(f"{fraction:.0%}, seed {seed}: lambda {choice.chosen:.3g}, best {choice.best:.3g}", flush=True)
-        settings = [{"dreg_lambda": value, "dropout": regime.config.dropout} for value in (choice.chosen, FIXED)]
-        heads += train(regime, ARM, settings, [seed], subsets, fraction)
+        settings = [{"dreg_lambda": value} for value in (choice.chosen, FIXED)]
+        heads += train(regime, HEADS["cr+dreg"], settings, [seed], subsets, fraction)
     hits = hits_of(heads, *regime.data.test)
     picked, fixed = hits[0::2], hits[1::2]
     found = compare(picked, fixed)

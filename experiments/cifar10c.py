@@ -7,24 +7,23 @@ corruption accuracy is the mean over 15 corruptions x 5 severities x test images
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
-from cr_hf.evaluation.statistics import compare_all
+from cr_hf.evaluation import PairedDifference, compare_all
 from cr_hf.evaluation.text_damage import SEVERITIES
-from cr_hf.study.arms import NO_DREG
+from cr_hf.study.arms import HEADS
 from cr_hf.training import HeadResult
 
 from .image_corruptions import CORRUPTIONS, SIDE, corrupt
 from .runner import (
-    Arm,
     Claim,
     Hits,
     Regime,
     choose,
-    difference_text,
     hits_of,
+    interval_text,
     parser,
     read_regime,
     start,
@@ -35,10 +34,10 @@ from .runner import (
 RESAMPLES = 10_000
 DROPOUTS = ({"dropout": 0.1}, {"dropout": 0.3})
 ARMS = {
-    "relu": Arm({"activation": "relu", **NO_DREG}, DROPOUTS),
-    "gelu": Arm({"activation": "gelu", **NO_DREG}, DROPOUTS),
-    "cr+dreg": Arm(
-        {"activation": "polynomial"}, tuple({"dreg_lambda": value, "dropout": 0.1} for value in (0.003, 0.03))
+    "relu": replace(HEADS["mlp-relu"], settings=DROPOUTS),
+    "gelu": replace(HEADS["mlp-gelu"], settings=DROPOUTS),
+    "cr+dreg": replace(
+        HEADS["cr+dreg"], settings=tuple({"dreg_lambda": value, "dropout": 0.1} for value in (0.003, 0.03))
     ),
 }
 OURS, REFERENCES = "cr+dreg", ("gelu", "relu")
@@ -63,10 +62,10 @@ def corrupted_hits(heads: dict[str, list[HeadResult]], regime: Regime) -> dict[s
     return found
 
 
-def compared(hits: dict[str, Hits]) -> list[dict[str, Any]]:
-    """CR + DREG against both references."""
+def compared(hits: dict[str, Hits]) -> dict[str, PairedDifference]:
+    """CR + DREG against each reference."""
     found = compare_all([hits[OURS] - hits[name] for name in REFERENCES], RESAMPLES)
-    return [{"head": OURS, "reference": name, **one.to_json()} for name, one in zip(REFERENCES, found, strict=True)]
+    return dict(zip(REFERENCES, found, strict=True))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -85,18 +84,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         record["test_accuracies"] = clean[name].mean(1).tolist()
         record["mean_corruption_accuracies"] = means[name].mean(1).tolist()
         record["curves"] = {kind: [float(one.mean()) for one in hits] for kind, hits in corrupted[name].items()}
-    comparisons = {"mean_corruption_accuracy": compared(means), "clean_accuracy": compared(clean)}
-    found = comparisons["mean_corruption_accuracy"]
+    found = compared(means)
+    comparisons = {
+        name: [{"head": OURS, "reference": other, **one.to_json()} for other, one in part.items()]
+        for name, part in (("mean_corruption_accuracy", found), ("clean_accuracy", compared(clean)))
+    }
     rows, apart, tested = (len(labels) for _, labels in (regime.data.train, regime.data.validation, regime.data.test))
     claim = Claim(
         claim="CIFAR-10-C: mean corruption accuracy 2.32 % higher at equal size",
-        protocol=f"pixels standardised, one hidden layer of {regime.config.hidden_sizes[0]}; {rows:,} training "
+        protocol=f"pixels standardised, one hidden layer of {regime.data.config.hidden_sizes[0]}; {rows:,} training "
         f"images, {apart:,} apart choose the setting (two tried an arm) and the epoch, {tested:,} test images, each "
         f"as it is and under 15 corruptions x 5 severities; {options.seeds} seeds; crossed bootstrap over seeds and "
         "images, corrected for the two comparisons",
         ours="mean corruption accuracy of CR + DREG: "
-        + "; ".join(f"{difference_text(one, 'corrected_interval')} points over {one['reference']}" for one in found),
-        verdict=verdict(False, all(one["corrected_interval"][0] > 0 for one in found)),
+        + "; ".join(
+            f"{interval_text(one.difference, one.corrected_interval)} points over {name}"
+            for name, one in found.items()
+        ),
+        verdict=verdict(False, all(one.corrected_interval[0] > 0 for one in found.values())),
     )
     about = {**regime.about, "data": DATA}
     write_result(

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from cr_hf.evaluation import gradient_tail_ratio, input_gradient_norms
+from cr_hf.evaluation import LEVEL, PairedDifference, compare_all, gradient_tail_ratio, input_gradient_norms
 from cr_hf.evaluation.sensitivity import curvature
-from cr_hf.evaluation.statistics import LEVEL, compare_all
 from cr_hf.study.arms import HEADS
 
 from .runner import (
@@ -24,8 +23,8 @@ from .runner import (
     Hits,
     Regime,
     choose,
-    difference_text,
     hits_of,
+    interval_text,
     parser,
     read_regime,
     start,
@@ -43,7 +42,7 @@ RULE = (
     "Reproduced: ahead of every named head, certainly; in direction only: ahead of each on average. Of low frequency "
     "in direction only if every seed's polynomial head curves less than the GELU head of the same seed."
 )
-Comparisons = list[dict[str, Any]]
+Comparisons = dict[str, PairedDifference]
 
 
 def measure(regime: Regime, seeds: int) -> tuple[dict[str, dict[str, Any]], dict[str, Hits], dict[str, Hits]]:
@@ -75,14 +74,14 @@ def measure(regime: Regime, seeds: int) -> tuple[dict[str, dict[str, Any]], dict
 
 def ahead(found: Comparisons, names: Sequence[str]) -> str:
     """The verdict on being ahead of the named heads."""
-    own = [comparison for comparison in found if comparison["reference"] in names]
-    higher = all(comparison["difference"] > 0 for comparison in own)
-    return verdict(higher and all(comparison["claimed"] for comparison in own), higher)
+    own = [found[name] for name in names]
+    higher = all(comparison.difference > 0 for comparison in own)
+    return verdict(higher and all(comparison.claimed for comparison in own), higher)
 
 
 def differences(found: Comparisons) -> str:
     """Comparisons in words."""
-    parts = "; ".join(f"{comparison['reference']} {difference_text(comparison)}" for comparison in found)
+    parts = "; ".join(f"{name} {interval_text(one.difference, one.interval)}" for name, one in found.items())
     return f"{OURS} minus {parts}"
 
 
@@ -106,10 +105,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     regime = read_regime("sst5_frozen", options, "backbone=offline")
     records, *measured = measure(regime, options.seeds)
     compared = compare_all([hits[OURS] - hits[name] for hits in measured for name in OTHERS])
-    clean, noisy = (
-        [{"rows": kind, "reference": name, **one.to_json()} for name, one in zip(OTHERS, part, strict=True)]
-        for kind, part in (("clean", compared[: len(OTHERS)]), ("noise", compared[len(OTHERS) :]))
-    )
+    clean = dict(zip(OTHERS, compared[: len(OTHERS)], strict=True))
+    noisy = dict(zip(OTHERS, compared[len(OTHERS) :], strict=True))
     rivals = [name for name in OTHERS if name != "gelu+spectral-norm"]
     claims = [
         Claim(
@@ -133,7 +130,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         claims=claims,
         rule=RULE,
         seeds=options.seeds,
-        comparisons=clean + noisy,
+        comparisons=[
+            {"rows": kind, "reference": name, **one.to_json()}
+            for kind, part in (("clean", clean), ("noise", noisy))
+            for name, one in part.items()
+        ],
         heads=records,
         **regime.about,
     )

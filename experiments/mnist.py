@@ -9,19 +9,19 @@ of the margin by the standardised pixels, averaged over seeds, CR + DREG against
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from cr_hf.evaluation import input_gradient_norms
-from cr_hf.evaluation.statistics import bootstrap_interval, compare_all
-from cr_hf.study.arms import NO_DREG
+from cr_hf.evaluation import compare_all, input_gradient_norms
+from cr_hf.evaluation.statistics import bootstrap_interval
+from cr_hf.study.arms import HEADS
 
 from .runner import (
     IN_DIRECTION,
     NOT_PUBLIC,
-    Arm,
     Claim,
     Hits,
     Regime,
@@ -41,9 +41,9 @@ FINE_SIZES = sorted([*SIZES, [4], [6], [12], [24], [48], [96]])
 RESAMPLES = 2_000
 DROPOUTS = ({"dropout": 0.0}, {"dropout": 0.1})
 ARMS = {
-    "relu": ({"activation": "relu", **NO_DREG}, DROPOUTS),
-    "cr": ({"activation": "polynomial", **NO_DREG}, DROPOUTS),
-    "cr+dreg": ({"activation": "polynomial"}, ({"dreg_lambda": 1e-4}, {"dreg_lambda": 1e-3})),
+    "relu": replace(HEADS["mlp-relu"], settings=DROPOUTS),
+    "cr": replace(HEADS["cr"], settings=DROPOUTS),
+    "cr+dreg": replace(HEADS["cr+dreg"], settings=({"dreg_lambda": 1e-4}, {"dreg_lambda": 1e-3})),
 }
 CLAIMED_RATIO = 15.5
 RULE = (
@@ -62,11 +62,11 @@ def measure_arms(regime: Regime, seeds: int) -> tuple[Records, dict[str, list[Hi
     subsets = [np.arange(len(regime.data.train[1]))] * seeds
     test_rows = torch.from_numpy(np.asarray(regime.data.test[0]))
     for sizes in FINE_SIZES:
-        for name, (overrides, settings) in ARMS.items():
+        for name, arm in ARMS.items():
             if sizes not in SIZES and name != "cr+dreg":
                 continue
-            arm = Arm({**overrides, "hidden_sizes": sizes}, settings)
-            heads, record = choose(regime, arm, subsets)
+            sized = replace(arm, overrides={**arm.overrides, "hidden_sizes": sizes})
+            heads, record = choose(regime, sized, subsets)
             norms = [input_gradient_norms(head.head(), test_rows).double().numpy() for head in heads]
             hits[name].append(hits_of(heads, *regime.data.test))
             record["test_accuracies"] = hits[name][-1].mean(1).tolist()
@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"MNIST, 784 pixels standardised, {len(regime.data.train[1]):,} training rows, "
         f"{len(regime.data.validation[1]):,} rows split off train choose the setting (two tried an arm and size) and "
         f"the epoch; {len(regime.data.test[1]):,} test rows, once; {options.seeds} seeds, "
-        f"{regime.recipe.training['num_train_epochs']} epochs, one hidden layer of {FINE_SIZES[0][0]} to "
+        f"{regime.data.recipe.training['num_train_epochs']} epochs, one hidden layer of {FINE_SIZES[0][0]} to "
         f"{FINE_SIZES[-1][0]}"
     )
     write_result(

@@ -25,9 +25,9 @@ from cr_hf.evaluation import Task
 from cr_hf.evaluation.statistics import compare
 from cr_hf.modeling import CRConfig, CRHead, network_dreg
 from cr_hf.runs import Recipe
-from cr_hf.study.results import pack_hits, unpack_hits
+from cr_hf.study.results import pack_hits
 
-from .runner import Regime, parser, part, read_regime, start, write_result
+from .runner import Regime, hits_of_runs, parser, part, read_regime, start, write_result
 
 METHODS = ("cumulative link", "cross-entropy", "CORAL", "CORN")
 Splits = dict[str, tuple[Tensor, Tensor]]
@@ -134,7 +134,7 @@ def predict(network: Network, features: Tensor) -> NDArray[Any]:
 
 def standardized_splits(regime: Regime) -> Splits:
     """Features standardised by the training rows, as the head's own `feature_norm` does."""
-    norm = CRHead(regime.config).feature_norm
+    norm = CRHead(regime.data.config).feature_norm
     splits = {name: getattr(regime.data, name) for name in ("train", "validation", "test")}
     rows = torch.from_numpy(np.array(splits["train"][0], dtype=np.float64))
     norm.set_statistics(rows.mean(0), rows.var(0, correction=0))
@@ -151,13 +151,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     regime = read_regime("yelp_minilm", options, "backbone=offline")
     splits = standardized_splits(regime)
     runs = [
-        part(options, f"{method}-{seed}", partial(train, method, seed, regime.recipe, regime.config, splits))
+        part(options, f"{method}-{seed}", partial(train, method, seed, regime.data.recipe, regime.data.config, splits))
         for seed in range(options.seeds)
         for method in METHODS
     ]
-    first, *others = (
-        np.concatenate([unpack_hits(run["hits"]) for run in runs if run["method"] == method]) for method in METHODS
-    )
+    first, *others = (hits_of_runs([run for run in runs if run["method"] == method]) for method in METHODS)
     write_result(
         options,
         body="recipes/yelp_minilm.yaml",

@@ -16,19 +16,15 @@ import xgboost
 from numpy.typing import NDArray
 from sklearn.impute import SimpleImputer
 from sklearn.model_selection import (
-    GridSearchCV,
     RepeatedStratifiedKFold,
     StratifiedKFold,
     StratifiedShuffleSplit,
     train_test_split,
 )
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from cr_hf.evaluation import gradient_tail_ratio, input_gradient_norms
 from cr_hf.evaluation.statistics import LEVEL, corrected_resampled_t, holm
-from cr_hf.study.arms import NO_DREG
-from cr_hf.study.classical import make_estimator
+from cr_hf.study import arms as study
 from cr_hf.training import HeadResult
 
 from .runner import (
@@ -42,7 +38,6 @@ from .runner import (
     parser,
     part,
     read_regime,
-    spread,
     start,
     train,
     verdict,
@@ -55,17 +50,14 @@ RANDOM_SPLITS = 50
 INNER_FOLDS = 5
 DROPOUTS = tuple({"dropout": value} for value in (0.0, 0.1, 0.3, 0.5))
 HEADS = {
-    "cr+dreg": Arm({"activation": "polynomial"}, tuple({"dreg_lambda": value} for value in (0.01, 0.03, 0.1, 0.3))),
-    "cr": Arm({"activation": "polynomial", **NO_DREG}, DROPOUTS),
-    "mlp-relu": Arm({"activation": "relu", **NO_DREG}, DROPOUTS),
-    "mlp-gelu": Arm({"activation": "gelu", **NO_DREG}, DROPOUTS),
-}
-TREES = {"max_depth": [2, 3], "n_estimators": [50, 150]}
-CLASSICAL: dict[str, dict[str, list[Any]]] = {
-    "logistic regression": {"C": [0.01, 0.1, 1, 10]},
-    "SVM": {"C": [0.1, 1, 10, 100]},
-    "gradient boosting": TREES,
-    "XGBoost": TREES,
+    "cr+dreg": replace(
+        study.HEADS["cr+dreg"], settings=tuple({"dreg_lambda": value} for value in (0.01, 0.03, 0.1, 0.3))
+    ),
+    **{name: replace(study.HEADS[name], settings=DROPOUTS) for name in ("cr", "mlp-relu", "mlp-gelu")},
+    "logistic regression": study.HEADS["logistic-regression"],
+    "SVM": study.HEADS["svm"],
+    "gradient boosting": study.HEADS["gradient-boosting"],
+    "XGBoost": study.HEADS["xgboost"],
 }
 REFERENCES = ("logistic regression", "SVM", "XGBoost", "mlp-relu", "cr")
 CLAIMED, CLAIMED_DEVIATION = 0.8571, 0.0201
@@ -111,18 +103,21 @@ class Table:
         """All features, missing values replaced by the medians of the given rows."""
         return SimpleImputer(strategy="median").fit(self.features[rows]).transform(self.features).astype(np.float32)
 
-    def accuracy(self, head: HeadResult, train_rows: Rows, rows: Rows) -> float:
-        """Accuracy on some rows of a head that was trained on others."""
-        return float(hits_of([head], self.completed(train_rows)[rows], self.labels[rows]).mean())
+    def accuracy(self, head: Any, train_rows: Rows, rows: Rows) -> float:
+        """Accuracy on some rows of a head, or of what is no network, that was trained on others."""
+        features, labels = self.completed(train_rows)[rows], self.labels[rows]
+        if isinstance(head, HeadResult):
+            return float(hits_of([head], features, labels).mean())
+        return float((head.pipeline.predict(features) == labels).mean())
 
 
 def read_table(options: argparse.Namespace) -> Table:
     """The whole table, not yet split, with its missing values."""
     regime = read_regime("pima", options, "load_best_model_at_end=false")
-    values = np.loadtxt(Path(options.data) / regime.recipe.data.train_file, delimiter=",")
+    values = np.loadtxt(Path(options.data) / regime.data.recipe.data.train_file, delimiter=",")
     features = values[:, :8].astype(np.float32)
     missing = np.zeros_like(features, dtype=bool)
-    columns = regime.recipe.data.missing_columns
+    columns = regime.data.recipe.data.missing_columns
     missing[:, columns] = features[:, columns] == 0
     features[missing] = np.nan
     return Table(regime, features, values[:, 8].astype(np.int64))
@@ -150,7 +145,7 @@ def train_on(
     row_sets: Sequence[Rows],
     numbers: Sequence[int],
     fraction: float,
-) -> list[HeadResult]:
+) -> list[Any]:
     """Every setting on some of the sets of rows; the number of a set is its seed."""
     # Every set has medians, and so features, of its own: they stand one below the other.
     features = np.concatenate([table.completed(rows)[rows] for rows in row_sets])
@@ -168,16 +163,16 @@ def measure_head(arm: Arm, table: Table, splits: list[Split], fraction: float) -
     tried = train_on(table, arm, arm.settings, [kept for kept, _ in inner], range(len(inner)), fraction)
     scores = [table.accuracy(head, *pair) for head, pair in zip(tried, inner * len(arm.settings), strict=True)]
     chosen = np.array(scores).reshape(len(arm.settings), len(splits), INNER_FOLDS).mean(-1).argmax(0)
-    heads: dict[int, HeadResult] = {}
+    heads: dict[int, Any] = {}
     for number, setting in enumerate(arm.settings):
         own = np.flatnonzero(chosen == number).tolist()
         if own:
             found = train_on(table, arm, [setting], [split.train for split in splits], own, fraction)
             heads.update(zip(own, found, strict=True))
-    accuracies, ratios = [], []
-    for number, split in enumerate(splits):
+    accuracies = [table.accuracy(heads[number], split.train, split.test) for number, split in enumerate(splits)]
+    ratios = []
+    for number, split in enumerate(splits if arm.estimator is None else ()):
         rows = torch.from_numpy(table.completed(split.train)[split.test])
-        accuracies.append(table.accuracy(heads[number], split.train, split.test))
         ratios.append(gradient_tail_ratio(input_gradient_norms(heads[number].head(), rows).numpy()))
     return {
         "accuracies": accuracies,
@@ -187,30 +182,15 @@ def measure_head(arm: Arm, table: Table, splits: list[Split], fraction: float) -
     }
 
 
-def measure_classical(name: str, table: Table, splits: list[Split]) -> dict[str, Any]:
-    """Accuracy on test of a scikit-learn pipeline on every split, its setting chosen on the same inner folds."""
-    model = make_estimator(name, random_state=0)
-    pipeline = make_pipeline(SimpleImputer(strategy="median"), StandardScaler(), model)
-    grid = {f"{pipeline.steps[-1][0]}__{field}": values for field, values in CLASSICAL[name].items()}
-    accuracies = []
-    for split in splits:
-        where = {row: position for position, row in enumerate(split.train)}
-        inner = [tuple([where[row] for row in rows] for rows in pair) for pair in split.inner]
-        search = GridSearchCV(pipeline, grid, cv=inner).fit(table.features[split.train], table.labels[split.train])
-        accuracies.append(float(search.score(table.features[split.test], table.labels[split.test])))
-    return {"accuracies": accuracies, "settings": CLASSICAL[name]}
-
-
 def measure(table: Table, design: str, fraction: float) -> dict[str, Any]:
     """Every arm on the splits of a design, and CR with DREG against the declared references."""
     splits = make_splits(table.labels, design, fraction)
     found = {name: measure_head(arm, table, splits, fraction) for name, arm in HEADS.items()}
-    found |= {name: measure_classical(name, table, splits) for name in CLASSICAL}
     values = {name: np.array(arm["accuracies"]) for name, arm in found.items()}
     for name, arm in found.items():
         arm["mean"], arm["std"] = float(values[name].mean()), float(values[name].std(ddof=1))
         arm["share_at_claim"] = float((values[name].round(4) >= CLAIMED).mean())
-        print(design, fraction, name, spread(values[name], 4), flush=True)
+        print(design, fraction, name, arm["mean"], arm["std"], flush=True)
     # The training rows of the splits overlap, and the test is corrected for that.
     sizes = len(splits[0].train), len(splits[0].test)
     comparisons = [
@@ -254,7 +234,9 @@ def few_rows_claim(folds: dict[str, Any]) -> Claim:
 
 def tail_ratio_claim(arms: dict[str, Any]) -> Claim:
     """The gradient tail ratio of every head with all training rows."""
-    ratios = {name: float(np.mean(arms[name]["gradient_tail_ratios"])) for name in HEADS}
+    ratios = {
+        name: float(np.mean(arm["gradient_tail_ratios"])) for name, arm in arms.items() if arm["gradient_tail_ratios"]
+    }
     lowest = ratios["cr+dreg"] < min(ratios["mlp-relu"], ratios["mlp-gelu"])
     return Claim(
         claim="Pima diabetes: gradient tail ratio 1.01 to 1.02 against 1.07 to 1.09 of other networks",
@@ -288,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rule=RULE,
         rows=len(table.labels),
         versions={"scikit-learn": sklearn.__version__, "xgboost": xgboost.__version__},
-        training=table.regime.recipe.training,
+        training=table.regime.data.recipe.training,
         **{"repeated 5-fold": folds, "repeated 80/20": random_splits},
     )
 

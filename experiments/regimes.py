@@ -19,9 +19,9 @@ from cr_hf.evaluation import Task
 from cr_hf.evaluation.statistics import compare
 from cr_hf.features import encode_texts
 from cr_hf.runs import load_run, read_results, train_recipe
-from cr_hf.study.results import pack_hits, unpack_hits
+from cr_hf.study.results import pack_hits
 
-from .runner import RESULTS, RUNS, parser, part, recipe_of, start, write_result
+from .runner import RESULTS, RUNS, hits_of_runs, parser, part, recipe_of, start, write_result
 
 LINEAR = ("hidden_sizes=[]", "dreg_lambda=0")
 GELU = ("activation=gelu", "dreg_lambda=0")
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             own.append(part(asked, f"{arm}-{seed}", lambda arm=arm, seed=seed: run_arm(asked, arm, seed)))
             accuracies = {split: round(one["accuracy"], 4) for split, one in own[-1]["metrics"].items()}
             print(seed, arm, accuracies, flush=True)
-    hits = {arm: np.concatenate([unpack_hits(run["hits"]) for run in own]) for arm, own in runs.items()}
+    hits = {arm: hits_of_runs(own) for arm, own in runs.items()}
     pairs = combinations(runs, 2) if asked.seeds > 1 else ()
     write_result(
         asked,

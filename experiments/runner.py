@@ -9,22 +9,23 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from transformers.utils import logging
 
-from cr_hf import CRConfig
 from cr_hf.data import stratified_order
 from cr_hf.files import write_json
 from cr_hf.runs import Recipe, describe_data, describe_machine, load_recipe, override_recipe
 from cr_hf.runs.choose_lambda import LambdaChoice, choose_lambda
+from cr_hf.runs.recipe import override_recipe
 from cr_hf.study.arms import Arm
 from cr_hf.study.cells import StudyData, best_setting, scaling, train_settings
+from cr_hf.study.results import unpack_hits
 from cr_hf.study.study import read_features
 from cr_hf.training import HeadResult, predict_heads
 
@@ -59,19 +60,15 @@ class Claim:
 
 @dataclass
 class Regime:
-    """Features of a recipe and how heads are trained on them.
+    """What heads are trained on.
 
     Args:
-        recipe: its training arguments hold for every head that does not override them.
-        config: of the recipe's own head.
-        data: features and labels of the three splits.
-        about: what a result file says of all that.
+        data: features and classes of the three splits, and the recipe that every head follows but for its overrides.
+        about: what a result file says of that.
     """
 
-    recipe: Recipe
-    config: CRConfig
     data: StudyData
-    about: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, Any]
 
 
 def parser(name: str, doc: str | None, data: str | None = None, seeds: int | None = None) -> argparse.ArgumentParser:
@@ -121,7 +118,7 @@ def read_regime(name: str, options: argparse.Namespace, *overrides: str) -> Regi
         "training": recipe.training,
         "hidden_sizes": data.config.hidden_sizes,
     }
-    return Regime(recipe, data.config, data, about)
+    return Regime(data, about)
 
 
 def subsets_of(labels: NDArray[np.int64], fraction: float, seeds: int) -> list[NDArray[np.int64]]:
@@ -145,13 +142,13 @@ def train(
         arm: what the head is.
         settings: overrides of the recipe that are tried.
         seeds: of the heads; seed s trains on the rows `subsets[s]`.
-        subsets: rows of the training split, all equally many.
+        subsets: rows of the training split.
         fraction: of the labels in use: fewer labels get more epochs and smaller batches, as in a study.
 
     Returns:
         Heads setting by setting, seed by seed.
     """
-    scaled = scaling(regime.recipe, len(subsets[0]), fraction)
+    scaled = scaling(regime.data.recipe, len(subsets[0]), fraction)
     return train_settings(arm, settings, seeds, subsets, regime.data, scaled)
 
 
@@ -178,14 +175,20 @@ def choose(
 
 def pick_lambda(regime: Regime, subset: NDArray[np.int64], fraction: float) -> LambdaChoice:
     """The lambda that `dreg_lambda: auto` would choose for these training rows."""
-    recipe = override_recipe(regime.recipe, scaling(regime.recipe, len(subset), fraction))
-    features, labels = regime.data.train
-    return choose_lambda(recipe, regime.config, (features[subset], labels[subset]), regime.data.validation)
+    data = regime.data
+    scaled = override_recipe(data.recipe, scaling(data.recipe, len(subset), fraction))
+    features, labels = data.train
+    return choose_lambda(scaled, data.config, (features[subset], labels[subset]), data.validation)
 
 
 def hits_of(heads: Sequence[HeadResult], features: NDArray[np.float32], labels: NDArray[np.int64]) -> Hits:
     """1 where a head is right, else 0, shape (len(heads), rows)."""
     return (predict_heads(heads, features, batch_size=1024).argmax(-1).numpy() == labels).astype(np.float64)
+
+
+def hits_of_runs(runs: Sequence[dict[str, Any]]) -> Hits:
+    """The hits that runs hold packed, one row a run, shape (len(runs), rows)."""
+    return np.concatenate([unpack_hits(run["hits"]) for run in runs]).astype(np.float64)
 
 
 def part(options: argparse.Namespace, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -230,14 +233,3 @@ def interval_text(value: float, interval: Sequence[float], digits: int = 2) -> s
     """A difference of shares and its interval, in points."""
     low, high = interval
     return f"{100 * value:+.{digits}f} [{100 * low:+.{digits}f}, {100 * high:+.{digits}f}]"
-
-
-def difference_text(found: dict[str, Any], interval: str = "interval") -> str:
-    """A comparison of `cr_hf.evaluation.statistics` in points, with one of its intervals."""
-    return interval_text(found["difference"], found[interval])
-
-
-def spread(values: ArrayLike, digits: int = 1) -> str:
-    """Mean and standard deviation."""
-    numbers = np.asarray(values, dtype=np.float64)
-    return f"{numbers.mean():.{digits}f} ± {numbers.std(ddof=1):.{digits}f}"

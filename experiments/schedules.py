@@ -16,14 +16,14 @@ import numpy as np
 import scipy.stats
 
 from cr_hf.evaluation.statistics import LEVEL, compare_all
+from cr_hf.study.arms import HEADS
 from cr_hf.study.cells import StudyData
 
 from .runner import (
-    Arm,
     Claim,
     choose,
-    difference_text,
     hits_of,
+    interval_text,
     parser,
     read_regime,
     start,
@@ -45,7 +45,7 @@ SETTINGS: tuple[dict[str, Any], ...] = (
         for shape, (first, last) in product(SHAPES, RANGES)
     ),
 )
-ARM = Arm({"activation": "polynomial"}, SETTINGS)
+ARM = replace(HEADS["cr+dreg"], settings=SETTINGS)
 LEAST_CORRELATION = 0.8
 RULE = (
     "reproduced: at some noise the schedule chosen there is certainly better on test (p after Holm "
@@ -96,13 +96,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             differences.append(hits - hits_of(others, *noisy.data.test))
     compared = [one.to_json() for one in compare_all(differences)]
     for entry, comparison in zip(entries[1:], compared, strict=True):
-        entry["chosen_minus_chosen_without_noise"] = comparison
+        entry["chosen_minus_chosen_without_noise"] = comparison.to_json()
     trend = float(scipy.stats.spearmanr(NOISES, [mean_lambda(entry["setting"]) for entry in entries]).statistic)
-    mean_difference = np.mean([comparison["difference"] for comparison in compared])
+    mean_difference = np.mean([comparison.difference for comparison in compared])
     found = [f"noise {entry['noise']}: {in_words(entry['setting'])}" for entry in entries]
-    found[1:] = [
-        f"{words}, {difference_text(comparison)} points" for words, comparison in zip(found[1:], compared, strict=True)
-    ]
+    for number, one in enumerate(compared, start=1):
+        found[number] += f", {interval_text(one.difference, one.interval)} points"
     claim = Claim(
         claim="Lambda schedule: the best annealing range depends on the noise of the representation (2606.07908)",
         protocol=f"frozen SST-5 features, {FRACTION:.0%} of the labels, {options.seeds} seeds; {len(SETTINGS)} "
@@ -110,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "noise",
         ours=f"{'; '.join(found)}; rank correlation of noise and middle of the range {trend:+.2f}",
         verdict=verdict(
-            any(comparison["claimed"] and comparison["difference"] > 0 for comparison in compared),
+            any(comparison.claimed and comparison.difference > 0 for comparison in compared),
             abs(trend) >= LEAST_CORRELATION and bool(mean_difference > 0),
         ),
     )

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from cr_hf.evaluation.statistics import crossed_bootstrap
-from cr_hf.study.arms import NO_DREG
+from cr_hf.evaluation import crossed_bootstrap
+from cr_hf.study.arms import HEADS
 
-from .runner import Arm, Claim, choose, hits_of, parser, read_regime, start, verdict, write_result
+from .runner import Claim, choose, hits_of, parser, read_regime, start, verdict, write_result
 
 ARMS = {
-    "cr+dreg": Arm(
-        {"activation": "polynomial"}, tuple({"dreg_lambda": value, "dropout": 0.3} for value in (0.005, 0.02))
+    "cr+dreg": replace(
+        HEADS["cr+dreg"], settings=tuple({"dreg_lambda": value, "dropout": 0.3} for value in (0.005, 0.02))
     ),
-    "mlp-gelu": Arm({"activation": "gelu", **NO_DREG}, tuple({"dropout": value} for value in (0.1, 0.3))),
+    "mlp-gelu": replace(HEADS["mlp-gelu"], settings=tuple({"dropout": value} for value in (0.1, 0.3))),
 }
 # Training files, and overrides of the recipe: phrases are many, and three epochs are enough.
 SOURCES = {"sentences": (), "phrases": ("data.train_file=sst5_train_phrases.tsv.gz", "num_train_epochs=3")}
@@ -38,7 +39,7 @@ def measure(options: argparse.Namespace, overrides: Sequence[str]) -> dict[str, 
         hits = hits_of(heads, *regime.data.test)
         record["test_accuracies"] = hits.mean(1).tolist()
         record["accuracy_interval"] = crossed_bootstrap([hits])[0, 0].tolist()
-        record["epochs"] = regime.recipe.training["num_train_epochs"]
+        record["epochs"] = regime.data.recipe.training["num_train_epochs"]
         arms[name] = record
         print(overrides, name, record["setting"], hits.mean(), flush=True)
     return {"arms": arms, "about": regime.about}

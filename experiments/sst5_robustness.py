@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     subsets, seeds = subsets_of(regime.data.train[1], 1.0, options.seeds), range(options.seeds)
     settings = {name: HEADS[name].settings[study[name]["chosen"]] for name in ARMS}
     heads = {name: train(regime, HEADS[name], [settings[name]], seeds, subsets) for name in ARMS}
-    damaged, labels = damaged_features(regime.recipe)
+    damaged, labels = damaged_features(regime.data.recipe)
     clean = (np.array(regime.data.test[0][: len(labels)]), labels)
     found = {}
     for name in ARMS:

@@ -33,10 +33,9 @@ def test_python_example_runs(tmp_path: Path) -> None:
     assert "'score'" in done.stdout
 
 
-@pytest.mark.parametrize("script", ["update_readme", "make_results"])
-def test_tables_are_those_of_the_committed_results(script: str) -> None:
+def test_tables_are_those_of_the_committed_results() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", f"experiments.{script}", "--check"],
+        [sys.executable, "-m", "experiments.make_results", "--check"],
         cwd=ROOT,
         capture_output=True,
         text=True,

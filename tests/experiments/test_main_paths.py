@@ -1,5 +1,6 @@
 """The main path of every experiment, on a few rows of its data with a tiny backbone."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from importlib import import_module
@@ -46,7 +47,7 @@ def run(tiny_backbone: Callable[..., Path], tmp_path: Path) -> Callable[..., dic
 
 @pytest.mark.parametrize("name", ["sst5_phrases", "auto_lambda", "schedules", "general_penalty", "sst5_robustness"])
 def test_heads_on_frozen_sst5(run: Callable[..., dict[str, Any]], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedules, "ARM", runner.Arm({"activation": "polynomial"}, schedules.SETTINGS[3:7]))
+    monkeypatch.setattr(schedules, "ARM", dataclasses.replace(schedules.ARM, settings=schedules.SETTINGS[3:7]))
     monkeypatch.setattr(general_penalty, "OTHERS", ("mlp-gelu", "gelu+jacobian"))
     found = run(name, "sst5", "--seeds", "2")
     assert found["seeds"] == 2
