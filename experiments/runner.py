@@ -22,7 +22,6 @@ from cr_hf.data import stratified_order
 from cr_hf.files import write_json
 from cr_hf.runs import Recipe, describe_data, describe_machine, load_recipe, override_recipe
 from cr_hf.runs.choose_lambda import LambdaChoice, choose_lambda
-from cr_hf.runs.recipe import override_recipe
 from cr_hf.study.arms import Arm
 from cr_hf.study.cells import StudyData, best_setting, scaling, train_settings
 from cr_hf.study.results import unpack_hits

@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if scale:
             others = train(noisy, ARM, [entries[0]["setting"]], range(options.seeds), subsets, FRACTION)
             differences.append(hits - hits_of(others, *noisy.data.test))
-    compared = [one.to_json() for one in compare_all(differences)]
+    compared = compare_all(differences)
     for entry, comparison in zip(entries[1:], compared, strict=True):
         entry["chosen_minus_chosen_without_noise"] = comparison.to_json()
     trend = float(scipy.stats.spearmanr(NOISES, [mean_lambda(entry["setting"]) for entry in entries]).statistic)
