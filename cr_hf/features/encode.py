@@ -166,7 +166,10 @@ class _Encoder:
         """Features of some rows of one shard, shape (len(rows), in_features); identical texts are encoded once."""
         digests = self.texts.digests[rows]
         is_new = np.append(True, (digests[1:] != digests[:-1]).any(1))
-        encoded = tokenize(self.tokenizer, *self.texts.take(rows[is_new]))
+        try:
+            encoded = tokenize(self.tokenizer, *self.texts.take(rows[is_new]))
+        except ValueError as error:
+            raise DataError(str(error)) from error
         repeats = np.diff(np.append(np.flatnonzero(is_new), len(rows)))
         features = np.empty((len(repeats), self.model.config.in_features), np.float32)
         for batch, inputs in padded_batches(self.tokenizer, encoded, self.token_budget):

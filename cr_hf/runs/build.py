@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from ..data import build_static_backbone, build_word_tokenizer, label_names_of, refuse_unordered
 from ..errors import RecipeError, nearest
-from ..modeling import CRConfig, CRForFeatureClassification, CRForSequenceClassification
+from ..modeling import CRConfig, CRForFeatureClassification, CRForSequenceClassification, prepare_tokenizer
 from ..training import CRTrainingArguments, SweepHead, check_arguments, check_schedule, normalized_class_weights
 from .directory import CHECKPOINTS
 from .recipe import NO_BACKBONE, OFFLINE_BACKBONE, STATIC_BACKBONE, Recipe, override_recipe
@@ -83,7 +83,8 @@ def build_model(recipe: Recipe, dataset: datasets.DatasetDict) -> tuple[Any, Any
         if recipe.backbone == STATIC_BACKBONE:
             return _static_model(recipe, dataset["train"], fields)
         model = CRForSequenceClassification.from_backbone(path, revision=recipe.backbone_revision, **fields)
-        return model, AutoTokenizer.from_pretrained(path, revision=recipe.backbone_revision, trust_remote_code=False)
+        options: Any = {"revision": recipe.backbone_revision, "trust_remote_code": False}
+        return model, _own_tokenizer(AutoTokenizer.from_pretrained(path, **options), model)
     except ValueError as error:
         raise RecipeError(f"{recipe.backbone}: {str(error).splitlines()[0]}") from error
     except OSError as error:
@@ -101,7 +102,17 @@ def _static_model(recipe: Recipe, rows: Any, fields: dict[str, Any]) -> Any:
     tokenizer = build_word_tokenizer(texts, recipe.vocabulary_size, max_length=fields.get("max_seq_length") or 512)
     backbone = build_static_backbone(tokenizer, recipe.embedding_size, recipe.vectors_file)
     config = CRConfig(backbone_config=backbone.config, **fields)
-    return CRForSequenceClassification(config, backbone=backbone).eval(), tokenizer
+    model = CRForSequenceClassification(config, backbone=backbone).eval()
+    return model, _own_tokenizer(tokenizer, model)
+
+
+def _own_tokenizer(tokenizer: Any, model: CRForSequenceClassification) -> Any:
+    """The tokenizer as the run keeps it: it knows the model's length, so that whoever loads it cuts texts alike."""
+    own = prepare_tokenizer(tokenizer, model.config.max_length_for(tokenizer))
+    size = model.get_input_embeddings().weight.shape[0]
+    if len(own) > size:
+        raise ValueError(f"the tokenizer has {len(own)} tokens, the backbone {size}: they do not belong together")
+    return own
 
 
 def training_arguments(recipe: Recipe, run_dir: Path) -> CRTrainingArguments:
