@@ -109,7 +109,8 @@ def _static_model(recipe: Recipe, rows: Any, fields: dict[str, Any]) -> Any:
 def _own_tokenizer(tokenizer: Any, model: CRForSequenceClassification) -> Any:
     """The tokenizer as the run keeps it: it knows the model's length, so that whoever loads it cuts texts alike."""
     own = prepare_tokenizer(tokenizer, model.config.max_length_for(tokenizer))
-    size = model.get_input_embeddings().weight.shape[0]
+    embeddings: Any = model.get_input_embeddings()
+    size = len(embeddings.weight)
     if len(own) > size:
         raise ValueError(f"the tokenizer has {len(own)} tokens, the backbone {size}: they do not belong together")
     return own
