@@ -7,23 +7,28 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from .console import (
-    PredictionWriter,
     check_output,
     check_plot,
     print_diagnostics,
     print_metrics,
     print_robustness,
-    texts_of,
+    split_overrides,
+    standard_input,
+    visible,
+    write_predictions,
 )
 from .errors import CRError, DataError, RecipeError
 
+Rows = Annotated[
+    list[str] | None,
+    typer.Argument(help="Texts, or .txt, .csv, .tsv, .jsonl, ... files; and how to read them: data.text_column=body."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output file that is there.")]
 app = typer.Typer(
     help="ChainzRule heads with DREG for Hugging Face models.",
@@ -31,9 +36,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-HTML_TEXTS = 50
-CHUNK = 4096
-"""Texts predicted at once: enough to sort by length, little enough to stream files of any size."""
 
 
 @app.command()
@@ -47,7 +49,7 @@ def train(
     ] = None,
 ) -> None:
     """Train what a recipe describes and write a run directory."""
-    from .runs import NO_BACKBONE, load_recipe
+    from .runs import load_recipe
 
     checked = load_recipe(recipe, overrides)
     if num_processes is not None and num_processes > 1:
@@ -56,19 +58,19 @@ def train(
         check_directory(checked, overwrite, resume)  # here it is one line, in the processes it would be many
         flags = [flag for flag, given in (("--overwrite", overwrite), ("--resume", resume)) if given]
         sys.exit(_launch(num_processes, ["train", str(recipe), *(overrides or []), *flags]))
-    from .runs import read_results, train_recipe
+    from .runs import Run, train_recipe
 
     _load_quietly()
     run_dir = train_recipe(checked, overwrite=overwrite, resume=resume)
     if os.environ.get("RANK", "0") != "0":
         return
-    results = read_results(run_dir)
+    results = Run(run_dir).results
     print_metrics(results["metrics"])
     if "lambda_choice" in results:
         typer.echo(f"DREG lambda {results['lambda_choice']['chosen']:.3g}, chosen on the validation rows.")
     if results["data"]["synthetic"]:
         typer.echo("The demo reviews are synthetic: these figures say that it runs, not how good it is.")
-    example = "rows.csv" if checked.backbone == NO_BACKBONE else '"A gorgeous, witty film ."'
+    example = "rows.csv" if checked.kind == "table" else '"A gorgeous, witty film ."'
     typer.echo(f"Saved in {run_dir}. Try: cr-hf predict {run_dir} {example}")
 
 
@@ -109,33 +111,28 @@ def evaluate(
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(help="A finished run directory.")],
-    texts: Annotated[
-        list[str] | None, typer.Argument(help="Texts, or one .txt, .csv, .tsv or .jsonl file; or the file of a table.")
+    texts: Rows = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write to this .jsonl or .csv file, with the rows' own columns.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Write to this .jsonl or .csv file.")] = None,
     overwrite: Overwrite = False,
+    csv_safe: Annotated[
+        bool, typer.Option("--csv-safe", help="Put ' before cells that a spreadsheet would take for formulas.")
+    ] = False,
 ) -> None:
-    """Classify texts, a file of texts, or standard input (one text a line); or the rows of a table."""
+    """Classify texts, files of texts, or standard input (one text a line); or the rows of a table."""
     if output is not None and output.suffix not in (".jsonl", ".csv"):
         raise DataError(f"--output {output}: the name must end in .jsonl or .csv")
+    if csv_safe and (output is None or output.suffix != ".csv"):
+        raise DataError("--csv-safe is for a file: give --output with a name that ends in .csv")
     check_output(output, overwrite, texts or [])
-    from .evaluation import Task
-    from .features import classify_features
-    from .runs import load_run, read_table_rows
+    from .runs import Run, predict_run
 
     _load_quietly()
-    stream = iter(texts_of(texts or []))
-    model, tokenizer, recipe = load_run(run)
-    task = Task.of(model.config)
-    with PredictionWriter(output, task) as write:
-        if tokenizer is None:
-            scores = task.scores(classify_features(model, read_table_rows(run, recipe, texts or [])))
-            for number, row in enumerate(scores, 1):
-                write(f"row {number}", row)
-            return
-        while chunk := list(islice(stream, CHUNK)):
-            for text, row in zip(chunk, task.scores(model.predict_texts(chunk, tokenizer)), strict=True):
-                write(text, row)
+    source, overrides = split_overrides(texts or [])
+    found = Run(run)
+    given = standard_input() if found.kind == "texts" and source in ([], ["-"]) else source
+    write_predictions(predict_run(found, given, overrides), found.task, output, csv_safe)
 
 
 cache = typer.Typer(help="Features kept on disk, so that every text is encoded once.", no_args_is_help=True)
@@ -211,9 +208,7 @@ def study(
 @app.command()
 def diagnose(
     run: Annotated[Path, typer.Argument(help="A finished run directory.")],
-    texts: Annotated[
-        list[str] | None, typer.Argument(help="Texts, or one .txt, .csv, .tsv or .jsonl file; or the file of a table.")
-    ] = None,
+    texts: Rows = None,
     output: Annotated[Path | None, typer.Option(help="Write the diagnostics to this JSON file.")] = None,
     html: Annotated[Path | None, typer.Option(help="Show the tokens that the first 50 texts hang on.")] = None,
     overwrite: Overwrite = False,
@@ -225,38 +220,17 @@ def diagnose(
         raise DataError(f"--html {html}: give the texts whose tokens are to be shown")
     if html is not None and importlib.util.find_spec("jinja2") is None:
         raise DataError("--html needs jinja2: pip install 'cr-hf[report]'")
-    from .runs import read_results
+    from .runs import Run, comparison_lines, diagnose_run
 
-    results = read_results(run)
-    from .runs import (
-        comparison_lines,
-        diagnose_new,
-        diagnose_texts,
-        load_run,
-        read_table_rows,
-        saved_reference,
-    )
-
-    reference = saved_reference(results, run)
-    columns, lines, kept = dict(reference["splits"]), [], dict(reference)
+    found = Run(run)
+    columns, lines, kept = dict(found.reference["splits"]), [], dict(found.reference)
     if texts:
         _load_quietly()
-        model, tokenizer, recipe = load_run(run)
-        what = "rows" if tokenizer is None else "texts"
-        if tokenizer is None:
-            if html is not None:
-                raise DataError(f"--html {html}: {run} is the run of a table, which has no tokens")
-            found = diagnose_new(model, read_table_rows(run, recipe, texts), reference)
-        else:
-            given = list(texts_of(texts))
-            found = diagnose_texts(model, tokenizer, given, reference)
-            if html is not None:
-                from .evaluation import write_strips
-
-                write_strips(model, tokenizer, given[:HTML_TEXTS], html)
-        columns[f"new {what}"], lines = found, comparison_lines(found, what)
-        kept[f"new_{what}"] = found
-    print_diagnostics(columns, reference["output"])
+        what = "rows" if found.kind == "table" else "texts"
+        new = diagnose_run(found, *split_overrides(texts), html)
+        columns[f"new {what}"] = kept[f"new_{what}"] = new
+        lines = comparison_lines(new, what)
+    print_diagnostics(columns, found.reference["output"])
     for line in lines:
         typer.echo(line)
     if output is not None:
@@ -326,20 +300,27 @@ def _launch(processes: int, command: list[str]) -> int:
 
 def main() -> None:
     """Run the command line: a mistake of the user's is one line and exit code 2."""
+    if not sys.flags.utf8_mode and sys.getfilesystemencoding() != "utf-8":
+        os.environ["PYTHONUTF8"] = "1"  # texts and names of files are UTF-8, whatever the locale says
+        os.execv(sys.executable, sys.orig_argv)
     try:
+        if sys.flags.optimize > 1:
+            raise CRError("PYTHONOPTIMIZE=2 takes away the docstrings that transformers reads: unset it")
         app()
     except CRError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        sys.exit(2)
+        _stop(str(error))
     except OSError as error:
         from .files import disk_error
 
         cause = disk_error(error)
         if cause is None:
             raise
-        place = error.filename or "the output"
-        typer.secho(f"error: {place}: {cause}: free some space, or choose another place", fg="red", err=True)
-        sys.exit(2)
+        _stop(f"{error.filename or 'the output'}: {cause}: free some space, or choose another place")
+
+
+def _stop(message: str) -> NoReturn:
+    typer.secho(f"error: {visible(message)}", fg="red", err=True)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

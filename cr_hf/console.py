@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import io
 import json
 import os
+import re
 import sys
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -17,6 +20,10 @@ from .errors import DataError
 
 if TYPE_CHECKING:
     from .evaluation import Task
+    from .runs import Prediction
+
+LINE_ENDS = {ord(char): char.encode("unicode_escape").decode() for char in "\u2028\u2029"} | {0x85: "\\u0085"}
+"""Ends of lines for some readers that JSON does not escape."""
 
 
 def check_output(
@@ -48,45 +55,80 @@ def check_plot(plot: Path | None, overwrite: bool, kinds: list[str]) -> None:
         raise DataError("--plot needs matplotlib: pip install 'cr-hf[report]'")
 
 
-def texts_of(arguments: list[str]) -> Iterable[str]:
-    """The texts of a command: given one by one, in a file, or on standard input, one a line."""
-    from .data import DataConfig, read_inputs
+def split_overrides(words: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """What is to be read, and overrides of how: words of the form `data.key=value`, as fields of `DataConfig`."""
+    from .runs import data_overrides
 
-    return (row.text for row in read_inputs(arguments or sys.stdin, DataConfig()))
+    overrides = [word for word in words if re.match(r"data\.\w+=", word)]
+    return [word for word in words if word not in overrides], data_overrides(overrides)
 
 
-class PredictionWriter:
-    """Writes one row a text: to the terminal, or to a file that appears under its name once it is whole."""
+def standard_input() -> IO[str]:
+    """Standard input as UTF-8, whatever the locale says; bytes that are not are seen when they are read."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+    return sys.stdin
 
-    def __init__(self, output: Path | None, task: Task) -> None:
-        self.output, self.task = output, task
 
-    def __enter__(self) -> Any:
-        if self.output is None:
-            return lambda text, row: typer.echo(f"{self.task.label_of(row)}\t{max(row):.3f}\t{text}")
-        self.part = self.output.with_name(f".{self.output.name}.part")
-        self.handle: IO[str] = self.part.open("w", encoding="utf-8", newline="")
-        if self.output.suffix == ".csv":
-            rows = csv.writer(self.handle)
-            rows.writerow(["text", "label", *self.task.label_names])
-            return lambda text, row: rows.writerow([text, self.task.label_of(row), *row])
-        return lambda text, row: self.handle.write(json.dumps(self._record(text, row), ensure_ascii=False) + "\n")
+def visible(text: str) -> str:
+    """Text for the terminal, on one line: control characters, which could act on it, are spelled out."""
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") else char
+        for char in text
+    )
 
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if self.output is None:
-            return
-        self.handle.close()
-        if error is None:
-            self.part.replace(self.output)
-        else:
-            self.part.unlink()
 
-    def _record(self, text: str, row: list[float]) -> dict[str, Any]:
-        return {
-            "text": text,
-            "label": self.task.label_of(row),
-            "probabilities": dict(zip(self.task.label_names, row, strict=True)),
-        }
+def write_predictions(
+    predictions: Iterable[Prediction], task: Task, output: Path | None, csv_safe: bool = False
+) -> None:
+    """Show predictions on the terminal, or write them to a file.
+
+    Args:
+        predictions: in the order of the rows.
+        task: of the model.
+        output: a .csv or .jsonl file, which keeps the rows' own columns before the new ones; `None`: the terminal.
+        csv_safe: put an apostrophe before cells of a .csv file that a spreadsheet would take for a formula.
+
+    Raises:
+        DataError: if a row has columns that the first one lacks, which a .csv file cannot hold.
+    """
+    if output is None:
+        for found in predictions:
+            label = visible(task.label_of(found.scores))
+            typer.echo(f"{label}\t{max(found.scores):.3f}\t{visible(found.shown)}")
+        return
+    from .files import open_whole
+
+    count = 0
+    with open_whole(output) as handle:
+        table: csv.DictWriter[str] | None = None
+        for count, found in enumerate(predictions, 1):
+            added = _new_columns(found, task, flat=output.suffix == ".csv")
+            row = {**found.record, **added}
+            if output.suffix == ".jsonl":
+                line = json.dumps(row, ensure_ascii=False, default=str)
+                handle.write(line.translate(LINE_ENDS) + "\n")
+                continue
+            if table is None:
+                table = csv.DictWriter(handle, row)
+                table.writerow({name: _cell_of(name, csv_safe) for name in row})
+            if set(row) - set(table.fieldnames):
+                extra = sorted(set(row) - set(table.fieldnames))[0]
+                raise DataError(f"row {count} has a column {extra!r} that the first one lacks: write to a .jsonl file")
+            table.writerow({name: _cell_of(value, csv_safe) for name, value in row.items()})
+    typer.echo(f"{count:,} rows written to {output}")
+
+
+def _new_columns(found: Prediction, task: Task, flat: bool) -> dict[str, Any]:
+    """What is added to a row; names that its own columns have already begin with `predicted_`."""
+    scores = dict(zip(task.label_names, found.scores, strict=True))
+    added = {"label": task.label_of(found.scores), **(scores if flat else {"probabilities": scores})}
+    return {f"predicted_{name}" if name in found.record else name: value for name, value in added.items()}
+
+
+def _cell_of(value: Any, safe: bool) -> Any:
+    cell = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
+    return f"'{cell}" if safe and isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def print_metrics(metrics: dict[str, dict[str, Any]]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cr_hf.data import load_rows
 from cr_hf.evaluation.text_damage import perturb_text
-from cr_hf.runs import diagnose_texts, load_run, read_results
+from cr_hf.runs import Run, diagnose_run
 
 from .runner import parser, start, write_result
 
@@ -23,9 +23,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--run", type=Path, default=Path("runs/sst5_frozen"), help="of `cr-hf train`, by default %(default)s"
     )
     asked = start(options, argv)
-    model, tokenizer, recipe = load_run(asked.run)
-    results = read_results(asked.run)
-    texts = load_rows(recipe.data, splits=["test"])["test"]["text"][:TEXTS]
+    run = Run(asked.run)
+    results = run.results
+    texts = load_rows(run.recipe.data, splits=["test"])["test"]["text"][:TEXTS]
     damaged = [perturb_text(text, KIND, SEVERITY) for text in texts]
     write_result(
         asked,
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model=results["model"],
         data=results["data"],
         **results["diagnostics"],
-        new_texts=diagnose_texts(model, tokenizer, damaged, results["diagnostics"]),
+        new_texts=diagnose_run(run, damaged),
     )
 
 

@@ -18,7 +18,7 @@ from cr_hf.data import load_rows
 from cr_hf.evaluation import Task
 from cr_hf.evaluation.statistics import compare
 from cr_hf.features import encode_texts
-from cr_hf.runs import load_run, read_results, train_recipe
+from cr_hf.runs import Run, train_recipe
 from cr_hf.study.results import pack_hits
 
 from .runner import RESULTS, RUNS, hits_of_runs, parser, part, recipe_of, start, write_result
@@ -70,10 +70,11 @@ def run_arm(options: argparse.Namespace, arm: str, seed: int) -> dict[str, Any]:
     recipe = recipe_of(regime.recipe, options, *regime.shared, *own, *regime.arms[arm])
     if not (folder / "results.json").is_file():
         train_recipe(recipe, resume=True)
-    results = read_results(folder)
+    run = Run(folder)
+    results = run.results
     rows = load_rows(recipe.data, splits=["test"])["test"]
     labels = np.asarray(rows["label"][:])
-    model, tokenizer, _ = load_run(folder)
+    model, tokenizer = run.model, run.tokenizer
     if model.config.freeze_backbone:
         features = torch.from_numpy(np.array(encode_texts(model, tokenizer, rows["text"])))
         with torch.no_grad():

@@ -7,7 +7,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from cr_hf.runs import read_results, train_recipe
+from cr_hf.runs import Run, train_recipe
 
 from .runner import parser, part, recipe_of, start, write_result
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     def run(seed: int) -> dict[str, Any]:
         with TemporaryDirectory() as folder:
             recipe = recipe_of("sst5_frozen", options, "backbone=offline", f"seed={seed}", f"output_dir={folder}/run")
-            results = read_results(train_recipe(recipe))
+            results = Run(train_recipe(recipe)).results
         found = {
             "seed": seed,
             "dev_accuracy": results["metrics"]["validation"]["accuracy"],

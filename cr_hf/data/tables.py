@@ -134,12 +134,14 @@ class Table(NamedTuple):
         features: shape (rows, in_features), missing values as NaN.
         labels: as they stand in the file, shape (rows,); none where they are not needed.
         place: of a row, by its index.
+        records: cells by column; of arrays no cells.
     """
 
     schema: TableSchema
     features: NDArray[np.float32]
     labels: Sequence[Any]
     place: Callable[[int], str]
+    records: list[dict[str, Any]]
 
     def count_labels(self, seen: Seen, config: DataConfig) -> list[str]:
         """The labels as they are written, also counted in `seen`."""
@@ -182,16 +184,22 @@ def read_table(
     elif labelled:
         position = table.columns.index(find_column(table.columns, own.label_column, "label", str(path)))
         labels = [cells[position] for cells in table.rows]
-    return Table(own, features, labels, table.place)
+    names = table.columns if table.labels is None else []
+    records = [] if labelled else [dict(zip(names, cells, strict=False)) for cells in table.rows]
+    return Table(own, features, labels, table.place, records)
 
 
-def read_rows(path: Path, config: DataConfig, schema: TableSchema) -> NDArray[np.float32]:
-    """Features of a file to predict, shape (rows, in_features); a label column may be there or not.
+def read_rows(path: Path, config: DataConfig, schema: TableSchema) -> tuple[NDArray[np.float32], list[dict[str, Any]]]:
+    """Rows of a file to predict; a label column may be there or not.
+
+    Returns:
+        Features, shape (rows, in_features), and each row's cells by column; no cells of arrays, which have no names.
 
     Raises:
         DataError: as `read_table` does.
     """
-    return _impute(read_table(path, "test", config, schema, labelled=False).features, schema)
+    table = read_table(path, "test", config, schema, labelled=False)
+    return _impute(table.features, schema), table.records
 
 
 def table_features(rows: datasets.Dataset) -> NDArray[np.float32]:

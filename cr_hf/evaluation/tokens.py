@@ -52,13 +52,16 @@ gradient, relative to the largest of the same text. A pointer held over a token 
 STRONGEST = 0.85
 
 
-def token_sensitivity(model: CRForSequenceClassification, tokenizer: Any, text: str) -> list[tuple[str, float]]:
+def token_sensitivity(
+    model: CRForSequenceClassification, tokenizer: Any, text: str, text_pair: str | None = None
+) -> list[tuple[str, float]]:
     """How much the prediction hangs on each token of a text.
 
     Args:
         model: a finished classifier.
         tokenizer: of its backbone.
         text: cut at the model's maximum length.
+        text_pair: the second text, of a model of pairs.
 
     Returns:
         Every token, special ones too, with the L2 norm of the gradient of the margin (top logit minus second; for
@@ -70,27 +73,30 @@ def token_sensitivity(model: CRForSequenceClassification, tokenizer: Any, text: 
     Example:
         >>> token_sensitivity(model, tokenizer, "a gorgeous, witty film")
     """
-    _, ids, norms = next(_gradients(model, tokenizer, [text]))
+    pairs = None if text_pair is None else [text_pair]
+    _, ids, norms = next(_gradients(model, tokenizer, [text], pairs))
     return list(zip((tokenizer.decode([token]) for token in ids[0].tolist()), norms[0].tolist(), strict=True))
 
 
-def token_gradient_norms(model: CRForSequenceClassification, tokenizer: Any, texts: Sequence[str]) -> Tensor:
+def token_gradient_norms(
+    model: CRForSequenceClassification, tokenizer: Any, texts: Sequence[str], text_pairs: Sequence[str] | None = None
+) -> Tensor:
     """L2 norm of the gradient of the margin by all input embeddings of each text together, shape (len(texts),).
 
     The token-embedding variant of `input_gradient_norms`: it sees the backbone too.
     """
     found = torch.empty(len(texts))
-    for rows, _, norms in _gradients(model, tokenizer, texts):
+    for rows, _, norms in _gradients(model, tokenizer, texts, text_pairs):
         found[rows] = torch.linalg.vector_norm(norms, dim=-1).float().cpu()
     return found
 
 
 def _gradients(
-    model: CRForSequenceClassification, tokenizer: Any, texts: Sequence[str]
+    model: CRForSequenceClassification, tokenizer: Any, texts: Sequence[str], text_pairs: Sequence[str] | None
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Batches: row numbers, token ids and norms, both of shape (batch, length); a norm is 0 on padding."""
     own = prepare_tokenizer(tokenizer, model.config.max_length_for(tokenizer))
-    encoded = tokenize(own, texts)
+    encoded = tokenize(own, texts, text_pairs)
     if not texts or not all(encoded["input_ids"]):
         raise DataError("there is a text without a token, or no text at all: leave it out")
     evaluating: Any = model.evaluating()
@@ -104,7 +110,13 @@ def _gradients(
         yield rows, ids, torch.linalg.vector_norm(gradient, dim=-1) * inputs["attention_mask"]
 
 
-def write_strips(model: CRForSequenceClassification, tokenizer: Any, texts: Sequence[str], path: Path) -> None:
+def write_strips(
+    model: CRForSequenceClassification,
+    tokenizer: Any,
+    texts: Sequence[str],
+    path: Path,
+    text_pairs: Sequence[str] | None = None,
+) -> None:
     """Write a self-contained page with a strip of tokens for each text, for light and dark screens.
 
     Args:
@@ -112,13 +124,15 @@ def write_strips(model: CRForSequenceClassification, tokenizer: Any, texts: Sequ
         tokenizer: of the backbone.
         texts: to show; everything in them is escaped.
         path: of the HTML file.
+        text_pairs: second texts, of a model of pairs; more than there are `texts` are left out.
     """
     from jinja2 import Environment
 
     strips, task = [], Task.of(model.config)
-    scores = task.scores(model.predict_texts(texts, tokenizer))
-    for text, row in zip(texts, scores, strict=True):
-        found = token_sensitivity(model, tokenizer, text)
+    pairs = None if text_pairs is None else text_pairs[: len(texts)]
+    scores = task.scores(model.predict_texts(texts, tokenizer, pairs))
+    for index, (text, row) in enumerate(zip(texts, scores, strict=True)):
+        found = token_sensitivity(model, tokenizer, text, None if pairs is None else pairs[index])
         peak = max(norm for _, norm in found)
         tokens = [(token, norm, STRONGEST * norm / peak if peak else 0.0) for token, norm in found]
         strips.append({"tokens": tokens, "label": task.label_of(row), "peak": peak})

@@ -15,9 +15,9 @@ from huggingface_hub import eval_result_entries_to_yaml as entries_to_yaml
 
 from ..errors import CheckpointError
 from ..files import read_json, write_text
+from ..runs import CARD, EVAL_RESULTS, RESULTS
 
 BEGIN, END = "<!-- cr-hf begin", "<!-- cr-hf end -->"
-EVAL_RESULTS = ".eval_results/cr_hf.yaml"
 DATA_LICENCES = {
     "SetFit/sst5": "SST-5 comes from the Stanford Sentiment Treebank (Socher et al., 2013), which names no licence: "
     "see its authors' page before commercial use.",
@@ -55,9 +55,9 @@ def write_card(
     """
     folder = folder or run_dir
     mend = "a card needs a finished run, train it again"
-    results, config = read_json(folder / "results.json", mend), read_json(folder / "config.json", mend)
+    results, config = read_json(folder / RESULTS, mend), read_json(folder / "config.json", mend)
     study = read_json(run_dir / "study.json", "make the study again") if (run_dir / "study.json").is_file() else None
-    mine = run_dir / "README.md"
+    mine = run_dir / CARD
     cards = [card for card in (mine.read_text(encoding="utf-8") if mine.is_file() else None, published) if card]
     title = name or (str(run_dir) if not run_dir.is_absolute() else run_dir.name)
     try:
@@ -66,7 +66,7 @@ def write_card(
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, yaml.YAMLError, RecursionError) as error:
         cause = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise CheckpointError(f"{run_dir}: no card can be made of its files ({cause}): train the run again") from error
-    write_text(folder / "README.md", str(card))
+    write_text(folder / CARD, str(card))
     if entries:
         path = folder / EVAL_RESULTS
         path.parent.mkdir(exist_ok=True)

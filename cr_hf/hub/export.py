@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,17 @@ import numpy as np
 import yaml
 from huggingface_hub import get_token
 
-from ..errors import CheckpointError, PublishError
+from ..errors import CheckpointError, DataError, PublishError
+from ..files import read_json, sha256_of, write_text
 from ..modeling import CRForSequenceClassification
-from ..runs import read_recipe
+from ..runs import CARD, PROBE, RECIPE, RESULTS, TABLE, TOKENIZER_FILES, load_recipe, read_recipe
 from .card import write_card
 
 AUTO_MAP = {
     "AutoConfig": "configuration_cr.CRConfig",
     "AutoModelForSequenceClassification": "modeling_cr.CRForSequenceClassification",
 }
-COPIED = ("results.json", "probe.json", "study.json")
-TOKENIZER_FILES = re.compile(
-    r"(tokenizer(_config)?|special_tokens_map|added_tokens|vocab)\.json|vocab\.txt|merges\.txt|.*\.model"
-    r"|chat_template\.jinja"
-)
+COPIED = (RESULTS, PROBE, "study.json")
 ALLOWED = re.compile(
     r"config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|README\.md|recipe\.yaml|LICENSE"
     r"|results\.json|probe\.json|study\.json|\w+\.py|\.eval_results/[\w.-]+\.yaml|\.gitattributes|"
@@ -57,9 +53,9 @@ LOAD = """
 import json, sys
 sys.modules["cr_hf"] = None
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-folder, texts = sys.argv[1], json.load(sys.stdin)
+folder, (texts, pairs) = sys.argv[1], json.load(sys.stdin)
 model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
-logits = model.predict_texts(texts, AutoTokenizer.from_pretrained(folder))
+logits = model.predict_texts(texts, AutoTokenizer.from_pretrained(folder), pairs)
 print("\\n" + json.dumps(logits.tolist()))
 """
 
@@ -107,11 +103,10 @@ def export_run(
     tokenizer.save_pretrained(folder)
     for file in (file for file in COPIED if (run_dir / file).is_file()):
         shutil.copyfile(run_dir / file, folder / file)
-    if (run_dir / "recipe.yaml").is_file():
-        values = _without_folders(read_recipe(run_dir / "recipe.yaml"))
+    if (run_dir / RECIPE).is_file():
+        values = _without_folders(read_recipe(run_dir / RECIPE))
         values.pop("output_dir", None)
-        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-        (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+        write_text(folder / RECIPE, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     add_remote_code(folder)
     write_card(run_dir, folder, name=name, license=license, published=published_card)
     check_folder(folder)
@@ -125,10 +120,9 @@ def add_remote_code(folder: Path) -> None:
     source = Path(inspect.getfile(CRForSequenceClassification))
     for path in [source, *map(Path, get_relative_import_files(source))]:
         shutil.copyfile(path, folder / path.name)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config["auto_map"] = AUTO_MAP
-    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
-    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    config = read_json(folder / "config.json", "export the run again")
+    text = json.dumps({**config, "auto_map": AUTO_MAP}, indent=2, sort_keys=True, ensure_ascii=False)
+    write_text(folder / "config.json", text + "\n")
 
 
 def check_folder(folder: Path, training_texts: Iterable[str] = ()) -> None:
@@ -154,7 +148,7 @@ def check_folder(folder: Path, training_texts: Iterable[str] = ()) -> None:
             raise PublishError(f"{name} is a pickle by its content: remove it, it must not be published")
         if path.suffix not in (".safetensors", ".model"):
             texts[name] = content.decode("utf-8", errors="replace")
-    for required in ("config.json", "README.md"):
+    for required in ("config.json", CARD):
         if required not in texts:
             raise PublishError(f"{required} is missing in {folder}: export the run again")
     for name, text in texts.items():
@@ -176,10 +170,10 @@ def check_loads(folder: Path) -> None:
         PublishError: if it does not load, or gives other logits on the probe texts than the run did.
     """
     try:
-        probe = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
-        texts, expected = json.dumps(probe["texts"]), np.array(probe["logits"], np.float64)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise PublishError(f"probe.json is damaged ({error}): train the run again") from error
+        probe = read_json(folder / PROBE, "train the run again")
+        texts, expected = json.dumps([probe["texts"], probe.get("text_pairs")]), np.array(probe["logits"], np.float64)
+    except (CheckpointError, ValueError, KeyError, TypeError) as error:
+        raise PublishError(f"{PROBE} is damaged ({error}): train the run again") from error
     with tempfile.TemporaryDirectory() as modules:
         done = subprocess.run(
             [sys.executable, "-c", LOAD, str(folder)],
@@ -204,12 +198,10 @@ def check_loads(folder: Path) -> None:
 def training_texts(run_dir: str | Path) -> list[str]:
     """The texts a run was trained on, where its data can still be read; empty where they cannot."""
     from ..data import load_rows
-    from ..errors import DataError
-    from ..runs import load_recipe
 
-    if not (Path(run_dir) / "recipe.yaml").is_file():
+    if not (Path(run_dir) / RECIPE).is_file():
         return []
-    recipe = load_recipe(Path(run_dir) / "recipe.yaml")
+    recipe = load_recipe(Path(run_dir) / RECIPE)
     try:
         rows = load_rows(recipe.data, recipe.task.problem_type, splits=["train"])["train"]
     except (DataError, OSError) as error:
@@ -251,7 +243,7 @@ def _plain(text: str) -> str:
 def folder_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file, by its path in the repository."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256(path.read_bytes()).hexdigest() for path in files}
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
 
 
 def require_empty(folder: Path) -> None:
@@ -271,10 +263,10 @@ def require_results(run_dir: Path) -> None:
         CheckpointError: naming what is missing.
         PublishError: for the run of a table.
     """
-    for file in ("results.json", "config.json", "probe.json"):
+    for file in (RESULTS, "config.json", PROBE):
         if not (run_dir / file).is_file():
             raise CheckpointError(f"{run_dir} has no {file}: only a finished run can be published")
-    if (run_dir / "table.json").is_file():
+    if (run_dir / TABLE).is_file():
         raise PublishError(
             f"{run_dir} is the run of a table: text classifiers alone are published, keep it as a folder"
         )

@@ -31,6 +31,7 @@ from huggingface_hub.utils._http import default_client_factory
 
 from ..errors import PublishError
 from ..files import write_json
+from ..runs import CARD, EVAL_RESULTS, PROBE, PROBE_TEXTS, RESULTS, describe_trainer
 from .card import write_card
 from .export import (
     ALLOWED,
@@ -51,9 +52,9 @@ PASSING = (408, 409, 412, 429)
 FAILURES = (httpx2.HTTPError, OSError, ValueError, KeyError, RuntimeError)
 """What the client raises when a call fails: its own errors, the network's, a failed upload wrapped in a RuntimeError,
 and an answer that is no JSON or lacks a part."""
-REPLACED = ("model.safetensors", "model.safetensors.index.json", "model-", ".eval_results/cr_hf")
+REPLACED = ("model.safetensors", "model.safetensors.index.json", "model-", EVAL_RESULTS)
 """Starts of the files that only a publish makes: they go when the next publish does not make them."""
-EXPORTED = ("modeling_cr.py", "probe.json", "README.md")
+EXPORTED = ("modeling_cr.py", PROBE, CARD)
 """By these a folder is known as that of an earlier dry run."""
 BY_HAND = ("LICENSE", ".gitattributes")
 """They may be published, but no export writes them."""
@@ -140,7 +141,6 @@ def publish_trainer(trainer: Any, repo_id: str, **options: Any) -> Published:
         PublishError: if the model is no text classifier or has no tokenizer, and as `publish_run` does.
     """
     from ..modeling import CRForSequenceClassification
-    from ..runs import PROBE_TEXTS, describe_trainer
 
     model, tokenizer = trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class
     if not isinstance(model, CRForSequenceClassification):
@@ -159,8 +159,8 @@ def publish_trainer(trainer: Any, repo_id: str, **options: Any) -> Published:
             tokenizer.backend_tokenizer.no_padding()
         tokenizer.save_pretrained(run_dir)
         logits = model.predict_texts(PROBE_TEXTS, tokenizer).tolist()
-        write_json(run_dir / "probe.json", {"texts": list(PROBE_TEXTS), "logits": logits})
-        write_json(run_dir / "results.json", describe_trainer(trainer, model))
+        write_json(run_dir / PROBE, {"texts": list(PROBE_TEXTS), "logits": logits})
+        write_json(run_dir / RESULTS, describe_trainer(trainer, model))
         return publish_run(run_dir, repo_id, **options)
 
 
@@ -179,7 +179,7 @@ def dry_run(run_dir: str | Path, repo_id: str, folder: Path, **options: Any) -> 
     """
     check_name(repo_id)
     earlier = _earlier_files(folder)
-    card = (folder / "README.md").read_text(encoding="utf-8") if earlier else None
+    card = (folder / CARD).read_text(encoding="utf-8") if earlier else None
     place = next(parent for parent in folder.absolute().parents if parent.is_dir())
     # Beside it, so that the checked folder gets its name in one step, and a refusal leaves nothing.
     with tempfile.TemporaryDirectory(prefix=".cr-hf-", dir=place) as scratch:
@@ -377,7 +377,7 @@ def _head(api: HfApi, repo_id: str) -> str:
 def _card(repo_id: str, commit: str, token: str) -> str | None:
     with tempfile.TemporaryDirectory() as cache:
         try:
-            path = hf_hub_download(repo_id, "README.md", revision=commit, cache_dir=cache, token=token)
+            path = hf_hub_download(repo_id, CARD, revision=commit, cache_dir=cache, token=token)
         except EntryNotFoundError as error:
             if isinstance(error, FileNotFoundError):  # not an answer: the Hub was not reached
                 raise

@@ -20,7 +20,7 @@ from ..errors import RecipeError, nearest
 from ..modeling import CRConfig, CRForFeatureClassification, CRForSequenceClassification, prepare_tokenizer
 from ..training import CRTrainingArguments, SweepHead, check_arguments, check_schedule, normalized_class_weights
 from .directory import CHECKPOINTS
-from .recipe import NO_BACKBONE, OFFLINE_BACKBONE, STATIC_BACKBONE, Recipe, override_recipe
+from .recipe import OFFLINE_BACKBONE, STATIC_BACKBONE, Recipe, override_recipe
 
 logger = logging.get_logger(__name__)
 
@@ -64,7 +64,8 @@ def build_model(recipe: Recipe, dataset: datasets.DatasetDict) -> tuple[Any, Any
     Raises:
         RecipeError: if a field of the model is not allowed, or the backbone cannot be loaded.
     """
-    path = "" if recipe.backbone in (STATIC_BACKBONE, NO_BACKBONE) else backbone_path(recipe.backbone)
+    has_path = recipe.kind == "texts" and recipe.backbone != STATIC_BACKBONE
+    path = backbone_path(recipe.backbone) if has_path else ""
     names = label_names_of(dataset["train"])
     fields: dict[str, Any] = (
         {"num_labels": len(dataset["train"][0]["label"])}
@@ -77,7 +78,7 @@ def build_model(recipe: Recipe, dataset: datasets.DatasetDict) -> tuple[Any, Any
     if recipe.chooses_lambda:
         del fields["dreg_lambda"]  # the default's place is taken by the choice, before training
     try:
-        if recipe.backbone == NO_BACKBONE:
+        if recipe.kind == "table":
             width = len(dataset["train"][0]["features"])
             return CRForFeatureClassification(CRConfig(in_features=width, **fields)), None
         if recipe.backbone == STATIC_BACKBONE:
@@ -226,4 +227,4 @@ def recipe_lora_config(recipe: Recipe, model: CRForSequenceClassification) -> An
 
 def trains_on_features(recipe: Recipe, model: Any) -> bool:
     """Whether the head trains on features that are encoded once, or are a table's columns."""
-    return recipe.backbone == NO_BACKBONE or (bool(model.config.freeze_backbone) and recipe.lora_r is None)
+    return recipe.kind == "table" or (bool(model.config.freeze_backbone) and recipe.lora_r is None)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from transformers.utils import logging
 
-from ..errors import CheckpointError, DataError, RecipeError
+from ..errors import DataError, RecipeError
 from ..evaluation import (
     GRADIENT_RESAMPLES,
     TINY,
@@ -92,9 +92,9 @@ def reference_diagnostics(
         features, labels = chosen[name]
         found["splits"][name] = diagnose_features(head, features, labels, linear)
         if tokenizer is not None:
-            found["splits"][name]["token_gradients"] = summarise_gradients(
-                token_gradient_norms(model, tokenizer, dataset[name]["text"][:TOKEN_ROWS])
-            )
+            rows = dataset[name][:TOKEN_ROWS]
+            tokens = token_gradient_norms(model, tokenizer, rows["text"], rows.get("text_pair"))
+            found["splits"][name]["token_gradients"] = summarise_gradients(tokens)
         if single:
             found["splits"][name]["calibration"] = calibration(predicted, dataset[name]["label"][:], temperature)
     norms = input_gradient_norms(head, chosen[REFERENCE][0][:KEPT_NORMS], output)
@@ -171,18 +171,23 @@ def diagnose_new(model: CRPreTrainedModel, features: ArrayLike, reference: dict[
 
 
 def diagnose_texts(
-    model: CRForSequenceClassification, tokenizer: Any, texts: Sequence[str], reference: dict[str, Any]
+    model: CRForSequenceClassification,
+    tokenizer: Any,
+    texts: Sequence[str],
+    reference: dict[str, Any],
+    text_pairs: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """`diagnose_new` of the features of texts, with `token_gradients` of the first 200 of them.
+    """`diagnose_new` of the features of texts or pairs, with `token_gradients` of the first 200 of them.
 
     Raises:
         DataError: if there is no text, or the features of one are not finite.
     """
     if not texts:
         raise DataError("there are no texts to diagnose: give at least one")
-    found = diagnose_new(model, encode_texts(model, tokenizer, texts, cache_dir=False), reference)
-    tokens = summarise_gradients(token_gradient_norms(model, tokenizer, texts[:TOKEN_ROWS]))
-    return {**found, "token_gradients": tokens}
+    found = diagnose_new(model, encode_texts(model, tokenizer, texts, text_pairs, cache_dir=False), reference)
+    first_pairs = None if text_pairs is None else text_pairs[:TOKEN_ROWS]
+    norms = token_gradient_norms(model, tokenizer, texts[:TOKEN_ROWS], first_pairs)
+    return {**found, "token_gradients": summarise_gradients(norms)}
 
 
 def compare_with_reference(norms: ArrayLike, reference_norms: ArrayLike) -> dict[str, dict[str, Any]]:
@@ -221,17 +226,6 @@ def compare_with_reference(norms: ArrayLike, reference_norms: ArrayLike) -> dict
 
 
 # ---- in words ----
-
-
-def saved_reference(results: dict[str, Any], run: Any) -> dict[str, Any]:
-    """The reference in a run's results.
-
-    Raises:
-        CheckpointError: if the run has none.
-    """
-    if "diagnostics" not in results:
-        raise CheckpointError(f"{run} was trained before diagnostics were kept: train it again")
-    return results["diagnostics"]
 
 
 def diagnostic_rows(columns: dict[str, dict[str, Any]], output: str) -> list[tuple[str, list[str]]]:

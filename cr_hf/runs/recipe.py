@@ -13,7 +13,7 @@ import types
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -26,6 +26,7 @@ from ..training import CRTrainingArguments
 
 OFFLINE_BACKBONE, STATIC_BACKBONE, NO_BACKBONE = "offline", "static", "none"
 AUTO_LAMBDA = "auto"
+Kind: TypeAlias = Literal["texts", "table"]
 MODEL_KEYS = {*OWN_FIELDS, "problem_type"} - {"in_features", "class_weights", "label_smoothing"}
 # The run directory decides where things go, so that a run can be found, resumed and published as a whole.
 TRAINING_KEYS = {item.name for item in dataclasses.fields(CRTrainingArguments) if item.init} - {
@@ -90,6 +91,11 @@ class Recipe:
     vocabulary_size: int = 30_000
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> Kind:
+        """What its rows are: "texts", or "table" for rows of numbers, which have no backbone."""
+        return "table" if self.backbone == NO_BACKBONE else "texts"
 
     @property
     def seed(self) -> int:
@@ -301,7 +307,7 @@ def _check_auto_lambda(recipe: Recipe, place: str) -> None:
     model = recipe.model
     for wrong, what in (
         (
-            not model.get("freeze_backbone") and recipe.backbone != NO_BACKBONE,
+            not model.get("freeze_backbone") and recipe.kind == "texts",
             "a frozen backbone: set freeze_backbone: true",
         ),
         (recipe.lora_r is not None, "a backbone without LoRA: take lora_r away"),

@@ -1,4 +1,4 @@
-"""A recipe to a finished run directory, and what is asked of a finished run: evaluation.
+"""A recipe to a finished run directory.
 
 Two ways of data meet here. With a frozen backbone every split is encoded once, the head trains on the features and is
 then mounted on the backbone; with a trained backbone the texts are tokenised. Both end in the same run directory.
@@ -9,15 +9,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-from numpy.typing import NDArray
 from transformers import (
     DataCollatorWithPadding,
     EarlyStoppingCallback,
@@ -27,13 +25,13 @@ from transformers import (
 from transformers.utils import logging
 
 from .. import __version__
-from ..data import TableSchema, load_rows, load_streamed, load_tables, read_rows, schema_of, table_features
-from ..errors import CheckpointError, DataError, RecipeError
-from ..evaluation import Task, check_kinds, text_robustness
+from ..data import load_rows, load_streamed, load_tables, schema_of, table_features
+from ..errors import RecipeError
+from ..evaluation import Task
 from ..features import FeatureDataset, classify_features, collate_features, encode_splits
 from ..files import read_json, write_json, writing
 from ..modeling import CRForFeatureClassification, CRForSequenceClassification
-from ..training import CRTrainer, CRTrainingArguments, check_same_features, last_complete_checkpoint, load_model
+from ..training import CRTrainer, CRTrainingArguments, check_same_features, last_complete_checkpoint
 from .build import (
     build_model,
     check_together,
@@ -49,18 +47,15 @@ from .directory import (
     EVAL_RESULTS,
     LAMBDA_PICTURE,
     PROBE,
-    RECIPE,
     RESULTS,
     TABLE,
     TRAINER_STATE,
     check_directory,
-    check_finished,
     claim,
     open_directory,
-    read_results,
     staged,
 )
-from .recipe import NO_BACKBONE, Recipe, load_recipe
+from .recipe import Recipe
 from .results import (
     PROBE_TEXTS,
     describe_data,
@@ -129,7 +124,7 @@ def _check_publishing(recipe: Recipe, arguments: CRTrainingArguments) -> Callabl
 
     run_dir = Path(recipe.output_dir)
     repo_id, token = str(arguments.hub_model_id or run_dir.name), arguments.hub_token
-    if recipe.backbone == NO_BACKBONE:
+    if recipe.kind == "table":
         raise RecipeError("push_to_hub: text classifiers alone are published, leave it out for a table")
     check_access(repo_id, token)
 
@@ -195,9 +190,9 @@ def _train(
         if recipe.chooses_lambda:
             results["lambda_choice"] = kept_lambda(trainer.args).to_dict()
         with staged(run_dir) as folder:
-            if recipe.backbone == NO_BACKBONE:
+            if recipe.kind == "table":
                 write_json(folder / TABLE, dataclasses.asdict(schema_of(dataset["train"])))
-            _save(folder, trainer, model.eval(), tokenizer)
+            _save(folder, trainer, model.eval(), tokenizer, recipe.data.text_pair_column is not None)
             write_json(folder / RESULTS, results)
             _write_card(run_dir, folder)
     trainer.accelerator.wait_for_everyone()
@@ -214,104 +209,11 @@ def _describe_training(recipe: Recipe, trainer: CRTrainer) -> dict[str, Any]:
     }
 
 
-def evaluate_run(
-    run_dir: str | Path,
-    split: str = "test",
-    data_overrides: dict[str, Any] | None = None,
-    perturb: Sequence[str] = (),
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Metrics of a finished run on a split of its data, or of other data with the same classes.
-
-    Args:
-        run_dir: a finished run directory.
-        split: `"train"`, `"validation"` or `"test"`.
-        data_overrides: fields of `DataConfig` that replace those of the run's recipe.
-        perturb: kinds of text perturbation, see `robustness.perturb_text`.
-        seed: of the perturbations.
-
-    Returns:
-        What `measure` returns, and with `perturb` also `robustness`, as `text_robustness` returns it.
-
-    Raises:
-        CheckpointError: if the run is not finished.
-        DataError: if the data have no such split, or other classes than the model, or perturbed texts are asked for
-            of a model that has no classes.
-    """
-    check_kinds(perturb)
-    model, tokenizer, recipe = load_run(run_dir)
-    data = dataclasses.replace(recipe.data, **(data_overrides or {}))
-    task = Task.of(model.config)
-    if data.label_names is None and not task.is_regression:
-        data = dataclasses.replace(data, label_names=list(task.label_names))
-    if perturb and task.is_regression:
-        raise DataError(f"{run_dir} predicts numbers, and robustness is measured in accuracy: leave --perturb out")
-    if recipe.backbone == NO_BACKBONE:
-        if perturb:
-            raise DataError(f"{run_dir} is the run of a table, and --perturb damages texts: leave it out")
-        rows = load_tables(data, [split], load_schema(run_dir))[split]
-        return task.measure(classify_features(model, table_features(rows)).numpy(), np.asarray(rows["label"][:]))
-    rows = load_rows(data, task.problem_type, splits=[split])[split]
-    labels = np.asarray(rows["label"][:])
-    pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
-    metrics = task.measure(model.predict_texts(rows["text"], tokenizer, pairs).numpy(), labels)
-    if perturb:
-
-        def is_right(texts: list[str], pairs: list[str] | None) -> Any:
-            logits = model.predict_texts(texts, tokenizer, pairs).numpy()
-            return task.right_rows(logits, labels)
-
-        metrics["robustness"] = text_robustness(is_right, rows["text"], pairs, perturb, seed)
-    return metrics
-
-
 def _read_data(recipe: Recipe) -> Any:
-    if recipe.backbone == NO_BACKBONE:
+    if recipe.kind == "table":
         return load_tables(recipe.data)
     load = load_streamed if recipe.data.streaming else load_rows
     return load(recipe.data, recipe.task.problem_type)
-
-
-def load_schema(run_dir: str | Path) -> TableSchema:
-    """How the run of a table reads its rows.
-
-    Raises:
-        CheckpointError: if its file is missing or damaged.
-    """
-    path = Path(run_dir) / TABLE
-    try:
-        return TableSchema(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): copy it again, or train it anew") from error
-
-
-def read_table_rows(run_dir: str | Path, recipe: Recipe, files: list[str]) -> NDArray[np.float32]:
-    """Features of the rows of a file, as the run of a table reads them, shape (rows, in_features).
-
-    Raises:
-        DataError: unless there is one file, with the columns that the model reads.
-    """
-    if len(files) != 1:
-        raise DataError(
-            f"{run_dir} is the run of a table: give one file of rows, with the columns of its training table"
-        )
-    return read_rows(Path(files[0]).expanduser(), recipe.data, load_schema(run_dir))
-
-
-def load_run(run_dir: str | Path) -> tuple[Any, Any, Recipe]:
-    """Model, tokenizer and recipe of a finished run; the run of a table has no tokenizer.
-
-    Raises:
-        CheckpointError: if the directory is not a finished run, or is damaged.
-    """
-    run_dir = Path(run_dir)
-    check_finished(run_dir)
-    recipe = load_recipe(run_dir / RECIPE)
-    # What training settled of how rows are read holds for every later command.
-    settled = (read_results(run_dir)["data"].get("understood") or {}).get("reading", {})
-    open_fields = {name: value for name, value in settled.items() if getattr(recipe.data, name) is None}
-    recipe.data = dataclasses.replace(recipe.data, **open_fields)
-    return *load_model(run_dir, is_table=recipe.backbone == NO_BACKBONE), recipe
 
 
 def _finished_model(recipe: Recipe, trainer: CRTrainer, model: Any) -> Any:
@@ -417,14 +319,18 @@ def _trainer(
     )
 
 
-def _save(folder: Path, trainer: CRTrainer, model: Any, tokenizer: PreTrainedTokenizerBase | None) -> None:
+def _save(
+    folder: Path, trainer: CRTrainer, model: Any, tokenizer: PreTrainedTokenizerBase | None, reads_pairs: bool
+) -> None:
     model.save_pretrained(folder)
     if tokenizer is None:
         made_up = np.random.default_rng(0).standard_normal((4, model.config.in_features), np.float32)
-        probe = {"features": made_up.tolist(), "logits": classify_features(model, made_up).tolist()}
+        probe: dict[str, Any] = {"features": made_up.tolist(), "logits": classify_features(model, made_up).tolist()}
     else:
         tokenizer.save_pretrained(folder)
-        probe = {"texts": list(PROBE_TEXTS), "logits": model.predict_texts(PROBE_TEXTS, tokenizer).tolist()}
+        pairs = PROBE_TEXTS[::-1] if reads_pairs else None
+        probe = {"texts": list(PROBE_TEXTS), **({"text_pairs": list(pairs)} if pairs else {})}
+        probe["logits"] = model.predict_texts(PROBE_TEXTS, tokenizer, pairs).tolist()
     write_json(folder / PROBE, probe)
     trainer.state.best_model_checkpoint = None
     write_json(folder / TRAINER_STATE, dataclasses.asdict(trainer.state))

@@ -31,7 +31,7 @@ from ..evaluation import (
 )
 from ..files import read_json, write_json
 from ..modeling import CRConfig
-from ..runs import NO_BACKBONE, Recipe, sweep_head, training_arguments
+from ..runs import Recipe, sweep_head, training_arguments
 from ..training import HeadGroup, HeadResult, Rows, predict_heads, train_heads
 from .arms import HEADS, Arm, Setting
 from .classical import FittedEstimator, fit_settings, log_probabilities
@@ -173,7 +173,7 @@ def train_cell(name: str, data: StudyData, seeds: int, search_seeds: int, fracti
 def _recipe_keys(recipe: Recipe, arm: Arm, own: dict[str, Any], fraction: float) -> dict[str, Any] | None:
     if not arm.is_recipe or recipe.lora_r is not None:
         return None
-    is_frozen = recipe.backbone == NO_BACKBONE or recipe.model.get("freeze_backbone", False)
+    is_frozen = recipe.kind == "table" or recipe.model.get("freeze_backbone", False)
     frozen = {} if is_frozen else {"freeze_backbone": True}
     share = {} if fraction == 1 else {"data.train_fraction": fraction}
     return {**frozen, **arm.overrides, **own, **share}

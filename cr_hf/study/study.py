@@ -22,7 +22,7 @@ from ..errors import RecipeError
 from ..evaluation import RESAMPLES, Comparison, compare_all, crossed_bootstrap, declare, least_wilcoxon_p
 from ..features import encode_splits
 from ..files import write_json, writing
-from ..runs import NO_BACKBONE, Recipe, build_model, describe_data, describe_machine, override_recipe
+from ..runs import Recipe, build_model, describe_data, describe_machine, override_recipe
 from .arms import HEADS, check_heads
 from .cells import CellStore, StudyData, train_cell
 from .results import Cell, Fraction, Study
@@ -132,7 +132,7 @@ def read_features(recipe: Recipe) -> tuple[Any, StudyData]:
     Raises:
         RecipeError: if there is no test split.
     """
-    is_table = recipe.backbone == NO_BACKBONE
+    is_table = recipe.kind == "table"
     dataset = load_tables(recipe.data) if is_table else load_rows(recipe.data)
     if "test" not in dataset:
         raise RecipeError("a study needs a test split: give data.test_file")

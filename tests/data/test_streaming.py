@@ -9,7 +9,8 @@ import pytest
 from cr_hf.data import DataConfig, load_streamed
 from cr_hf.errors import CRError
 from cr_hf.runs.recipe import load_recipe
-from cr_hf.runs.train import evaluate_run, train_recipe
+from cr_hf.runs.train import train_recipe
+from cr_hf.runs.use import evaluate_run
 
 TinyBackbone = Callable[..., Path]
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "sst5_finetune.yaml"

@@ -15,7 +15,8 @@ from cr_hf.data.tables import TableSchema, load_tables, read_rows, schema_of, ta
 from cr_hf.errors import CRError, DataError, PublishError, RecipeError
 from cr_hf.evaluation.sensitivity import gradient_tail_ratio, input_gradient_norms
 from cr_hf.runs.recipe import load_recipe
-from cr_hf.runs.train import evaluate_run, load_run, load_schema, train_recipe
+from cr_hf.runs.train import train_recipe
+from cr_hf.runs.use import Run, evaluate_run
 
 ROWS = 60
 
@@ -155,14 +156,14 @@ def test_rows_to_predict_need_no_label(tmp_path: Path) -> None:
     config = DataConfig(label_column=0, missing_value=0, missing_columns=[2])
     path = tmp_path / "rows.csv"
     path.write_text("1,2\n3,0\n", encoding="utf-8")
-    assert read_rows(path, config, schema).tolist() == [[1, 2], [3, 7]]
+    assert read_rows(path, config, schema)[0].tolist() == [[1, 2], [3, 7]]
     path.write_text("x,1,2\nx,3,0\n", encoding="utf-8")
-    assert read_rows(path, config, schema).tolist() == [[1, 2], [3, 7]]
+    assert read_rows(path, config, schema)[0].tolist() == [[1, 2], [3, 7]]
     path.write_text("1,2,3,4\n", encoding="utf-8")
     with pytest.raises(DataError, match="4 columns, but the model reads 2 features out of 3 columns"):
         read_rows(path, config, schema)
     path.write_text("sugar,age\n1,2\n", encoding="utf-8")
-    assert read_rows(path, DataConfig(), TableSchema(["age", "sugar"], "sick", 3)).tolist() == [[2, 1]]
+    assert read_rows(path, DataConfig(), TableSchema(["age", "sugar"], "sick", 3))[0].tolist() == [[2, 1]]
     with pytest.raises(DataError, match="no column 'weight'"):
         read_rows(path, DataConfig(), TableSchema(["age", "weight"], "sick", 3))
 
@@ -205,7 +206,7 @@ def test_run_holds_its_table_and_no_row_of_it(finished: Path) -> None:
     assert results["data"]["rows"] == {"train": 128, "validation": 32, "test": 40}
     assert results["model"]["in_features"] == 3
     assert results["metrics"]["test"]["accuracy"] > 0.9
-    assert set(load_schema(finished).medians) == {"sugar"}
+    assert set(Run(finished).schema.medians) == {"sugar"}
     again = evaluate_run(finished, "test")
     assert again["accuracy"] == results["metrics"]["test"]["accuracy"]
     probe = json.loads((finished / "probe.json").read_text(encoding="utf-8"))
@@ -222,7 +223,7 @@ def run_cli(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 def test_predict_completes_rows_as_training_did(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    median = load_schema(finished).medians["sugar"]
+    median = Run(finished).schema.medians["sugar"]
     (tmp_path / "rows.csv").write_text(f"sugar,weight,age\n0,5,9.5\n{median!r},5,9.5\n3,5,4.5\n", encoding="utf-8")
     output = tmp_path / "out.jsonl"
     assert run_cli(monkeypatch, "predict", str(finished), str(tmp_path / "rows.csv"), "--output", str(output)) == 0
@@ -257,7 +258,7 @@ def test_diagnose_holds_new_rows_against_the_reference(
     assert "The gradient tail ratio of these rows is" in capsys.readouterr().out
     found = json.loads(output.read_text(encoding="utf-8"))["new_rows"]
     assert found["rows"] == 40
-    model, _, _ = load_run(finished)
+    model = Run(finished).model
     norms = input_gradient_norms(model.classifier, torch.tensor(features, dtype=torch.float32))
     assert found["comparison"]["peak"]["value"] == pytest.approx(norms.max().item(), rel=1e-4)
     assert found["comparison"]["tail_ratio"]["value"] == pytest.approx(gradient_tail_ratio(norms.cpu()), rel=1e-4)

@@ -11,7 +11,8 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from sample_run import CONFIG, RESULTS, STUDY
 
 from cr_hf.errors import CheckpointError
-from cr_hf.hub.card import EVAL_RESULTS, escape, render_card, write_card
+from cr_hf.hub.card import escape, render_card, write_card
+from cr_hf.runs.directory import EVAL_RESULTS
 
 CARDS = Path(__file__).parents[2] / "model_cards"
 

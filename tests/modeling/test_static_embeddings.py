@@ -13,7 +13,8 @@ from cr_hf import CRConfig, CRForSequenceClassification, StaticEmbeddingConfig, 
 from cr_hf.data.words import build_static_backbone, build_word_tokenizer
 from cr_hf.errors import RecipeError
 from cr_hf.runs.recipe import load_recipe
-from cr_hf.runs.train import load_run, train_recipe
+from cr_hf.runs.train import train_recipe
+from cr_hf.runs.use import Run
 
 TEXTS = ["A good film, a GOOD plot.", "A bad film: a bad plot!", "Good food ."]
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -109,9 +110,8 @@ def test_a_recipe_with_vectors(frozen: bool, tmp_path: Path) -> None:
     lines = [f"{word} {number} {-number} 0.5 {number % 3}" for number, word in enumerate(words)]
     (tmp_path / "vectors.txt").write_text("\n".join(lines), encoding="utf-8")
     more = [f"vectors_file={tmp_path / 'vectors.txt'}", f"freeze_backbone={str(frozen).lower()}"]
-    model, tokenizer, _ = load_run(
-        train_recipe(load_recipe(RECIPES / "yelp_full.yaml", recipe_overrides(tmp_path, *more)))
-    )
+    run = Run(train_recipe(load_recipe(RECIPES / "yelp_full.yaml", recipe_overrides(tmp_path, *more))))
+    model, tokenizer = run.model, run.tokenizer
     assert model.config.in_features == 4
     row = model.backbone.embeddings.weight[tokenizer.get_vocab()["the"]]
     assert (row.tolist() == [1, -1, 0.5, 1]) == frozen

@@ -19,7 +19,8 @@ from cr_hf.modeling.configuration_cr import CRConfig
 from cr_hf.runs import choose_lambda as choose_lambda_module
 from cr_hf.runs.choose_lambda import LAMBDA_GRID, SEEDS, choose_lambda
 from cr_hf.runs.recipe import Recipe, load_recipe
-from cr_hf.runs.train import load_run, train_recipe
+from cr_hf.runs.train import train_recipe
+from cr_hf.runs.use import Run
 
 DEMO = Path(__file__).resolve().parents[2] / "recipes" / "demo.yaml"
 TINY = ["data.max_train_samples=60", "data.max_eval_samples=30", "num_train_epochs=2", "hidden_sizes=[8]"]
@@ -117,7 +118,7 @@ def test_the_command_line_chooses_and_says_so_everywhere(
     assert choice["grid"] == list(LAMBDA_GRID)
     assert choice["seeds"] == list(range(SEEDS))
     assert len(choice["accuracies"]) == len(choice["standard_errors"]) == len(LAMBDA_GRID)
-    assert choice["chosen"] == results["model"]["dreg_lambda"] == load_run(folder)[0].config.dreg_lambda
+    assert choice["chosen"] == results["model"]["dreg_lambda"] == Run(folder).model.config.dreg_lambda
     state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
     assert {entry["dreg_lambda"] for entry in state["log_history"] if "dreg_lambda" in entry} == {choice["chosen"]}
     assert yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))["dreg_lambda"] == "auto"

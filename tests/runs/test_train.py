@@ -14,7 +14,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 import cr_hf.runs.train
 from cr_hf.errors import CheckpointError, CRError, DataError, RecipeError
 from cr_hf.runs.recipe import Recipe, load_recipe
-from cr_hf.runs.train import evaluate_run, load_run, train_recipe
+from cr_hf.runs.train import train_recipe
+from cr_hf.runs.use import Run, evaluate_run
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
 TINY = [
@@ -112,7 +113,8 @@ print(json.dumps({"expected": probe["logits"], "logits": logits, "scores": score
 
 
 def test_save_and_load_give_equal_logits(finished: Path, tmp_path: Path) -> None:
-    model, tokenizer, _ = load_run(finished)
+    run = Run(finished)
+    model, tokenizer = run.model, run.tokenizer
     model.save_pretrained(tmp_path)
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     inputs = AutoTokenizer.from_pretrained(finished)("a witty film", return_tensors="pt")
@@ -172,7 +174,7 @@ class TestDirectory:
         with pytest.raises(RecipeError, match="unfinished run: use --resume or --overwrite"):
             train_recipe(recipe)
         with pytest.raises(CheckpointError, match="is not finished: continue it with --resume"):
-            load_run(folder)
+            Run(folder)
         with pytest.raises(RecipeError, match="was started with another dropout"):
             train_recipe(self.recipe(tiny_backbone, folder, "dropout=0.5"), resume=True)
         train_recipe(recipe, resume=True)
@@ -180,7 +182,7 @@ class TestDirectory:
 
     def test_no_run_directory(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="is no run directory"):
-            load_run(tmp_path)
+            Run(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ import scipy.stats
 import torch
 
 from cr_hf.runs.recipe import load_recipe
-from cr_hf.runs.train import load_run, train_recipe
+from cr_hf.runs.train import train_recipe
+from cr_hf.runs.use import Run
 
 DEMO = Path(__file__).resolve().parents[2] / "recipes" / "demo.yaml"
 TINY = ["data.max_train_samples=60", "data.max_eval_samples=30", "num_train_epochs=1", "hidden_sizes=[8]"]
@@ -126,7 +127,8 @@ def cycling(backbone: Path, folder: Path, count: int) -> Iterator[int]:
     recipe = load_recipe(DEMO, [f"backbone={backbone}", f"output_dir={folder}", *TINY])
     for cycle in range(count):
         train_recipe(recipe, overwrite=True)
-        model, tokenizer, _ = load_run(folder)
+        run = Run(folder)
+        model, tokenizer = run.model, run.tokenizer
         logits = model.predict_texts(made_up_texts(20), tokenizer)
         first = logits if first is None else first
         assert torch.equal(logits, first), f"cycle {cycle} gave another model"
@@ -161,7 +163,8 @@ def use(backbone: Path, folder: Path, predictions: int, cycles: int, calls: int)
     before, tempfile.tempdir = tempfile.tempdir, str(folder / "temporary")
     Path(tempfile.tempdir).mkdir(parents=True)
     recipe = load_recipe(DEMO, [f"backbone={backbone}", f"output_dir={folder / 'first'}", *TINY])
-    model, tokenizer, _ = load_run(train_recipe(recipe))
+    run = Run(train_recipe(recipe))
+    model, tokenizer = run.model, run.tokenizer
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "predictions": lambda: watched(predicting(model, tokenizer, predictions, max(100, predictions // 200))),
         "train_save_load_cycles": lambda: watched(cycling(backbone, folder / "cycles", cycles)),

@@ -12,7 +12,8 @@ from transformers import AutoTokenizer
 from cr_hf import CRForSequenceClassification
 from cr_hf.errors import RecipeError
 from cr_hf.runs.recipe import load_recipe
-from cr_hf.runs.train import load_run, train_recipe
+from cr_hf.runs.train import train_recipe
+from cr_hf.runs.use import Run
 from cr_hf.training.lora import add_lora, linear_layers, lora_config, merge_lora
 
 # peft 0.21 reads it when it loads an adapter.
@@ -109,7 +110,8 @@ def recipe_overrides(folder: Path, backbone: Path, *more: str) -> list[str]:
 def test_a_recipe_leaves_the_merged_classifier_and_the_adapter(tiny_backbone: TinyBackbone, tmp_path: Path) -> None:
     overrides = recipe_overrides(tmp_path / "run", tiny_backbone("bert"))
     run_dir = train_recipe(load_recipe(RECIPES / "sst5_lora.yaml", overrides))
-    model, tokenizer, _ = load_run(run_dir)
+    run = Run(run_dir)
+    model, tokenizer = run.model, run.tokenizer
     adapted = AutoPeftModelForSequenceClassification.from_pretrained(str(run_dir / "adapter")).eval()
     inputs = tokenizer(TEXTS, return_tensors="pt", padding=True)
     torch.testing.assert_close(adapted(**inputs).logits, model(**inputs).logits, rtol=1e-4, atol=1e-5)

@@ -23,7 +23,8 @@ from cr_hf.features import FeatureDataset, classify_features, collate_features
 from cr_hf.runs.build import sweep_head
 from cr_hf.runs.choose_lambda import LAMBDA_GRID
 from cr_hf.runs.recipe import load_recipe, override_recipe
-from cr_hf.runs.train import load_run, train_recipe
+from cr_hf.runs.train import train_recipe
+from cr_hf.runs.use import Run
 from cr_hf.study.arms import HEADS
 from cr_hf.study.cells import scaling, train_cell, train_settings
 from cr_hf.study.study import read_features
@@ -182,7 +183,8 @@ def test_a_cell_on_texts_has_the_logits_of_its_command(tiny_backbone: Callable[.
     run = train_recipe(
         override_recipe(recipe, {**arm.overrides, **arm.settings[1], "output_dir": str(tmp_path / "r")})
     )
-    model, tokenizer, _ = load_run(run)
+    finished = Run(run)
+    model, tokenizer = finished.model, finished.tokenizer
     found = model.predict_texts(dataset["test"]["text"], tokenizer)
     assert difference(predict_heads([head], data.test[0])[0], found) < 10 * TOLERANCE  # features in other batches
 
@@ -193,7 +195,7 @@ def test_the_chosen_lambda_gives_the_run_that_names_it(case: str, table: Path, t
     auto = train_recipe(load_recipe(table, [*own, "dreg_lambda=auto", f"output_dir={tmp_path / 'a'}"]))
     choice = results_of(auto)["lambda_choice"]
     named = load_recipe(table, [*own, f"dreg_lambda={choice['chosen']}", f"output_dir={tmp_path / 'b'}"])
-    logits = [classify_features(load_run(run)[0], ROWS["test"][0]) for run in (auto, train_recipe(named))]
+    logits = [classify_features(Run(run).model, ROWS["test"][0]) for run in (auto, train_recipe(named))]
     assert torch.equal(*logits)
     # The first seed of the choice is the run's own.
     _, data = read_features(named)

@@ -1,0 +1,258 @@
+"""What is asked of a finished run: metrics of other data, predictions, diagnostics of new rows.
+
+New rows are read as the run's recipe says that its own were: columns, pairs, encoding, escapes, separator, header.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data import DataConfig, InputRow, TableSchema, load_rows, load_tables, read_inputs, read_rows, table_features
+from ..errors import CheckpointError, DataError
+from ..evaluation import Task, check_kinds, text_robustness
+from ..features import classify_features
+from ..files import read_json
+from ..training import load_model
+from .diagnose import diagnose_new, diagnose_texts
+from .directory import RECIPE, TABLE, check_finished, read_results
+from .recipe import Kind, load_recipe
+
+CHUNK_ROWS, CHUNK_CHARACTERS = 4096, 1_000_000
+"""Rows predicted at once: enough to sort by length, little enough to stream files of any size."""
+
+HTML_TEXTS = 50
+
+
+class Run:
+    """A finished run. Its model, tokenizer, results and schema are read when they are first asked for.
+
+    Args:
+        path: the run directory.
+
+    Raises:
+        CheckpointError: if the directory holds no finished run; later, if a file of it is damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        check_finished(self.path)
+        self.recipe = load_recipe(self.path / RECIPE)
+
+    @property
+    def kind(self) -> Kind:
+        """What its rows are: "texts", or "table" for rows of numbers."""
+        return self.recipe.kind
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """What `results.json` holds."""
+        return read_results(self.path)
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        return load_model(self.path, is_table=self.kind == "table")
+
+    @property
+    def model(self) -> Any:
+        """The classifier."""
+        return self._loaded[0]
+
+    @property
+    def tokenizer(self) -> Any:
+        """Of the backbone; `None` for the run of a table."""
+        return self._loaded[1]
+
+    @property
+    def task(self) -> Task:
+        """What the model is asked."""
+        return Task.of(self.model.config)
+
+    @cached_property
+    def schema(self) -> TableSchema:
+        """How the run of a table reads its rows."""
+        path, mend = self.path / TABLE, "copy it again, or train it anew"
+        try:
+            return TableSchema(**read_json(path, mend))
+        except TypeError as error:
+            raise CheckpointError(f"{path} is damaged ({error}): {mend}") from error
+
+    @property
+    def reference(self) -> dict[str, Any]:
+        """What `reference_diagnostics` kept in the results.
+
+        Raises:
+            CheckpointError: if the run has none.
+        """
+        if "diagnostics" not in self.results:
+            raise CheckpointError(f"{self.path} was trained before diagnostics were kept: train it again")
+        return dict(self.results["diagnostics"])
+
+    def data(self, overrides: Mapping[str, Any] | None = None) -> DataConfig:
+        """How rows are read: as the recipe says and training settled, unless `overrides`, fields of it, say else."""
+        data = self.recipe.data
+        settled = (self.results["data"].get("understood") or {}).get("reading", {})
+        left_open = {name: value for name, value in settled.items() if getattr(data, name) is None}
+        return dataclasses.replace(data, **{**left_open, **(overrides or {})})
+
+    def table_rows(
+        self, files: Sequence[str], overrides: Mapping[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], list[dict[str, Any]]]:
+        """Rows of a file for the run of a table: features, shape (rows, in_features), and the rows' own columns.
+
+        Raises:
+            DataError: unless there is one file, with the columns that the model reads.
+        """
+        if len(files) != 1:
+            raise DataError(
+                f"{self.path} is the run of a table: give one file of rows, with the columns of its training table"
+            )
+        return read_rows(Path(files[0]).expanduser(), self.data(overrides), self.schema)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one row.
+
+    Args:
+        shown: the text, or the number of the row of a table.
+        record: the row's own columns, in their order.
+        scores: one probability a class, or the predicted numbers.
+    """
+
+    shown: str
+    record: dict[str, Any]
+    scores: list[float]
+
+
+def predict_run(
+    run: Run, source: Sequence[str] | Iterable[str], overrides: Mapping[str, Any] | None = None
+) -> Iterator[Prediction]:
+    """Predictions of a finished run, one for each row in their order, in constant memory for texts.
+
+    Args:
+        run: the run.
+        source: texts or paths of files, or an open handle with one text a line; of a table one path.
+        overrides: fields of `DataConfig` that replace those of the run's recipe.
+
+    Raises:
+        DataError: naming the file, the row and the mend.
+    """
+    if run.kind == "table":
+        features, records = run.table_rows(list(source), overrides)
+        scores = run.task.scores(classify_features(run.model, features))
+        for number, (record, row) in enumerate(zip(records, scores, strict=True), 1):
+            yield Prediction(f"row {number}", record or {"row": number}, row)
+        return
+    config = run.data(overrides)
+    for chunk in _chunks(read_inputs(source, config)):
+        logits = run.model.predict_texts(*_columns(chunk, config, run.tokenizer))
+        for input_row, row in zip(chunk, run.task.scores(logits), strict=True):
+            yield Prediction(input_row.text, input_row.record, row)
+
+
+def _columns(rows: Sequence[InputRow], config: DataConfig, tokenizer: Any) -> tuple[list[str], Any, list[str] | None]:
+    """What `predict_texts` takes of some rows: texts, tokenizer, second texts."""
+    pairs = None if config.text_pair_column is None else [row.text_pair or "" for row in rows]
+    return [row.text for row in rows], tokenizer, pairs
+
+
+def _chunks(rows: Iterator[InputRow]) -> Iterator[list[InputRow]]:
+    chunk: list[InputRow] = []
+    characters = 0
+    for row in rows:
+        chunk.append(row)
+        characters += len(row.text) + len(row.text_pair or "")
+        if len(chunk) == CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def evaluate_run(
+    run_dir: str | Path,
+    split: str = "test",
+    data_overrides: Mapping[str, Any] | None = None,
+    perturb: Sequence[str] = (),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Metrics of a finished run on a split of its data, or of other data with the same classes.
+
+    Args:
+        run_dir: a finished run directory.
+        split: `"train"`, `"validation"` or `"test"`.
+        data_overrides: fields of `DataConfig` that replace those of the run's recipe.
+        perturb: kinds of text perturbation, see `perturb_text`.
+        seed: of the perturbations.
+
+    Returns:
+        What `Task.measure` returns, and with `perturb` also `robustness`, what `text_robustness` returns.
+
+    Raises:
+        CheckpointError: if the run is not finished.
+        DataError: if the data have no such split, or other classes than the model, or perturbed texts are asked for
+            of a model that has no classes.
+    """
+    check_kinds(perturb)
+    run = Run(run_dir)
+    data, task = run.data(data_overrides), run.task
+    if data.label_names is None and not task.is_regression:
+        data = dataclasses.replace(data, label_names=list(task.label_names))
+    if perturb and task.is_regression:
+        raise DataError(f"{run_dir} predicts numbers, and robustness is measured in accuracy: leave --perturb out")
+    if run.kind == "table":
+        if perturb:
+            raise DataError(f"{run_dir} is the run of a table, and --perturb damages texts: leave it out")
+        rows = load_tables(data, [split], run.schema)[split]
+        return task.measure(classify_features(run.model, table_features(rows)).numpy(), np.asarray(rows["label"][:]))
+    rows = load_rows(data, task.problem_type, splits=[split])[split]
+    labels = np.asarray(rows["label"][:])
+    pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
+    metrics = task.measure(run.model.predict_texts(rows["text"], run.tokenizer, pairs).numpy(), labels)
+    if perturb:
+
+        def is_right(texts: list[str], pairs: list[str] | None) -> Any:
+            return task.right_rows(run.model.predict_texts(texts, run.tokenizer, pairs).numpy(), labels)
+
+        metrics["robustness"] = text_robustness(is_right, rows["text"], pairs, perturb, seed)
+    return metrics
+
+
+def diagnose_run(
+    run: Run, source: Sequence[str], overrides: Mapping[str, Any] | None = None, html: Path | None = None
+) -> dict[str, Any]:
+    """Diagnostics of new rows beside the run's reference.
+
+    Args:
+        run: the run.
+        source: texts or paths of files; of a table one path.
+        overrides: fields of `DataConfig` that replace those of the run's recipe.
+        html: a page to write with the tokens that the first texts hang on.
+
+    Returns:
+        What `diagnose_new` returns.
+
+    Raises:
+        CheckpointError: if the run has no reference.
+        DataError: naming the file, the row and the mend.
+    """
+    if run.kind == "table":
+        if html is not None:
+            raise DataError(f"--html {html}: {run.path} is the run of a table, which has no tokens")
+        return diagnose_new(run.model, run.table_rows(source, overrides)[0], run.reference)
+    config = run.data(overrides)
+    texts, tokenizer, pairs = _columns(list(read_inputs(source, config)), config, run.tokenizer)
+    found = diagnose_texts(run.model, tokenizer, texts, run.reference, pairs)
+    if html is not None:
+        from ..evaluation import write_strips
+
+        write_strips(run.model, tokenizer, texts[:HTML_TEXTS], html, pairs)
+    return found
