@@ -112,13 +112,14 @@ def read_lines(path: Path, config: DataConfig) -> Iterator[str]:
             end = "\r" if b"\n" not in start and start.count(b"\r") > 1 else "\n"
             # Escaped instead of strict: a strict decoder fails by the chunk and cannot tell the line.
             handle = io.TextIOWrapper(binary, encoding, errors="surrogateescape", newline=end)
-            while line := handle.readline(limit):
-                number += 1
+            following = handle.readline(limit)
+            while line := following:
+                following, number = handle.readline(limit), number + 1
                 place = f"{path}, line {number}"
                 if len(line) >= limit:
                     raise DataError(f"{place}: more than {limit} characters: raise data.max_cell_characters")
-                if not line.strip("\0\x1a\r\n"):
-                    line = "\n"  # what some programs write at the end of a file
+                if not following and line.strip() and not line.strip("\0\x1a\r\n"):
+                    return  # what some programs write at the end of a file
                 check_line(line, place, encoding)
                 yield line if end == "\n" else line.replace("\r", "\n")
     except OverflowError as error:
