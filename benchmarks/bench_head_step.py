@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from harness import by_threads, in_turn, publish, ratio
+from harness import by_threads, in_turn, options, publish, ratio
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -104,6 +104,7 @@ def measure() -> list[dict]:
 
 def main() -> None:
     """Measure with one thread and with all, and publish."""
+    options(__doc__)
     publish("head_step", by_threads(measure))
 
 

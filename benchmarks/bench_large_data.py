@@ -1,13 +1,13 @@
 """Memory of a head that trains on features ten times as many: 65,000 and 650,000 rows of 2,688, kept on disk.
 
-Usage: python benchmarks/bench_large_data.py [FOLDER]     (7 GB of disk are needed there; default: a temporary folder)
-
-Anonymous memory (RssAnon of /proc/self/status, Linux) is what the rows would take if they were read into memory; the
-pages of a mapped file are the system's to take back. Each size is measured in a process of its own.
+7 GB of disk are needed for a while. Anonymous memory (RssAnon of /proc/self/status, Linux) is what the rows would take
+if they were read into memory; the pages of a mapped file are the system's to take back. Each size is measured in a
+process of its own. Writes benchmarks/results/large_data.json.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import subprocess
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from harness import RESULTS
 
 from cr_hf import CRConfig, CRForFeatureClassification, CRTrainer, CRTrainingArguments
 from cr_hf.features.encode import FeatureDataset, collate_features
@@ -85,12 +86,16 @@ def train(path: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Measure each size in its own process and write benchmarks/results/large_data.json."""
-    if sys.argv[1:2] == ["--train"]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", help="where the features are written, by default a temporary folder")
+    parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.train:
         torch.manual_seed(0)
-        print(json.dumps(train(Path(sys.argv[2]))))
+        print(json.dumps(train(asked.train)))
         return
     runs = []
-    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
+    with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
         for rows in ROWS:
             path = Path(folder) / "features.npy"
             write_features(path, rows)
@@ -110,7 +115,7 @@ def main() -> None:
         "passed": large < LIMIT_GB * 1e9 and large <= GROWTH * small,
     }
     print(json.dumps(result))
-    write_json(Path(__file__).resolve().parent / "results" / "large_data.json", result)
+    write_json(RESULTS / "large_data.json", result)
 
 
 if __name__ == "__main__":

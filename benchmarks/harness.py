@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from collections.abc import Callable
@@ -17,6 +18,19 @@ from cr_hf.files import write_json
 from cr_hf.runs.results import describe_machine
 
 RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def options(doc: str | None, data: str | None = None) -> argparse.Namespace:
+    """The options of a benchmark.
+
+    Args:
+        doc: of its module.
+        data: the default of `--data`, a folder; `None` for a benchmark on drawn numbers.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if data is not None:
+        parser.add_argument("--data", type=Path, default=Path(data), metavar="FOLDER", help="by default %(default)s")
+    return parser.parse_args()
 
 
 def in_turn(work: dict[str, Callable[[], object]], rounds: int, repeat: int = 1, warm_up: int = 2) -> dict[str, list]:

@@ -1,50 +1,50 @@
-"""From a folder of `cr-hf publish --dry-run` to its committed card: `python -m experiments.model_cards FOLDER`.
+"""From folders that `cr-hf publish --dry-run` wrote to their committed cards in model_cards/.
 
 Copies the run's figures, notes size and SHA-256 of every file that would be published, and renders the card from the
 copies, so that the card in git can be made again from what is in git.
 """
 
-import json
+from __future__ import annotations
+
+import argparse
 import shutil
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from cr_hf.files import write_json
-from cr_hf.hub.card import write_card
+from cr_hf.hub import write_card
 from cr_hf.hub.export import folder_digests
 
-CARDS = Path(__file__).resolve().parents[1] / "model_cards"
+from .runner import ROOT
+
+CARDS = ROOT / "model_cards"
+COPIED = ("results.json", "config.json", "study.json")
 # No licence is given for weights learned from Yelp's reviews, which are for academic use.
 LICENSES = {"sst5_frozen": "apache-2.0"}
 
 
-def render(card: Path) -> None:
-    """Write the card of a folder that holds what `collect` put there."""
-    about = json.loads((card / "about.json").read_text(encoding="utf-8"))
-    write_card(card, name=about["folder"], license=about["license"])
-
-
 def collect(exported: Path) -> Path:
-    """Take over what an exported repository says of itself.
-
-    Returns:
-        The folder of its card.
-    """
+    """Take over what an exported repository says of itself, and return the folder of its card."""
     card = CARDS / exported.name
     card.mkdir(exist_ok=True)
-    for name in ("results.json", "config.json", "study.json"):
+    for name in COPIED:
         if (exported / name).is_file():
             shutil.copyfile(exported / name, card / name)
-    files = {
-        name: {"bytes": (exported / name).stat().st_size, "sha256": digest}
-        for name, digest in folder_digests(exported).items()
-    }
+    digests = folder_digests(exported)
+    files = {name: {"bytes": (exported / name).stat().st_size, "sha256": one} for name, one in digests.items()}
     about = {"folder": exported.as_posix(), "license": LICENSES.get(exported.name), "files": files}
     write_json(card / "about.json", about)
-    render(card)
+    write_card(card, name=about["folder"], license=about["license"])
     return card
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write model_cards/NAME of each folder."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.model_cards", description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    for folder in parser.parse_args(argv).folders:
+        print(collect(folder))
+
+
 if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        print(collect(Path(argument)))
+    main()

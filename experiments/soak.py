@@ -1,8 +1,7 @@
-"""Everything that the package is to survive, in full: `python -m experiments.soak [PART ...]`.
+"""Everything that the package is to survive, in full; the tests try a sample of it.
 
-The parts are hostile, faults, long_use and lower_bounds. Writes experiments/results/soak.json; parts that are not
-asked for stay as they are. The cases are those of `hostile.py`, `faults.py` and `long_use.py` in `tests/support`, of
-which the tests try a sample.
+The cases are those of `hostile.py`, `faults.py` and `long_use.py` in `tests/support`. Writes
+experiments/results/soak.json, in which parts that are not asked for stay as they are.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import tempfile
 import time
 import tomllib
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +42,10 @@ from cr_hf.runs.recipe import load_recipe  # noqa: E402
 from cr_hf.runs.results import describe_machine  # noqa: E402
 from cr_hf.runs.train import train_recipe  # noqa: E402
 
-RESULT = ROOT / "experiments" / "results" / "soak.json"
 GROUPS = ("report", "images", "test")
-TESTS = "layers dreg configuration_cr objectives metrics modeling_cr trainer recipe run lora data model_card"
-TESTS += " static_embeddings head_only comparisons ordinal_references"
+TESTS = ("modeling", "evaluation", "training", "data", "runs")
+COUNTS = ("tried", "survived", "lost")
+PARTS = ("hostile", "faults", "long_use", "lower_bounds")
 
 
 def make_backbone(folder: Path) -> Path:
@@ -77,7 +76,7 @@ def count(name: str, problems: list[str]) -> dict[str, Any]:
 
 def total(cases: list[dict[str, Any]], started: float) -> dict[str, Any]:
     """The part of a report that is made of these cases."""
-    sums = {name: sum(case[name] for case in cases) for name in ("tried", "survived", "lost")}
+    sums = {name: sum(case[name] for case in cases) for name in COUNTS}
     return {**sums, "seconds": round(time.monotonic() - started), "cases": cases}
 
 
@@ -146,9 +145,9 @@ def try_lower_bounds(environment: Path) -> dict[str, Any]:
     subprocess.run([python, "-m", "pip", "install", "--quiet", *pins], check=True)
     listed = subprocess.run([python, "-m", "pip", "list", "--format=json"], check=True, capture_output=True, text=True)
     versions = {entry["name"].lower().replace("_", "-"): entry["version"] for entry in json.loads(listed.stdout)}
-    files = [f"tests/test_{name}.py" for name in TESTS.split()]
+    folders = [f"tests/{name}" for name in TESTS]
     done = subprocess.run(
-        [python, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-m", "not slow", *files],
+        [python, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-m", "not slow", *folders],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -167,22 +166,19 @@ def try_lower_bounds(environment: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the parts that were asked for, all by default, and merge them into the report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    names = ["hostile", "faults", "long_use", "lower_bounds"]
-    parser.add_argument("parts", nargs="*", default=names, help=", ".join(names))
-    parser.add_argument(
-        "--times", type=int, default=20, help="SIGKILL of each kind of job; other faults a quarter of it"
-    )
+    parser = argparse.ArgumentParser(prog="python -m experiments.soak", description=__doc__)
+    parser.add_argument("parts", nargs="*", default=PARTS, metavar="PART", help=f"{', '.join(PARTS)}; by default all")
+    parser.add_argument("--times", type=int, default=20, help="kills of each job; other faults a quarter of it")
     parser.add_argument("--only", default="", help="faults whose name holds this")
     parser.add_argument("--predictions", type=int, default=200_000)
     parser.add_argument("--cycles", type=int, default=50)
     parser.add_argument("--venv", type=Path, help="folder for the lower bounds, kept")
-    parser.add_argument("--output", type=Path, default=RESULT)
-    asked = parser.parse_args()
-    if unknown := set(asked.parts) - set(names):
-        parser.error(f"{', '.join(sorted(unknown))}: use {', '.join(names)}")
+    parser.add_argument("--output", type=Path, default=ROOT / "experiments" / "results" / "soak.json")
+    asked = parser.parse_args(argv)
+    if unknown := set(asked.parts) - set(PARTS):
+        parser.error(f"{', '.join(sorted(unknown))}: use {', '.join(PARTS)}")
     report = json.loads(asked.output.read_text(encoding="utf-8")) if asked.output.is_file() else {"parts": {}}
     report["environment"] = {**describe_machine(), "system": platform.platform(), "cores": os.cpu_count()}
     for part in asked.parts:
@@ -199,13 +195,9 @@ def main() -> None:
             else:
                 report[part] = try_lower_bounds(asked.venv or folder / "venv")
         write_json(asked.output, report)
-    lost = sum(part["lost"] for part in report["parts"].values())
-    print(
-        json.dumps(
-            {name: {k: part[k] for k in ("tried", "survived", "lost")} for name, part in report["parts"].items()}
-        )
-    )
-    sys.exit(1 if lost else 0)
+    for name, part in report["parts"].items():
+        print(name, {count: part[count] for count in COUNTS})
+    sys.exit(any(part["lost"] for part in report["parts"].values()))
 
 
 if __name__ == "__main__":

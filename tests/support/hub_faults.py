@@ -1,6 +1,6 @@
 """Every fault on every route of a publish, against the server of `hub_server.py`, with clients in fresh processes.
 
-Run it to write the figures that the README shows: `python tests/hub_faults.py experiments/results/hub_faults.json`.
+`make hub-faults` runs it to write the figures that the README shows.
 """
 
 import json
