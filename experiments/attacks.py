@@ -36,11 +36,8 @@ def noise_curve(
         features: raw, shape (rows, in_features).
         labels: classes, shape (rows,).
         deviations: of the noise, in standard deviations of a feature.
-        draws: noise drawn this often for each row.
+        draws: noise drawn this often for each row; accuracies are means over the draws.
         seed: of the noise.
-
-    Returns:
-        JSON-able: `deviations` and `accuracies` (means over the draws), and `clean_accuracy`.
     """
     normalised = head.feature_norm(features.to(head.readout.weight.dtype))
     generator = torch.Generator().manual_seed(seed)
@@ -66,7 +63,7 @@ def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def noise_points(normalised: Tensor, norm: str, radius: float, draws: int, seed: int = 0) -> Tensor:
-    """Random displacements of the length `radius`.
+    """Random displacements of the length `radius`, shape (draws, rows, in_features).
 
     Args:
         normalised: only its shape (rows, in_features), type and device count.
@@ -74,12 +71,6 @@ def noise_points(normalised: Tensor, norm: str, radius: float, draws: int, seed:
         radius: in standard deviations of a feature.
         draws: displacements for each row.
         seed: of the choice.
-
-    Returns:
-        Shape (draws, rows, in_features).
-
-    Raises:
-        ValueError: if the norm is unknown.
     """
     if norm not in NORMS:
         raise ValueError(f"norm={norm!r} is unknown: use one of {', '.join(NORMS)}")
@@ -172,7 +163,7 @@ def attack_curve(
     source: CRHead | None = None,
     batch_size: int = 1024,
 ) -> dict[str, Any]:
-    """Accuracy under noise and under attack, by radius.
+    """Accuracy at noise points and under attack, by radius, and of the worst points of another head (a transfer).
 
     Args:
         head: the attacked head, in evaluation mode.
@@ -180,16 +171,11 @@ def attack_curve(
         labels: classes, shape (rows,).
         norm: `"l2"` or `"linf"`.
         radii: in ascending order. A row that fell at a smaller radius has fallen at a larger one.
-        steps, restarts, seed: as `pgd_attack` takes them.
-        source: another head; the displacements that are worst for it are tried on this one (a transfer attack).
+        steps: of each start of the attack.
+        restarts: starts beside the row itself.
+        seed: of the noise points.
+        source: another head, whose worst displacements are tried on this one; `None` (default) for no transfer.
         batch_size: rows at a time.
-
-    Returns:
-        JSON-able: `radii`, and of each `noise_accuracies` (mean over the noise points of the same radius),
-        `attack_accuracies` and, with a source, `transfer_accuracies`.
-
-    Raises:
-        ValueError: if there is no row, or the radii do not ascend.
     """
     if not len(labels) or restarts < 1 or list(radii) != sorted(radii):
         raise ValueError("an attack needs one or more rows, one or more restarts and radii in ascending order")
@@ -200,8 +186,7 @@ def attack_curve(
     if source is not None:
         curves["transfer_accuracies"] = []
     for radius in radii:
-        noise: list[Tensor] = []
-        transferred: list[Tensor] = []
+        noise, transferred = [], []
         for number, rows in enumerate(torch.arange(len(labels)).split(batch_size)):
             chosen = (labels[rows], norm, radius, steps, restarts, seed + number)
             _, right, right_under_noise = pgd_attack(head, normalised[rows], *chosen)

@@ -18,7 +18,7 @@ from cr_hf.study.arms import HEADS
 
 from .runner import (
     IN_DIRECTION,
-    NOT_PUBLIC,
+    UNKNOWN_DEFINITION,
     Claim,
     Hits,
     Regime,
@@ -92,10 +92,10 @@ def low_frequency(records: dict[str, dict[str, Any]]) -> Claim:
     return Claim(
         claim="ChainzRule networks are functions of low frequency: they curve less than an ordinary network",
         protocol="the same heads: bend of the logits along straight lines between test examples, relative to their "
-        "change along the line; the papers' measure is not public",
+        "change along the line; the abstracts do not name a measure",
         ours=f"cr+dreg {ours.mean():.3f}, mlp-gelu {theirs.mean():.3f}; lower in {int(lower.sum())} of {len(ours)} "
         "seeds",
-        verdict=IN_DIRECTION if lower.all() else NOT_PUBLIC,
+        verdict=IN_DIRECTION if lower.all() else UNKNOWN_DEFINITION,
     )
 
 

@@ -28,10 +28,11 @@ the command named beside it. The verdicts are given by rules, which stand beside
 - **reproduced**: the claim holds here, by the margin that the rule asks for.
 - **in direction only**: the sign is right, the size or the certainty is not.
 - **not reproduced**: it was looked at in the same setting and is not there.
-- **definition not public**: the papers do not say what was measured; ours is shown.
+- **definition unknown**: the abstracts do not say what was measured, and we could not read the papers; ours is shown.
 - **not testable here**: the data or the model could not be had.
 
-None of the papers' code, splits or settings are public, so a number that differs may mean another protocol.
+We could read the papers' abstracts only: code, splits and settings are ours, so a number that differs may mean another
+protocol.
 """
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 CLAIMED_SST5 = 0.462

@@ -2,7 +2,7 @@
 
 Two claims are looked at. "15.5x fewer parameters at better accuracy": for each ReLU MLP the smallest CR + DREG head
 whose mean validation accuracy is not lower, and then their paired difference on test. "Peak gradient volatility
--23.1 % on average": the papers leave the measure open; here it is the largest norm over the test rows of the gradient
+-23.1 % on average": the abstracts name no measure; here it is the largest norm over the test rows of the gradient
 of the margin by the standardised pixels, averaged over seeds, CR + DREG against the ReLU MLP of the same widths.
 """
 
@@ -21,7 +21,7 @@ from cr_hf.study.arms import HEADS
 
 from .runner import (
     IN_DIRECTION,
-    NOT_PUBLIC,
+    UNKNOWN_DEFINITION,
     Claim,
     Hits,
     Regime,
@@ -50,7 +50,7 @@ RULE = (
     f"reproduced if some head with {CLAIMED_RATIO} times fewer parameters or more has a corrected interval of its "
     "test difference above 0; in direction only if that holds of some head with fewer parameters; else not "
     "reproduced. Peak gradient: in direction only if the interval of the mean change lies below 0, else definition "
-    "not public."
+    "unknown."
 )
 Records = dict[str, list[dict[str, Any]]]
 
@@ -135,7 +135,7 @@ def gradient_claim(peak: dict[str, Any], protocol: str) -> Claim:
         protocol=f"{protocol}; ours: the largest norm over the test rows of the gradient of the margin by the "
         "standardised pixels, mean over seeds, CR + DREG over the ReLU MLP of equal widths",
         ours=f"peak gradient {peak['mean']:+.1%} on average [{low:+.1%}, {high:+.1%}] over {len(SIZES)} sizes",
-        verdict=IN_DIRECTION if high < 0 else NOT_PUBLIC,
+        verdict=IN_DIRECTION if high < 0 else UNKNOWN_DEFINITION,
     )
 
 

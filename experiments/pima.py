@@ -29,7 +29,7 @@ from cr_hf.training import HeadResult
 
 from .runner import (
     IN_DIRECTION,
-    NOT_PUBLIC,
+    UNKNOWN_DEFINITION,
     Arm,
     Claim,
     Regime,
@@ -71,7 +71,7 @@ PROTOCOL = (
 RULE = (
     "reproduced: the mean lies within the claimed deviation of the claimed accuracy; every comparison has p below "
     f"{LEVEL} after Holm. In direction only: every mean is higher; the tail ratio is lower than both MLPs'. Else not "
-    "reproduced, or for the tail ratio, whose gradient the papers do not name: definition not public."
+    "reproduced, or for the tail ratio, whose gradient the abstracts do not name: definition unknown."
 )
 Rows = NDArray[np.int64]
 
@@ -243,7 +243,7 @@ def tail_ratio_claim(arms: dict[str, Any]) -> Claim:
         protocol="as above, all training rows: p99 over mean of the norm of the margin's gradient by standardised "
         "features; a linear model has 1",
         ours=", ".join(f"{name} {value:.2f}" for name, value in ratios.items()),
-        verdict=IN_DIRECTION if lowest else NOT_PUBLIC,
+        verdict=IN_DIRECTION if lowest else UNKNOWN_DEFINITION,
     )
 
 

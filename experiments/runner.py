@@ -36,7 +36,7 @@ Hits = NDArray[np.float64]
 REPRODUCED = "reproduced"
 IN_DIRECTION = "in direction only"
 NOT_REPRODUCED = "not reproduced"
-NOT_PUBLIC = "definition not public"
+UNKNOWN_DEFINITION = "definition unknown"
 NOT_TESTABLE = "not testable here"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from experiments import cifar10c, mnist
 
-VERDICTS = ("reproduced", "in direction only", "not reproduced", "definition not public", "not testable here")
+VERDICTS = ("reproduced", "in direction only", "not reproduced", "definition unknown", "not testable here")
 
 
 def drawn(rows: int, shape: tuple[int, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:
