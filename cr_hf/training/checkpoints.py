@@ -100,7 +100,7 @@ def changed_file(checkpoint: Path) -> str | None:
     path = checkpoint / CHECKSUMS
     if not path.is_file():
         return None
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n"):
         digest, _, name = line.partition("  ")
         file = checkpoint / name
         if not name or not file.is_file() or sha256_of(file) != digest:

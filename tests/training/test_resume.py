@@ -155,7 +155,9 @@ def test_a_torn_checkpoint_is_passed_over(name: str, checkpoints: Path, tmp_path
 @pytest.mark.parametrize(
     "name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors", "trainer_state.json"]
 )
-def test_one_flipped_bit_is_noticed(name: str, checkpoints: Path, tmp_path: Path) -> None:
+def test_one_flipped_bit_is_noticed(
+    name: str, checkpoints: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Loaded as it is, each of these files would give other weights, or none."""
     shutil.copytree(checkpoints, tmp_path, dirs_exist_ok=True)
     earlier, last = sorted(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
@@ -163,6 +165,7 @@ def test_one_flipped_bit_is_noticed(name: str, checkpoints: Path, tmp_path: Path
     content[len(content) // 2] ^= 1
     (last / name).write_bytes(content)
     assert last_complete_checkpoint(tmp_path) == earlier
+    assert f"{last} is passed over: {name} is not as it was saved" in caplog.messages
     with pytest.raises(CheckpointError, match=rf"checkpoint-\d+ is no complete checkpoint \({re.escape(name)} is not"):
         early_stopping_trainer(tmp_path).train(resume_from_checkpoint=str(last))
 
