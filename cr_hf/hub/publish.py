@@ -138,7 +138,7 @@ def publish_trainer(trainer: Any, repo_id: str, **options: Any) -> Published:
     """Publish what a `CRTrainer` has trained; options are those of `publish_run`.
 
     Raises:
-        PublishError: if the model is no text classifier or has no tokenizer, and as `publish_run` does.
+        PublishError: if the model is no text classifier, not trained or without tokenizer, and as `publish_run` does.
     """
     from ..modeling import CRForSequenceClassification
 
@@ -148,6 +148,8 @@ def publish_trainer(trainer: Any, repo_id: str, **options: Any) -> Published:
             f"{repo_id}: {type(model).__name__} is no text classifier of this package: nothing was published; mount "
             "the head on its backbone, or merge the adapter with merge_and_unload(), first"
         )
+    if not trainer.state.global_step:
+        raise PublishError(f"{repo_id}: nothing was published: the model is not trained yet, call train() first")
     if tokenizer is None:
         raise PublishError(f"{repo_id}: nothing was published: give CRTrainer a processing_class (the tokenizer)")
     with tempfile.TemporaryDirectory() as scratch:

@@ -108,17 +108,6 @@ def changed_file(checkpoint: Path) -> str | None:
     return None
 
 
-def check_whole(checkpoint: Path) -> None:
-    """Refuse a checkpoint whose files are not as they were saved.
-
-    Raises:
-        CheckpointError: naming the first of them.
-    """
-    changed = changed_file(checkpoint)
-    if changed is not None:
-        raise CheckpointError(f"{checkpoint}: {changed} is not as it was saved: copy it again, or train anew")
-
-
 def _are_finite(file: Path) -> bool:
     with safe_open(file, framework="pt") as tensors:
         names = list(tensors.keys())

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, Subset
+from torch.utils.data import DataLoader, Subset
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import has_length
 
@@ -109,34 +109,18 @@ def _features(trainer: Trainer, model: Any) -> Iterator[Tensor]:
     args = trainer.args
     dataset: Any = trainer.train_dataset
     model.eval()
-    if hasattr(dataset, "column_names"):
-        dataset = trainer._remove_unused_columns(dataset)
     is_sized = has_length(dataset)
-    if is_sized:
-        share: Any = Subset(dataset, range(args.process_index, len(dataset), args.world_size))
-    else:
-        share = _share_of_stream(dataset, args)
-    for batch in DataLoader(share, args.per_device_eval_batch_size, collate_fn=trainer.data_collator):
-        inputs = trainer._prepare_inputs(batch)
-        yield model.get_features(**{name: value for name, value in inputs.items() if name != "labels"})
-
-
-def _share_of_stream(dataset: Any, args: TrainingArguments) -> IterableDataset[Any]:
-    """This process's share of the rows that all steps will read."""
-    if iter(dataset) is iter(dataset):
+    if not is_sized and iter(dataset) is iter(dataset):
         raise ValueError(
             "feature_norm='standardize' reads the training rows once more, and this training set gives them only "
             "once: use 'layer_norm', or fit_feature_norm before training"
         )
-    rows = args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return _Stream(islice(dataset, args.process_index, rows, args.world_size))
-
-
-class _Stream(IterableDataset[Any]):
-    """Rows that are read once, in their order."""
-
-    def __init__(self, rows: Iterator[Any]) -> None:
-        self.rows = rows
-
-    def __iter__(self) -> Iterator[Any]:
-        return self.rows
+    if not is_sized:
+        batches: Any = islice(trainer.get_train_dataloader(), args.max_steps * args.gradient_accumulation_steps)
+    else:
+        rows = trainer._remove_unused_columns(dataset) if hasattr(dataset, "column_names") else dataset
+        share: Any = Subset(rows, range(args.process_index, len(dataset), args.world_size))
+        batches = DataLoader(share, args.per_device_eval_batch_size, collate_fn=trainer.data_collator)
+    for batch in batches:
+        inputs = trainer._prepare_inputs(batch)
+        yield model.get_features(**{name: value for name, value in inputs.items() if name != "labels"})

@@ -16,7 +16,7 @@ from transformers.trainer_utils import has_length, rotate_checkpoints, seed_work
 
 from ..errors import CheckpointError
 from .arguments import CRTrainingArguments
-from .checkpoints import STAGING, STATE, check_fits, check_whole, left_out, publish
+from .checkpoints import STAGING, STATE, changed_file, check_fits, publish
 from .sampling import EpochBatchSampler, token_lengths
 
 
@@ -115,7 +115,11 @@ class ExactTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
-        check_whole(Path(str(self.state.best_model_checkpoint)))
+        best = Path(str(self.state.best_model_checkpoint))
+        changed = changed_file(best)
+        if changed is not None:
+            raise CheckpointError(f"{best}: {changed} is not as it was saved: copy it again, or train anew")
+        check_fits(best, self.accelerator.unwrap_model(self.model))
         super()._load_best_model()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -140,13 +144,6 @@ class ExactTrainer(Trainer):
         """Where checkpoints are written: the staging folder while one is being saved."""
         return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
 
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        # A head-only model leaves its backbone out of its checkpoints.
-        missing = sorted(set(load_result.missing_keys) - left_out(self.accelerator.unwrap_model(self.model)))
-        if missing:
-            raise CheckpointError(f"the checkpoint lacks {missing[0]}: resume from a checkpoint of this very model")
-        super()._issue_warnings_after_load(load_result)
-
     # ---- the Hub ----
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
@@ -165,13 +162,8 @@ class ExactTrainer(Trainer):
     ) -> Any:
         """Publish the model as it is now as `cr-hf publish` does: checked, in one commit, verified, with a card.
 
-        Args:
-            commit_message: of the commit.
-            blocking: must be True: what was published is verified before this returns.
-            token: `args.hub_token` or the one that is logged in by default.
-            revision: must be None: the main branch is published.
-            private: whether a repository that is made is private; `args.hub_private_repo` by default.
-            **kwargs: `tag`, `head_only` and `license`, see `publish_run`.
+        Arguments are those of `Trainer.push_to_hub`, where `blocking` must be True and `revision` None, and `tag`,
+        `head_only` and `license` of `publish_run`.
 
         Returns:
             A `Published`; `None` in other processes than the first.

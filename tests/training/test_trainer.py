@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, Trainer
 
 from cr_hf import CRForSequenceClassification, CRTrainer, CRTrainingArguments
-from cr_hf.errors import CheckpointError, NonFiniteError
+from cr_hf.errors import CheckpointError, NonFiniteError, PublishError
 from cr_hf.evaluation.sensitivity import gradient_tail_ratio, input_gradient_norms
 from cr_hf.training.schedules import scheduled_lambda
 
@@ -346,3 +346,10 @@ def test_data_parallel_is_refused(tmp_path: Path) -> None:
 def test_arguments_are_needed() -> None:
     with pytest.raises(ValueError, match="CRTrainingArguments"):
         CRTrainer(model=head())
+
+
+def test_publishing_before_training_is_refused(tiny_backbone: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tiny_backbone("bert")
+    model = CRForSequenceClassification.from_backbone(folder, num_labels=2, hidden_sizes=[8])
+    with pytest.raises(PublishError, match="the model is not trained yet"):
+        trainer_of(model, tmp_path, hub_model_id="me/x").push_to_hub()
