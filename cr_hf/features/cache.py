@@ -34,6 +34,7 @@ from huggingface_hub import constants
 from numpy.typing import NDArray
 
 from ..errors import FeatureCacheError
+from ..files import PART, write_text
 
 if sys.platform != "win32":
     import fcntl
@@ -152,7 +153,7 @@ class FeatureFile:
         try:
             for name in (CHECKSUMS, FEATURES):
                 (self.folder / name).touch()
-            _write_whole(self.folder / ABOUT, json.dumps(self.about))
+            write_text(self.folder / ABOUT, json.dumps(self.about))
             with path.open("r+b", buffering=0) as handle:
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(handle.fileno(), 0, self.size)
@@ -189,12 +190,6 @@ def _write_at(handle: io.FileIO, offset: int, data: bytes) -> None:
         data = data[handle.write(data) :]
 
 
-def _write_whole(path: Path, content: str) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(content, encoding="utf-8")
-    os.replace(part, path)
-
-
 def _lock(handle: io.FileIO, start: int, length: int, wait: bool) -> bool:
     """Lock a range of a file against other processes. `False` if one of them holds it and we do not wait."""
     if sys.platform == "win32":  # No such locks: processes repeat each other's work, and do no worse.
@@ -213,7 +208,8 @@ def _unlock(handle: io.FileIO, start: int, length: int) -> None:
 
 def _remove(folder: Path) -> None:
     """Remove our own files, and the folder if nothing else is in it."""
-    for path in [folder / FEATURES, folder / CHECKSUMS, *folder.glob(f"{ABOUT}*")]:
+    parts = [path for path in folder.glob(f".{ABOUT}.*") if PART.fullmatch(path.name)]
+    for path in [folder / FEATURES, folder / CHECKSUMS, folder / ABOUT, *parts]:
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()

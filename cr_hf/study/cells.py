@@ -110,8 +110,12 @@ class CellStore:
                     raise RecipeError(f"--output {folder} holds another study ({name} differs): choose another folder")
         elif (folder / "study.json").exists():
             raise RecipeError(f"--output {folder} holds a study without {DECLARED}: choose another folder")
-        (folder / CELLS).mkdir(parents=True, exist_ok=True)
+        elif folder.exists() and any(folder.iterdir()):
+            foreign = min(path.name for path in folder.iterdir())
+            raise RecipeError(f"--output {folder} holds {foreign} and no study: choose another folder")
+        folder.mkdir(parents=True, exist_ok=True)
         write_json(path, declared)
+        (folder / CELLS).mkdir(exist_ok=True)
 
     def load(self, head: str, fraction: float) -> Cell | None:
         """A cell, or `None` if it is not there yet.

@@ -416,3 +416,84 @@ print("logits", model.predict_texts(["a witty film"], AutoTokenizer.from_pretrai
     gone = run(home="last stranger")
     assert gone.returncode != 0
     assert f"the backbone me/encoder at {commit.oid} cannot be fetched" in gone.stderr
+
+
+# ---- nothing is deleted, nothing is done in vain ----
+
+
+class TestFolders:
+    @pytest.fixture
+    def folder(self, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """Of an earlier dry run; that it loads is seen elsewhere."""
+        monkeypatch.setattr("cr_hf.hub.publish.check_loads", lambda folder: None)
+        return dry_run(run_dir, "me/tiny", tmp_path / "some" / "where")
+
+    def test_an_earlier_dry_run_is_replaced_and_its_card_keeps_what_was_written_by_hand(
+        self, folder: Path, run_dir: Path
+    ) -> None:
+        append("README.md", "\n## By hand\n")(folder)
+        (folder / "model-00001-of-00002.safetensors").write_bytes(b"of another run")
+        dry_run(run_dir, "me/tiny", folder)
+        assert "## By hand" in (folder / "README.md").read_text(encoding="utf-8")
+        assert not (folder / "model-00001-of-00002.safetensors").exists()
+
+    @pytest.mark.parametrize("name", ["thesis.txt", ".git/config", "LICENSE", "inner/model.safetensors"])
+    def test_a_file_of_the_users_is_left_and_named(self, name: str, folder: Path, run_dir: Path) -> None:
+        write(name, "mine")(folder)
+        before = contents(folder)
+        with pytest.raises(PublishError, match=f"holds {name},"):
+            dry_run(run_dir, "me/tiny", folder)
+        assert contents(folder) == before
+
+    def test_a_link_is_left(self, folder: Path, run_dir: Path) -> None:
+        (folder.parent / "link").symlink_to(folder)
+        (folder.parent / "mine.json").write_text("{}", encoding="utf-8")
+        (folder / "vocab.json").symlink_to(folder.parent / "mine.json")
+        for place, message in ((folder.parent / "link", "is not an empty folder"), (folder, r"holds vocab\.json")):
+            with pytest.raises(PublishError, match=message):
+                dry_run(run_dir, "me/tiny", place)
+        assert (folder.parent / "mine.json").is_file()
+
+    def test_what_is_refused_leaves_nothing(
+        self, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(folder: Path) -> None:
+            raise PublishError("it does not load")
+
+        monkeypatch.setattr("cr_hf.hub.publish.check_loads", refuse)
+        with pytest.raises(PublishError, match="it does not load"):
+            dry_run(run_dir, "me/tiny", tmp_path / "some" / "where")
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "token", "message"),
+    [
+        (["me/tiny"], "hf_wrong", "the token is not accepted"),
+        (["me/tiny"], "hf_read", "use one with write access"),
+        (["me/tiny"], "hf_other", "use one with write access"),
+        (["nobody/tiny"], "hf_write", "use one with write access"),
+        (["me/tiny", "--tag", "a tag"], "hf_write", "is no name of a tag"),
+        (["me/tiny", "--tag", "x" * 300], "hf_write", "is no name of a tag"),
+        (["me/x/y"], "hf_write", "is no repository name"),
+    ],
+)
+def test_what_the_hub_would_refuse_is_refused_before_anything_is_made(
+    arguments: list[str], token: str, message: str, run_dir: Path, server: HubServer, tmp_path: Path
+) -> None:
+    done = command_line(server, tmp_path, "publish", str(run_dir), *arguments, token=token)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert message in done.stderr
+    assert {route for route, _ in server.log} <= {"whoami"}
+
+
+def test_a_recipe_that_could_not_be_published_is_refused_before_training(
+    tiny_backbone: TinyBackbone, server: HubServer, tmp_path: Path
+) -> None:
+    recipe = Path(__file__).parents[2] / "recipes" / "demo.yaml"
+    arguments = [str(recipe), f"backbone={tiny_backbone('bert')}", f"output_dir={tmp_path / 'run'}"]
+    arguments += ["push_to_hub=true", "hub_model_id=me/tiny", "use_cpu=true"]
+    done = command_line(server, tmp_path / "home", "train", *arguments, token="hf_read")
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "use one with write access" in done.stderr
+    assert not (tmp_path / "run").exists()

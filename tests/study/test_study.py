@@ -131,6 +131,15 @@ def test_a_folder_of_another_study_is_refused(
         run(finished, **options)
 
 
+@pytest.mark.parametrize("name", ["thesis.txt", "study.md", "cells/mine.json"])
+def test_a_folder_of_the_users_is_left_as_it_is(name: str, run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine", encoding="utf-8")
+    with pytest.raises(RecipeError, match=f"holds {name.split('/')[0]} and no study"):
+        run(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [Path(name).name]
+
+
 def test_a_damaged_or_foreign_cell_is_named(
     run: Callable[..., dict[str, Any]], finished: Path, tmp_path: Path
 ) -> None:
