@@ -9,31 +9,12 @@ from dataclasses import dataclass
 from ..errors import DataError, nearest
 
 COLUMN_NAMES = {
-    "text": (
-        "text",
-        "sentence",
-        "review",
-        "content",
-        "review_text",
-        "comment",
-        "body",
-        "message",
-        "tweet",
-        "document",
-    ),
-    "label": (
-        "label",
-        "labels",
-        "stars",
-        "star_rating",
-        "rating",
-        "sentiment",
-        "target",
-        "class",
-        "category",
-        "score",
-    ),
-}
+    "text": ["text", "sentence", "review", "content", "review_text", "comment", "body", "message", "tweet",
+             "document"],
+    "label": ["label", "labels", "stars", "star_rating", "rating", "sentiment", "target", "class", "category",
+              "score"],
+}  # fmt: skip
+"""Usual names of the columns, the likeliest first."""
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,2})?", re.ASCII)
 SEPARATORS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
 """Other ways to write `data.separator`."""

@@ -14,156 +14,76 @@ from typing import Any
 LEVELS = ("very negative", "negative", "neutral", "positive", "very positive")
 SIZES = {"train": 1500, "validation": 300, "test": 300}
 
+
+def _phrases(*levels: str) -> tuple[tuple[str, ...], ...]:
+    """The phrases of each level, which are written with semicolons between."""
+    return tuple(tuple(level.split("; ")) for level in levels)
+
+
 # What a review can be about: its names, and what there is to say about it.
-SUBJECTS = (
-    (
-        ("film", "thriller", "comedy", "documentary", "sequel", "drama"),
-        ("plot", "acting", "dialogue", "pacing", "soundtrack", "ending", "camerawork", "humour"),
-    ),
-    (
-        ("restaurant", "bistro", "noodle bar", "pizzeria", "cafe"),
-        ("food", "service", "menu", "coffee", "atmosphere", "dessert", "wine list", "seating"),
-    ),
-    (
-        ("hotel", "guest house", "hostel", "resort"),
-        ("room", "breakfast", "location", "bathroom", "welcome", "housekeeping", "pool", "view"),
-    ),
-    (
-        ("phone", "laptop", "camera", "tablet", "smartwatch"),
-        ("battery", "screen", "keyboard", "design", "speaker", "software", "finish", "charger"),
-    ),
-    (
-        ("novel", "biography", "cookbook", "story collection"),
-        ("prose", "story", "opening", "translation", "middle part", "argument", "cover", "research"),
-    ),
-    (
-        ("app", "video game", "podcast", "online course"),
-        ("interface", "content", "sound", "first hour", "support", "structure", "writing", "music"),
-    ),
+SUBJECTS = tuple(
+    zip(
+        _phrases(
+            "film; thriller; comedy; documentary; sequel; drama",
+            "restaurant; bistro; noodle bar; pizzeria; cafe",
+            "hotel; guest house; hostel; resort",
+            "phone; laptop; camera; tablet; smartwatch",
+            "novel; biography; cookbook; story collection",
+            "app; video game; podcast; online course",
+        ),
+        _phrases(
+            "plot; acting; dialogue; pacing; soundtrack; ending; camerawork; humour",
+            "food; service; menu; coffee; atmosphere; dessert; wine list; seating",
+            "room; breakfast; location; bathroom; welcome; housekeeping; pool; view",
+            "battery; screen; keyboard; design; speaker; software; finish; charger",
+            "prose; story; opening; translation; middle part; argument; cover; research",
+            "interface; content; sound; first hour; support; structure; writing; music",
+        ),
+        strict=True,
+    )
 )
 
 # Remarks about one aspect, from --, the worst, to ++, the best.
-REMARKS = (
-    (
-        "the {aspect} was dreadful",
-        "the {aspect} was an insult",
-        "I could not stand the {aspect}",
-        "the {aspect} was beyond saving",
-        "nothing about the {aspect} worked",
-        "the {aspect} made me want to leave",
-        "the {aspect} could hardly have been worse",
-        "the {aspect} was a disgrace",
-        "the {aspect} was shockingly bad",
-    ),
-    (
-        "the {aspect} could have been better",
-        "I did not care for the {aspect}",
-        "the {aspect} let it down",
-        "the {aspect} was not what I had hoped for",
-        "the {aspect} wore thin quickly",
-        "the {aspect} was hardly inspired",
-        "I was not won over by the {aspect}",
-        "the {aspect} felt careless",
-        "the {aspect} needed more thought",
-        "the {aspect} was rather poor",
-    ),
-    (
-        "the {aspect} was average",
-        "the {aspect} did its job, no more",
-        "the {aspect} was neither good nor bad",
-        "the {aspect} was what you would expect",
-        "I have no strong feelings about the {aspect}",
-        "the {aspect} was acceptable",
-        "the {aspect} had its moments and its gaps",
-        "the {aspect} was hard to judge",
-        "the {aspect} left no impression",
-    ),
-    (
-        "I liked the {aspect}",
-        "the {aspect} was not bad at all",
-        "the {aspect} was better than I had feared",
-        "the {aspect} held up well",
-        "the {aspect} was pleasant",
-        "I had no complaints about the {aspect}",
-        "the {aspect} grew on me",
-        "the {aspect} was solid",
-        "there is a lot to be said for the {aspect}",
-        "the {aspect} was hardly a disappointment",
-    ),
-    (
-        "the {aspect} was superb",
-        "I could not fault the {aspect}",
-        "the {aspect} was a pure joy",
-        "the {aspect} alone is worth the money",
-        "I cannot praise the {aspect} enough",
-        "the {aspect} went far beyond what I had hoped for",
-        "the {aspect} could hardly have been better",
-        "the {aspect} was close to perfect",
-        "nothing about the {aspect} could be improved",
-    ),
+REMARKS = _phrases(
+    "the {aspect} was dreadful; the {aspect} was an insult; I could not stand the {aspect}; the {aspect} was beyond "
+    "saving; nothing about the {aspect} worked; the {aspect} made me want to leave; the {aspect} could hardly have "
+    "been worse; the {aspect} was a disgrace; the {aspect} was shockingly bad",
+    "the {aspect} could have been better; I did not care for the {aspect}; the {aspect} let it down; the {aspect} "
+    "was not what I had hoped for; the {aspect} wore thin quickly; the {aspect} was hardly inspired; I was not won "
+    "over by the {aspect}; the {aspect} felt careless; the {aspect} needed more thought; the {aspect} was rather "
+    "poor",
+    "the {aspect} was average; the {aspect} did its job, no more; the {aspect} was neither good nor bad; the "
+    "{aspect} was what you would expect; I have no strong feelings about the {aspect}; the {aspect} was acceptable; "
+    "the {aspect} had its moments and its gaps; the {aspect} was hard to judge; the {aspect} left no impression",
+    "I liked the {aspect}; the {aspect} was not bad at all; the {aspect} was better than I had feared; the {aspect} "
+    "held up well; the {aspect} was pleasant; I had no complaints about the {aspect}; the {aspect} grew on me; the "
+    "{aspect} was solid; there is a lot to be said for the {aspect}; the {aspect} was hardly a disappointment",
+    "the {aspect} was superb; I could not fault the {aspect}; the {aspect} was a pure joy; the {aspect} alone is "
+    "worth the money; I cannot praise the {aspect} enough; the {aspect} went far beyond what I had hoped for; the "
+    "{aspect} could hardly have been better; the {aspect} was close to perfect; nothing about the {aspect} could be "
+    "improved",
 )
-VERDICTS = (
-    (
-        "Avoid it.",
-        "I want my money back.",
-        "A complete waste of an evening.",
-        "I would not wish it on anyone.",
-        "Never again.",
-        "The worst {subject} I know.",
-        "Do not let the good reviews fool you.",
-        "I regret every minute.",
-    ),
-    (
-        "I would not go out of my way for it.",
-        "There are better choices.",
-        "Not for me.",
-        "I expected more from this {subject}.",
-        "I doubt that I will come back to it.",
-        "It never quite recovers.",
-        "All in all a letdown.",
-        "You can safely skip it.",
-    ),
-    (
-        "It is fine, nothing more.",
-        "You could do worse, you could do better.",
-        "I am in two minds about this {subject}.",
-        "It evens out in the end.",
-        "Some will like it, some will not.",
-        "I neither regret it nor recommend it.",
-        "An ordinary {subject}.",
-        "I had forgotten it a week later.",
-    ),
-    (
-        "I would recommend it, with small reservations.",
-        "I am glad that I tried it.",
-        "Worth a look.",
-        "I would come back to it.",
-        "A decent {subject}, all things considered.",
-        "It won me over in the end.",
-        "Better than most.",
-        "You will not regret it.",
-    ),
-    (
-        "I loved every minute.",
-        "The best {subject} in years.",
-        "I would give it six stars if I could.",
-        "Do not miss it.",
-        "I have told all my friends about it.",
-        "An unforgettable {subject}.",
-        "I have been back three times already.",
-        "It does not get better than this.",
-    ),
+VERDICTS = _phrases(
+    "Avoid it.; I want my money back.; A complete waste of an evening.; I would not wish it on anyone.; Never "
+    "again.; The worst {subject} I know.; Do not let the good reviews fool you.; I regret every minute.",
+    "I would not go out of my way for it.; There are better choices.; Not for me.; I expected more from this "
+    "{subject}.; I doubt that I will come back to it.; It never quite recovers.; All in all a letdown.; You can "
+    "safely skip it.",
+    "It is fine, nothing more.; You could do worse, you could do better.; I am in two minds about this {subject}.; "
+    "It evens out in the end.; Some will like it, some will not.; I neither regret it nor recommend it.; An ordinary "
+    "{subject}.; I had forgotten it a week later.",
+    "I would recommend it, with small reservations.; I am glad that I tried it.; Worth a look.; I would come back to "
+    "it.; A decent {subject}, all things considered.; It won me over in the end.; Better than most.; You will not "
+    "regret it.",
+    "I loved every minute.; The best {subject} in years.; I would give it six stars if I could.; Do not miss it.; I "
+    "have told all my friends about it.; An unforgettable {subject}.; I have been back three times already.; It does "
+    "not get better than this.",
 )
-OPENERS = (
-    "Just one {subject} of many, I thought.",
-    "We tried this {subject} last week.",
-    "I had read mixed things about this {subject}.",
-    "My sister chose this {subject}.",
-    "I wanted to love this {subject}.",
-    "I did not expect much of this {subject}.",
-    "Everyone talks about this {subject}.",
-    "I found this {subject} by chance.",
-)
+OPENERS = _phrases(
+    "Just one {subject} of many, I thought.; We tried this {subject} last week.; I had read mixed things about this "
+    "{subject}.; My sister chose this {subject}.; I wanted to love this {subject}.; I did not expect much of this "
+    "{subject}.; Everyone talks about this {subject}.; I found this {subject} by chance.",
+)[0]
 TURNS = ("but", "although", "even if", "while", "though")
 
 # How far a remark, or a verdict, strays from the level of its review; each entry is equally likely.

@@ -23,9 +23,9 @@ from transformers.utils import logging
 
 from ..errors import DataError
 from .config import DataConfig
-from .label_cells import NUMBERS, SEVERAL, SINGLE, Label, read_label
+from .label_cells import NUMBERS, SEVERAL, SINGLE, read_label
 from .labels import Classes, Seen, find_classes
-from .sources import SPLIT_WORDS, Row, Source, loaded_sources, read_sources, sources_of, wanted_splits
+from .sources import SPLIT_WORDS, Columns, Row, Source, loaded_sources, read_sources, sources_of, wanted_splits
 from .understood import Understood
 
 logger = logging.get_logger(__name__)
@@ -49,10 +49,9 @@ class Scan:
     digest: str = ""
     hashes: array[int] = field(default_factory=lambda: array("q"))
     width: int | None = None
-    columns: dict[str, list[str]] = field(default_factory=lambda: {"text": [], "text_pair": [], "label": []})
+    columns: list[Columns] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     first_blank: str = ""
-    passed_over: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -74,106 +73,87 @@ class RowCodec:
     classes: Classes | None = None
     width: int | None = None
 
-    def label(self, row: Row) -> Label | None:
-        """What the row's label says; None where it is missing and such rows are dropped."""
-        return read_label(row.label, row.columns.labels, self.config, self.problem_type, self.names, row.place)
-
     def features(self) -> datasets.Features:
         """Types of the columns."""
         texts = ("text", "text_pair") if self.config.text_pair_column is not None else ("text",)
         features = datasets.Features({name: datasets.Value("string") for name in texts})
-        if self.classes is None:
-            features["label"] = datasets.Sequence(datasets.Value("float32"), length=self.width)
-        elif self.problem_type == SINGLE:
-            features["label"] = datasets.ClassLabel(names=self.classes.names)
+        if self.problem_type == SINGLE:
+            features["label"] = datasets.ClassLabel(names=self.classes.names if self.classes else [])
         else:
-            features["label"] = datasets.Sequence(datasets.Value("float32"), length=len(self.classes.names))
+            width = self.width if self.classes is None else len(self.classes.names)
+            features["label"] = datasets.Sequence(datasets.Value("float32"), length=width)
         return features
+
+    def describe(self, info: datasets.DatasetInfo) -> None:
+        """Keep the names of classes with rows whose type does not name them, for `label_names_of`."""
+        if self.problem_type != SINGLE:
+            info.description = json.dumps(self.classes and self.classes.names)
+
+    def rows(
+        self, split: str, sources: Sequence[Source], scan: Scan | None = None
+    ) -> Iterator[tuple[Row, list[str] | list[float]]]:
+        """Rows that are kept, with their labels. Those that are not are counted in `scan`."""
+        scan = scan or Scan("")
+        for row in read_sources(sources, self.config):
+            if row.columns not in scan.columns:
+                scan.columns.append(row.columns)
+            if not row.text.strip():
+                scan.first_blank = scan.first_blank or row.place()
+                scan.dropped["empty text"] += 1
+                if split == "train":
+                    continue
+            label = read_label(row.label, row.columns.labels, self.config, self.problem_type, self.names, row.place)
+            if label is None:
+                scan.dropped["label missing"] += 1
+            else:
+                yield row, label
 
     def examples(self, split: str, sources: Sequence[Source], digest: Any = None) -> Iterator[dict[str, Any]]:
         """The rows of a split that are kept, as `features` says."""
-        for row, label in kept_rows(split, sources, self):
+        for row, label in self.rows(split, sources):
             if digest is not None:
                 digest.update(_digest(row, label))
-            texts = {"text": row.text} if row.text_pair is None else {"text": row.text, "text_pair": row.text_pair}
+            pair = {} if row.text_pair is None else {"text_pair": row.text_pair}
             target: Any = label
-            if self.classes is not None:
-                written: Any = label
-                single = self.problem_type == SINGLE
-                target = (
-                    self.classes.id_of(written[0], row.place, split)
-                    if single
-                    else self.classes.encode(written, row.place)
-                )
-            yield {**texts, "label": target}
+            if self.classes is not None and self.problem_type == SINGLE:
+                target = self.classes.id_of(target[0], row.place, split)
+            elif self.classes is not None:
+                target = self.classes.encode(target, row.place)
+            yield {"text": row.text, **pair, "label": target}
 
 
-def _digest(row: Row, label: Label) -> bytes:
+def _digest(row: Row, label: list[str] | list[float]) -> bytes:
     return json.dumps([row.text, row.text_pair, label], ensure_ascii=False).encode()
-
-
-def kept_rows(
-    split: str, sources: Sequence[Source], codec: RowCodec, scan: Scan | None = None
-) -> Iterator[tuple[Row, Label]]:
-    """Rows that are kept, with their labels. Those that are not are counted in `scan`."""
-    for row in read_sources(sources, codec.config):
-        is_blank = not row.text.strip()
-        if scan is not None:
-            _note_columns(scan, row)
-            if is_blank:
-                scan.first_blank = scan.first_blank or row.place()
-                scan.dropped["empty text"] += 1
-        if is_blank and split == "train":
-            continue
-        label = codec.label(row)
-        if label is not None:
-            yield row, label
-        elif scan is not None:
-            scan.dropped["label missing"] += 1
-
-
-def _note_columns(scan: Scan, row: Row) -> None:
-    columns = row.columns
-    for role, names in (("text", [columns.text]), ("text_pair", [columns.text_pair]), ("label", columns.labels)):
-        for name in names:
-            if name is not None and name not in scan.columns[role]:
-                scan.columns[role].append(name)
-    scan.passed_over = scan.passed_over or columns.passed_over
 
 
 def scan_rows(split: str, sources: Sequence[Source], codec: RowCodec, limit: int | None = None) -> Scan:
     """Check every row of a split, or the first of them."""
     scan, digest = Scan(" + ".join(source.name for source in sources)), hashlib.sha256()
-    for row, label in islice(kept_rows(split, sources, codec, scan), limit):
+    label: Any
+    for row, label in islice(codec.rows(split, sources, scan), limit):
         digest.update(_digest(row, label))
         scan.hashes.append(hash((row.text, row.text_pair)))
-        if codec.problem_type == NUMBERS:
-            scan.width = len(label) if scan.width is None else scan.width
-            if len(label) != scan.width:
-                raise DataError(
-                    f"{row.place()}: {len(label)} targets instead of {scan.width}: every row needs as many"
-                )
-        else:
-            scan.seen.add(label, row.place)  # type: ignore[arg-type]
-            scan.seen.lengths.add(len(label))
+        if codec.problem_type != NUMBERS:
+            scan.seen.add(label, row.place)
+            continue
+        scan.width = scan.width or len(label)
+        if len(label) != scan.width:
+            raise DataError(f"{row.place()}: {len(label)} targets instead of {scan.width}: every row needs as many")
     scan.digest = digest.hexdigest()
-    blank = scan.dropped["empty text"]
+    blank, missing = scan.dropped["empty text"], scan.dropped["label missing"]
     if len(scan.hashes) == (0 if split == "train" else blank):
         raise DataError(f"{scan.name}: no row of {split} has a text and a label: check the file and data.text_column")
     if blank:
-        done = "left out" if split == "train" else "kept"
-        scan.notes.append(
-            f"{scan.name}: {blank} rows have an empty text and are {done}, the first is {scan.first_blank}"
-        )
-    if missing := scan.dropped["label missing"]:
+        done = f"are {'left out' if split == 'train' else 'kept'}, the first is {scan.first_blank}"
+        scan.notes.append(f"{scan.name}: {blank} rows have an empty text and {done}")
+    if missing:
         scan.notes.append(f"{scan.name}: {missing} rows have no label and are left out")
     if split != "train":
         del scan.dropped["empty text"]
-    if scan.passed_over:
-        taken = scan.columns["label"][0]
-        scan.notes.append(
-            f"{scan.name}: labels are read from {taken!r}, not from {scan.passed_over}: data.label_column"
-        )
+    for columns in scan.columns:
+        if columns.passed_over:
+            taken = f"{columns.labels[0]!r} and not from {columns.passed_over}"
+            scan.notes.append(f"{scan.name}: labels are read from {taken}: see data.label_column")
     return scan
 
 
@@ -292,8 +272,7 @@ def _build(split: str, sources: Sequence[Source], codec: RowCodec, scan: Scan) -
         found = datasets.Dataset.from_generator(rows, features, split=datasets.NamedSplit(split), fingerprint=key)
     except (datasets.exceptions.DatasetGenerationError, OSError) as error:
         raise DataError(f"{scan.name}: not written to the cache of datasets: {error.__cause__ or error}") from error
-    if codec.problem_type != SINGLE:
-        found.info.description = json.dumps(None if classes is None else classes.names)
+    codec.describe(found.info)
     return found
 
 
@@ -305,34 +284,36 @@ def understand(
     sources: Mapping[str, Sequence[Source]],
 ) -> Understood:
     """What loading made of the data; its notes are logged."""
-    understood = Understood(notes=notes)
-    for scan in scans.values():
-        for role, names in (("text", understood.text_columns), ("text_pair", understood.text_pair_columns),
-                            ("label", understood.label_columns)):  # fmt: skip
-            names += [name for name in scan.columns[role] if name not in names]
-        for why, count in scan.dropped.items():
-            if count:
-                understood.dropped[why] = understood.dropped.get(why, 0) + count
-    for split, rows in found.items():
-        if isinstance(rows, datasets.Dataset):
-            understood.rows[split] = len(rows)
-            if codec.classes is not None:
-                understood.classes[split] = class_counts(rows, codec.classes.names)
-    if codec.classes is not None and codec.classes.start is not None:
-        understood.reading["label_start"] = codec.classes.start
+    columns = [columns for scan in scans.values() for columns in scan.columns]
+    dropped: Counter[str] = sum((scan.dropped for scan in scans.values()), Counter())
+    understood = Understood(
+        text_columns=list(dict.fromkeys(part.text for part in columns)),
+        text_pair_columns=list(dict.fromkeys(part.text_pair for part in columns if part.text_pair is not None)),
+        label_columns=list(dict.fromkeys(name for part in columns for name in part.labels)),
+        dropped=dict(dropped),
+        notes=notes,
+    )
     unescapes = {source.unescape for split in sources.values() for source in split}
     if len(unescapes) == 1:
         understood.reading["unescape_ptb"] = next(iter(unescapes))
-    for note in notes:
-        logger.warning(note)
+    count_rows(found, codec.classes, understood)
     return understood
 
 
-def class_counts(rows: datasets.Dataset, names: Sequence[str]) -> dict[str, int]:
-    """Rows of each class."""
-    labels = np.asarray(rows["label"][:])
-    counts = np.bincount(labels, minlength=len(names)) if labels.ndim == 1 else labels.sum(0)
-    return {name: int(count) for name, count in zip(names, counts, strict=True)}
+def count_rows(found: Mapping[str, Any], classes: Classes | None, understood: Understood) -> None:
+    """Note the rows of each split and of its classes, and log what was noted before."""
+    for split, rows in found.items():
+        if not isinstance(rows, datasets.Dataset):
+            continue
+        understood.rows[split] = len(rows)
+        if classes is not None:
+            labels = np.asarray(rows["label"][:])
+            counts = np.bincount(labels, minlength=len(classes.names)) if labels.ndim == 1 else labels.sum(0)
+            understood.classes[split] = {n: int(count) for n, count in zip(classes.names, counts, strict=True)}
+    if classes is not None and classes.start is not None:
+        understood.reading["label_start"] = classes.start
+    for note in understood.notes:
+        logger.warning(note)
 
 
 def label_names_of(rows: datasets.Dataset) -> list[str] | None:

@@ -57,6 +57,7 @@ def load_streamed(config: DataConfig, problem_type: str = SINGLE) -> RowSplits:
     rows = datasets.IterableDataset.from_generator(
         codec.examples, codec.features(), gen_kwargs={"split": "train", "sources": sources["train"]}
     )
+    codec.describe(rows.info)
     start = None if codec.classes is None else codec.classes.start
     settled = dataclasses.replace(config, label_start=start, label_names=config.label_names or names, streaming=False)
     found = RowSplits(load_sources(settled, problem_type, list(held), held)) if held else RowSplits()
@@ -66,6 +67,7 @@ def load_streamed(config: DataConfig, problem_type: str = SINGLE) -> RowSplits:
         if len(first) < size:
             raise DataError(f"train has only {len(first)} rows: leave out data.streaming, or lower max_eval_samples")
         found["validation"] = datasets.Dataset.from_list(first, features=rows.features)
+        codec.describe(found["validation"].info)
         rows = rows.skip(size)
     splits = {"train": rows.shuffle(seed=config.seed, buffer_size=SHUFFLE_BUFFER), **found}
     result = RowSplits(splits)

@@ -13,7 +13,7 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from ..errors import DataError, nearest
 from .config import NUMBER, DataConfig, column_name, find_column
 from .label_cells import SINGLE, read_label
-from .labels import Seen, find_classes
+from .labels import Classes, Seen, find_classes
 from .sources import SPLIT_WORDS, split_paths, wanted_splits
-from .splits import RowSplits, class_counts, logger, split_off, subset
+from .splits import RowSplits, count_rows, split_off, subset
 from .texts import check_file, file_type, named_cells
 from .understood import Understood
 
@@ -65,10 +65,27 @@ class _Table(NamedTuple):
     def place(self, row: int) -> str:
         return f"{self.path}, {'line' if self.labels is None else 'row'} {self.lines[row]}"
 
+    def written_labels(self, schema: TableSchema, config: DataConfig, seen: Seen) -> list[str]:
+        """The labels as they are written, shape (rows,), also counted in `seen`."""
+        if self.labels is not None:
+            cells = self.labels.tolist()
+        else:
+            position = self.columns.index(find_column(self.columns, schema.label_column, "label", str(self.path)))
+            cells = [row[position] for row in self.rows]
+        found: list[str] = []
+        for index, cell in enumerate(cells):
+            place = partial(self.place, index)
+            label: Any = read_label(cell, [], config, SINGLE, config.label_names, place)
+            if label is None:
+                raise DataError(f"{place()}: the label is missing: data.missing_labels is for texts, remove the row")
+            seen.add(label, place)
+            found += label
+        return found
+
 
 def load_tables(
     config: DataConfig, splits: Sequence[str] | None = None, schema: TableSchema | None = None
-) -> datasets.DatasetDict:
+) -> RowSplits:
     """Read and check tables, split them, and replace missing values.
 
     Args:
@@ -100,13 +117,17 @@ def load_tables(
     for split in read:
         seen[split], labels[split], parts = Seen(), [], []
         for path in paths[split]:
-            table = read_table(path, split, config, base)
-            base = base or table.schema
-            parts.append(table.features)
-            labels[split] += table.count_labels(seen[split], config)
+            table = _read_table(path, split, config)
+            base = base or _schema_of_table(table, config)
+            parts.append(_numbers(table, base, config))
+            labels[split] += table.written_labels(base, config, seen[split])
         features[split] = np.concatenate(parts)
     assert base is not None
-    built, notes = _with_classes(features, labels, seen, config, paths)
+    if "train" in seen and len(seen["train"].counts) < 2:
+        place = " + ".join(map(str, paths["train"]))
+        raise DataError(f"{place}: every row of train has the label {labels['train'][0]!r}: two classes are needed")
+    classes, notes = find_classes(seen, config.label_names, config.label_start)
+    built = {split: _with_classes(features[split], labels[split], classes, split) for split in read}
     for split, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
         if split not in built and split in available | {"validation": []} and "train" in built:
             built["train"], built[split] = split_off(built["train"], fraction, config.seed, str(paths["train"][0]))
@@ -114,79 +135,19 @@ def load_tables(
     if schema is None:
         base = _with_medians(base, table_features(built["train"]), config)
     found = RowSplits({split: _complete(built[split], base) for split in wanted})
-    found.understood = _understand(found, base, notes)
+    found.understood = Understood(label_columns=[base.label_column or "y"], notes=notes)
+    count_rows(found, classes, found.understood)
     return found
 
 
-def _understand(found: RowSplits, schema: TableSchema, notes: list[str]) -> Understood:
-    for note in notes:
-        logger.warning(note)
-    rows = {split: len(part) for split, part in found.items()}
-    classes = {split: class_counts(part, part.features["label"].names) for split, part in found.items()}
-    return Understood(rows, label_columns=[schema.label_column or "y"], classes=classes, notes=notes)
-
-
-class Table(NamedTuple):
-    """A file that was read.
-
-    Args:
-        schema: how; still without medians where it is new.
-        features: shape (rows, in_features), missing values as NaN.
-        labels: as they stand in the file, shape (rows,); none where they are not needed.
-        place: of a row, by its index.
-        records: cells by column; of arrays no cells.
-    """
-
-    schema: TableSchema
-    features: NDArray[np.float32]
-    labels: Sequence[Any]
-    place: Callable[[int], str]
-    records: list[dict[str, Any]]
-
-    def count_labels(self, seen: Seen, config: DataConfig) -> list[str]:
-        """The labels as they are written, also counted in `seen`."""
-        found: list[str] = []
-        for index, value in enumerate(self.labels):
-            place = partial(self.place, index)
-            label: Any = read_label(value, [], config, SINGLE, config.label_names, place)
-            if label is None:
-                raise DataError(
-                    f"{place()}: the label is missing: data.missing_labels=drop is for texts, remove the row"
-                )
-            seen.add(label, place)
-            found += label
-        return found
-
-
-def read_table(
-    path: Path, split: str, config: DataConfig, schema: TableSchema | None = None, labelled: bool = True
-) -> Table:
-    """One file.
-
-    Args:
-        path: a csv, tsv, npz or IDX file.
-        split: whose arrays are read of an npz: `x_train`, say, or `x` where there is only one.
-        config: what the columns mean.
-        schema: of a trained model; None makes one.
-        labelled: whether labels are needed; without, rows may have them or not.
-
-    Raises:
-        DataError: naming the file, the line or row, the column and the mend.
+def _read_table(path: Path, split: str, config: DataConfig, labelled: bool = True) -> _Table:
+    """One file: a csv, tsv, npz or IDX file. Of an npz the arrays of the split: `x_train`, say, or `x` where there is
+    only one. Without `labelled` rows may have labels or not.
     """
     table = _read_csv(path, config) if file_type(path) in (".csv", ".tsv") else _read_arrays(path, split, labelled)
     if not len(table.rows):
         raise DataError(f"{path}: no rows: check the file")
-    own = schema or _schema_of_table(table, config)
-    features = _numbers(table, _positions(table, own), own, config)
-    labels: Sequence[Any] = []
-    if labelled and table.labels is not None:
-        labels = table.labels.tolist()
-    elif labelled:
-        position = table.columns.index(find_column(table.columns, own.label_column, "label", str(path)))
-        labels = [cells[position] for cells in table.rows]
-    names = table.columns if table.labels is None else []
-    records = [] if labelled else [dict(zip(names, cells, strict=False)) for cells in table.rows]
-    return Table(own, features, labels, table.place, records)
+    return table
 
 
 def read_rows(path: Path, config: DataConfig, schema: TableSchema) -> tuple[NDArray[np.float32], list[dict[str, Any]]]:
@@ -196,10 +157,12 @@ def read_rows(path: Path, config: DataConfig, schema: TableSchema) -> tuple[NDAr
         Features, shape (rows, in_features), and each row's cells by column; no cells of arrays, which have no names.
 
     Raises:
-        DataError: as `read_table` does.
+        DataError: naming the file, the line or row, the column and the mend.
     """
-    table = read_table(path, "test", config, schema, labelled=False)
-    return _impute(table.features, schema), table.records
+    table = _read_table(path, "test", config, labelled=False)
+    names = table.columns if table.labels is None else []
+    records = [dict(zip(names, cells, strict=False)) for cells in table.rows]
+    return _impute(_numbers(table, schema, config), schema), records
 
 
 def table_features(rows: datasets.Dataset) -> NDArray[np.float32]:
@@ -309,8 +272,9 @@ def _positions(table: _Table, schema: TableSchema) -> list[int]:
     return [table.columns.index(name) for name in schema.columns]
 
 
-def _numbers(table: _Table, positions: list[int], schema: TableSchema, config: DataConfig) -> NDArray[np.float32]:
-    """The chosen columns as float32; NaN where a value is missing, which only `missing_columns` may be."""
+def _numbers(table: _Table, schema: TableSchema, config: DataConfig) -> NDArray[np.float32]:
+    """The features as float32; NaN where a value is missing, which only `missing_columns` may be."""
+    positions = _positions(table, schema)
     may_miss = [name in map(column_name, config.missing_columns or schema.columns) for name in schema.columns]
     text = None if config.missing_value is None else str(config.missing_value)
     number = _to_number(text or "")
@@ -342,27 +306,12 @@ def _to_number(cell: str) -> float:
         return math.nan
 
 
-def _with_classes(
-    features: dict[str, NDArray[np.float32]],
-    labels: dict[str, list[str]],
-    seen: dict[str, Seen],
-    config: DataConfig,
-    paths: dict[str, list[Path]],
-) -> tuple[dict[str, datasets.Dataset], list[str]]:
-    """Every split with its labels as classes, and notes to tell the user."""
-    if "train" in seen and len(seen["train"].counts) < 2:
-        place = " + ".join(map(str, paths["train"]))
-        raise DataError(f"{place}: every row of train has the label {labels['train'][0]!r}: two classes are needed")
-    classes, notes = find_classes(seen, config.label_names, config.label_start)
-    built = {}
-    for split, rows in features.items():
-        kinds = datasets.Features({
-            "features": datasets.Sequence(datasets.Value("float32"), length=rows.shape[1]),
-            "label": datasets.ClassLabel(names=classes.names),
-        })  # fmt: skip
-        columns = {"features": rows, "label": [classes.id_of(label, str, split) for label in labels[split]]}
-        built[split] = datasets.Dataset.from_dict(columns, features=kinds)
-    return built, notes
+def _with_classes(rows: NDArray[np.float32], labels: list[str], classes: Classes, split: str) -> datasets.Dataset:
+    kinds = datasets.Features()
+    kinds["features"] = datasets.Sequence(datasets.Value("float32"), length=rows.shape[1])
+    kinds["label"] = datasets.ClassLabel(names=classes.names)
+    columns = {"features": rows, "label": [classes.id_of(label, str, split) for label in labels]}
+    return datasets.Dataset.from_dict(columns, features=kinds)
 
 
 def _with_medians(schema: TableSchema, features: NDArray[np.float32], config: DataConfig) -> TableSchema:
