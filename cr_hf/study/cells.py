@@ -136,7 +136,7 @@ class CellStore:
 
     def save(self, head: str, fraction: float, cell: Cell) -> Cell:
         """Keep a cell, and return it as it will be read."""
-        write_json(self._path(head, fraction), {"fingerprint": self.fingerprint, **cell.to_file()})
+        write_json(self._path(head, fraction), {"fingerprint": self.fingerprint, **cell.to_json(is_own_file=True)})
         return self.load(head, fraction) or cell
 
     def _path(self, head: str, fraction: float) -> Path:

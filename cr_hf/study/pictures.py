@@ -53,7 +53,7 @@ def draw_accuracy(study: Study) -> Figure:
     """Test accuracy against the share of the labels, one line a head, with 95 % intervals over seeds and rows."""
 
     def means_and_ends(cell: Cell) -> tuple[float, float, float]:
-        low, high = cell.accuracy_interval or (np.nan, np.nan)
+        low, high = cell.accuracy_interval
         return 100 * float(cell.per_seed("test_accuracies").mean()), 100 * low, 100 * high
 
     return _against_share(study, "test_accuracies", means_and_ends, "test accuracy in %")

@@ -13,26 +13,14 @@ from numpy.typing import NDArray
 from ..evaluation import CalibrationBin, Comparison, PairedDifference
 from .arms import HEADS, Setting
 
-DEV = ("dev_accuracy", "dev_deviation")
-
 
 @dataclass
 class Tried:
-    """A setting of a head, and the mean and standard deviation over seeds of its dev accuracy."""
+    """A setting of a head, with mean and standard deviation over seeds of its dev accuracy."""
 
     setting: Setting
     dev_accuracy: float
     dev_deviation: float
-
-    def to_json(self) -> dict[str, Any]:
-        """One flat object."""
-        return {**self.setting, "dev_accuracy": self.dev_accuracy, "dev_deviation": self.dev_deviation}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Tried:
-        """The inverse of `to_json`."""
-        own = {name: value for name, value in values.items() if name not in DEV}
-        return cls(own, *(values[name] for name in DEV))
 
 
 @dataclass
@@ -42,20 +30,20 @@ class Cell:
     Args:
         rows: of training.
         tried: the settings, in the order of the head's.
-        chosen: number of the setting with the best mean dev accuracy.
-        dev_accuracies: of the chosen setting.
-        test_accuracies: likewise, as are the next four; for the first two see `evaluation.sensitivity`.
-        gradient_tail_ratios: 99th percentile over mean of the gradient norms on test.
-        peak_gradients: largest gradient norm on test.
+        chosen: number of the setting with the best mean dev accuracy; all that follows is of that setting.
+        dev_accuracies: accuracy on dev.
+        test_accuracies: accuracy on test, as are the other measures.
+        gradient_tail_ratios: 99th percentile over mean of the gradient norms.
+        peak_gradients: largest gradient norm.
         non_linearities: 0 for a linear head.
-        expected_calibration_errors: on test.
+        expected_calibration_errors: of the probabilities.
         reliability: the bins of the calibration error, all seeds together.
         coefficients: polynomials of the first layer of the first seed, shape (degree + 1, units).
         parameters: of a head.
         epochs: of training.
         batch_size: of training.
-        overrides: keys of the recipe with which `cr-hf train` trains the chosen setting; `None` where no recipe can,
-            and in studies of version 0.1.0. `study.json` also has the whole command, for seed 0.
+        overrides: keys of the recipe with which `cr-hf train` trains this; `None` where no recipe can, and in studies
+            of version 0.1.0. `study.json` also has the whole command, for seed 0.
         accuracy_interval: of the mean test accuracy, 95 %, by bootstrap over seeds and test rows.
         hits: whether each seed was right on each test row, shape (seeds, rows); in the cell's own file alone.
         seconds: of training; in the cell's own file alone.
@@ -76,9 +64,9 @@ class Cell:
     epochs: float | None = None
     batch_size: int | None = None
     overrides: dict[str, Any] | None = None
-    accuracy_interval: list[float] | None = None
+    accuracy_interval: tuple[float, float] = (np.nan, np.nan)
     hits: NDArray[np.bool_] | None = None
-    seconds: float | None = None
+    seconds: float = 0.0
 
     @property
     def setting(self) -> Setting:
@@ -100,23 +88,21 @@ class Cell:
         seeds = {"seed": seed} | ({"data.seed": seed} if "data.train_fraction" in self.overrides else {})
         return f"cr-hf train RECIPE {override_words({**self.overrides, **seeds})}"
 
-    def to_json(self) -> dict[str, Any]:
-        """As `study.json` has it: without what is in the cell's own file alone."""
-        own = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("hits", "seconds")}
-        bins = None if self.reliability is None else [asdict(found) for found in self.reliability]
-        tried = [one.to_json() for one in self.tried]
-        return {**own, "tried": tried, "reliability": bins, "command": self.command(0)}
-
-    def to_file(self) -> dict[str, Any]:
-        """All of it."""
-        packed = None if self.hits is None else pack_hits(self.hits)
-        return {**self.to_json(), "hits": packed, "seconds": self.seconds}
+    def to_json(self, is_own_file: bool = False) -> dict[str, Any]:
+        """As `study.json` has it, or with what is in the cell's own file alone."""
+        tried = [
+            {**one.setting, "dev_accuracy": one.dev_accuracy, "dev_deviation": one.dev_deviation} for one in self.tried
+        ]
+        own = {**asdict(self), "tried": tried, "command": self.command(0)}
+        hits, seconds = own.pop("hits"), own.pop("seconds")
+        return {**own, "hits": pack_hits(hits), "seconds": seconds} if is_own_file else own
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Cell:
-        """The inverse of `to_json` and `to_file`; also reads the cells of version 0.1.0."""
+        """The inverse of `to_json`; also reads the cells of version 0.1.0."""
         own = {item.name: values[item.name] for item in fields(cls) if values.get(item.name) is not None}
-        own["tried"] = [Tried.from_json(tried) for tried in own["tried"]]
+        settings = [dict(one) for one in own["tried"]]
+        own["tried"] = [Tried(one, one.pop("dev_accuracy"), one.pop("dev_deviation")) for one in settings]
         if "reliability" in own:
             own["reliability"] = [CalibrationBin(**found) for found in own["reliability"]]
         if "hits" in own:
@@ -124,29 +110,17 @@ class Cell:
         return cls(**own)
 
 
+@dataclass(frozen=True)
+class Compared(PairedDifference, Comparison):
+    """A declared comparison and what was found."""
+
+
 @dataclass
 class Fraction:
     """The heads at one fraction of the labels, and the declared comparisons between them."""
 
     heads: dict[str, Cell]
-    comparisons: list[tuple[Comparison, PairedDifference]]
-
-    def to_json(self) -> dict[str, Any]:
-        """As `study.json` has it."""
-        return {
-            "heads": {head: cell.to_json() for head, cell in self.heads.items()},
-            "comparisons": [{**asdict(pair), **found.to_json()} for pair, found in self.comparisons],
-        }
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Fraction:
-        """The inverse of `to_json`."""
-        names = [item.name for item in fields(PairedDifference)]
-        pairs = [
-            (Comparison(one["head"], one["reference"]), PairedDifference(**{name: one[name] for name in names}))
-            for one in values["comparisons"]
-        ]
-        return cls({head: Cell.from_json(cell) for head, cell in values["heads"].items()}, pairs)
+    comparisons: list[Compared]
 
 
 @dataclass
@@ -193,20 +167,24 @@ class Study:
 
     def to_json(self) -> dict[str, Any]:
         """The content of `study.json`."""
-        own = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {
-            **own,
-            "comparisons": [asdict(pair) for pair in self.comparisons],
-            "fractions": {name: fraction.to_json() for name, fraction in self.fractions.items()},
-        }
+        own = asdict(self)
+        for name, fraction in self.fractions.items():
+            own["fractions"][name]["heads"] = {head: cell.to_json() for head, cell in fraction.heads.items()}
+        return own
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Study:
         """The inverse of `to_json`; also reads the studies of version 0.1.0."""
-        own = {item.name: values.get(item.name) for item in fields(cls)}
-        own["comparisons"] = [Comparison(**pair) for pair in values["comparisons"]]
-        own["fractions"] = {name: Fraction.from_json(found) for name, found in values["fractions"].items()}
-        return cls(**own)  # type: ignore[arg-type]
+        own = {item.name: values[item.name] for item in fields(cls)}
+        own["comparisons"] = [Comparison(**pair) for pair in own["comparisons"]]
+        own["fractions"] = {
+            name: Fraction(
+                {head: Cell.from_json(cell) for head, cell in found["heads"].items()},
+                [Compared(**one) for one in found["comparisons"]],
+            )
+            for name, found in own["fractions"].items()
+        }
+        return cls(**own)
 
 
 def pack_hits(hits: NDArray[np.bool_]) -> dict[str, Any]:
@@ -229,7 +207,6 @@ def recipe_words(head: str, setting: Setting) -> str | None:
 
 def override_words(overrides: dict[str, Any]) -> str:
     """Keys and values as the command line takes them."""
-
     # JSON is YAML, and text needs no quotes there.
     words = {name: value if isinstance(value, str) else json.dumps(value) for name, value in overrides.items()}
     return " ".join(f"{name}={''.join(value.split())}" for name, value in words.items())

@@ -25,7 +25,7 @@ from ..files import write_json, writing
 from ..runs import Recipe, build_model, describe_data, describe_machine, override_recipe
 from .arms import HEADS, check_heads
 from .cells import CellStore, StudyData, train_cell
-from .results import Cell, Fraction, Study
+from .results import Cell, Compared, Fraction, Study
 from .tables import spread
 
 logger = logging.get_logger(__name__)
@@ -96,7 +96,7 @@ def run_study(
             accuracy, seconds = spread(100 * cell.per_seed("test_accuracies")), f"{cell.seconds:.0f} s"
             progress(f"{fraction:.3g} of the labels, {head}: {accuracy} ({seconds}){kept}")
             cells[fraction, head] = cell
-        seconds_training = round(sum(cell.seconds or 0 for cell in cells.values()))
+        seconds_training = round(sum(cell.seconds for cell in cells.values()))
         study = Study(
             **about,
             comparisons=list(declared),
@@ -161,7 +161,11 @@ def compare_cells(cells: dict[tuple[float, str], Cell], declared: Sequence[Compa
     return {
         str(fraction): Fraction(
             {head: cell for (where, head), cell in cells.items() if where == fraction},
-            [(pair, one) for (where, pair), one in zip(tested, found, strict=True) if where == fraction],
+            [
+                Compared(**asdict(pair), **asdict(one))
+                for (where, pair), one in zip(tested, found, strict=True)
+                if where == fraction
+            ],
         )
         for fraction in fractions
     }

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..evaluation import LEVEL, Comparison, PairedDifference
+from ..evaluation import LEVEL, PairedDifference
 from .arms import HEADS, Setting
-from .results import Cell, Study, recipe_words
+from .results import Cell, Compared, Study, recipe_words
 
 # What a cell has one number a seed of.
 MEASURES = (
@@ -61,7 +61,7 @@ def measure_rows(study: Study) -> list[list[str]]:
     at = f"at {share(study.largest_fraction)} of the labels"
     rows = [[at, "dev accuracy", "test accuracy [95 %]", "calibration error", "peak gradient", "parameters"]]
     for head, cell in study.largest.items():
-        low, high = (100 * value for value in cell.accuracy_interval or (np.nan, np.nan))
+        low, high = (100 * value for value in cell.accuracy_interval)
         rows.append([
             head,
             f"{100 * cell.per_seed('dev_accuracies').mean():.1f}",
@@ -79,7 +79,7 @@ def comparison_rows(study: Study) -> list[list[str]]:
     for number, declared in enumerate(study.comparisons):
         cells = []
         for entry in study.fractions.values():
-            _, found = entry.comparisons[number]
+            found = entry.comparisons[number]
             text = f"{difference_text(found)}, p {p_text(found.t_p_holm)}"
             cells.append(f"**{text}**" if found.claimed else text)
         rows.append([f"{declared.head} minus {declared.reference}", *cells])
@@ -121,12 +121,12 @@ def claims(study: Study) -> list[str]:
     if not tests:
         return [search_note(study) + " No comparison was declared, so nothing is claimed."]
     claimed = [
-        f"- {_in_words(pair, one)} {pair.reference} at {share(name)} of the labels: {difference_text(one)}, "
+        f"- {_in_words(one)} {one.reference} at {share(name)} of the labels: {difference_text(one)}, "
         f"p {p_text(one.t_p_holm)} (Wilcoxon {p_text(one.wilcoxon_p_holm)}, "
         f"Bonferroni {p_text(one.t_p_bonferroni)}), effect size d_z {_effect_text(one)}, in "
         f"{one.seeds_won if one.difference > 0 else one.seeds_lost} of {study.seeds} seeds"
         for name, entry in study.fractions.items()
-        for pair, one in entry.comparisons
+        for one in entry.comparisons
         if one.claimed
     ]
     rule = (
@@ -218,19 +218,17 @@ def recommendation(study: Study) -> Recommendation:
 def _evidence(study: Study, head: str) -> str:
     """What the test rows say about the recommended head, in words."""
     cell = study.largest[head]
-    low, high = (100 * value for value in cell.accuracy_interval or (np.nan, np.nan))
+    low, high = (100 * value for value in cell.accuracy_interval)
     accuracy = 100 * cell.per_seed("test_accuracies").mean()
     start = f"On test its accuracy is {accuracy:.1f} % (95 % interval {low:.1f} to {high:.1f})."
     compared = study.fractions[study.largest_fraction].comparisons
-    own = [(pair, one) for pair, one in compared if head in (pair.head, pair.reference)]
+    own = [one for one in compared if head in (one.head, one.reference)]
     if not own:
         return f"{start} No comparison with it was declared, so nothing is claimed about it."
     claimed = [
-        f"{_in_words(pair, one)} {pair.reference} by {100 * abs(one.difference):.2f} points"
-        for pair, one in own
-        if one.claimed
+        f"{_in_words(one)} {one.reference} by {100 * abs(one.difference):.2f} points" for one in own if one.claimed
     ]
-    others = [pair.reference if pair.head == head else pair.head for pair, one in own if not one.claimed]
+    others = [one.reference if one.head == head else one.head for one in own if not one.claimed]
     if claimed:
         start += f" Claimed there: {'; '.join(claimed)}."
     if not others:
@@ -301,8 +299,8 @@ def spread(values: ArrayLike, digits: int = 1) -> str:
     return f"{numbers.mean():.{digits}f} ± {numbers.std(ddof=1):.{digits}f}"
 
 
-def _in_words(pair: Comparison, one: PairedDifference) -> str:
-    return f"{pair.head} {'above' if one.difference > 0 else 'below'}"
+def _in_words(one: Compared) -> str:
+    return f"{one.head} {'above' if one.difference > 0 else 'below'}"
 
 
 def _effect_text(one: PairedDifference) -> str:

@@ -15,8 +15,8 @@ from .stacked import stacked_forward as stacked_forward
 from .stacked import stacked_task_loss as stacked_task_loss
 from .sweep import HeadGroup as HeadGroup
 from .sweep import HeadResult as HeadResult
-from .sweep import SweepHead as SweepHead
 from .sweep import predict_heads as predict_heads
 from .sweep import train_heads as train_heads
+from .sweep_head import SweepHead as SweepHead
 from .trainer import CRTrainer as CRTrainer
 from .trainer import check_arguments as check_arguments

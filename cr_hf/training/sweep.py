@@ -7,27 +7,19 @@ best epoch: it does not depend on the heads trained beside it.
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
-from functools import cached_property
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from transformers import SchedulerType, get_scheduler
+from transformers import get_scheduler
 
 from ..errors import DataError
 from ..evaluation import Task
 from ..modeling import CRConfig, CRHead
-from .arguments import CRTrainingArguments
-from .class_labels import normalized_class_weights
-from .schedules import check_schedule, scheduled_lambda
 from .stacked import (
     REUSED_BYTES,
     Rows,
@@ -43,134 +35,9 @@ from .stacked import (
     stacked_task_loss,
 )
 from .stacked_dropout import StackedDropout
+from .sweep_head import SweepHead
 
 EVALUATED_ROWS = 128  # at a time
-# What a sweep has one way of; another value is refused by name.
-CONFIG_ONLY = {"problem_type": "single_label_classification", "feature_norm": "standardize", "dreg_mode": "layer"}
-ARGUMENTS_ONLY: dict[str, tuple[Any, ...]] = {
-    "optim": ("adamw_torch_fused", "adamw_torch"),
-    **dict.fromkeys(("optim_args", "optim_target_modules", "neftune_noise_alpha", "deepspeed"), (None,)),
-    **dict.fromkeys(("fp16", "fp16_full_eval", "bf16_full_eval", "torch_compile", "auto_find_batch_size"), (False,)),
-}
-EVALUATION_ONLY = {"eval_strategy": ("epoch",), "eval_delay": (0, None)}
-STEPPED_BY_METRIC = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
-# Heads that agree in these train in one program.
-SHAPE = ("in_features", "hidden_sizes", "num_labels", "degree", "activation", "polynomial_range", "objective")
-SHARED: tuple[str, ...] = (
-    "num_train_epochs",
-    "max_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-)
-SHARED += ("adam_beta1", "adam_beta2", "adam_epsilon", "train_sampling_strategy")
-SHARED += ("metric_for_best_model", "greater_is_better", "load_best_model_at_end")
-
-
-@dataclass(frozen=True, eq=False)
-class SweepHead:
-    """One head of a sweep: what `CRTrainer` would be given to train it alone on features.
-
-    Args:
-        config: of the head.
-        arguments: of its training; everything that has an effect on a head on features is honoured or refused.
-        train_indices: the training rows in use; `None` (default) means all of them.
-        early_stopping_patience: evaluations without a better metric before training stops; `None` (default): never.
-        penalty_weight: weight of the penalty of another `group_type` than DREG's, 0.0 by default.
-    """
-
-    config: CRConfig
-    arguments: CRTrainingArguments
-    train_indices: Sequence[int] | NDArray[np.int64] | None = None
-    early_stopping_patience: int | None = None
-    penalty_weight: float = 0.0
-
-    def check(self) -> None:
-        """Refuse what a sweep does not have.
-
-        Raises:
-            ValueError: naming the field, its value and what is allowed.
-        """
-        arguments, patience = self.arguments, self.early_stopping_patience
-        if patience is not None and patience < 1:
-            raise ValueError(f"early_stopping_patience={patience} is not allowed: use 1 or above")
-        for name, only in CONFIG_ONLY.items():
-            if getattr(self.config, name) != only:
-                raise ValueError(f"{name}={getattr(self.config, name)!r} is not for a sweep: use {only!r}")
-        compared = arguments.load_best_model_at_end or patience is not None
-        for name, allowed in {**ARGUMENTS_ONLY, **(EVALUATION_ONLY if compared else {})}.items():
-            value = getattr(arguments, name)
-            value = value.value if isinstance(value, Enum) else value
-            if value not in allowed:
-                raise ValueError(f"{name}={value!r} is not for a sweep: use {allowed[0]!r}")
-        if SchedulerType(arguments.lr_scheduler_type) in STEPPED_BY_METRIC:
-            kind = SchedulerType(arguments.lr_scheduler_type).value
-            raise ValueError(f"lr_scheduler_type={kind!r} is not for a sweep: use 'linear'")
-        metrics = Task.of(self.config).metrics
-        if self.metric not in metrics:
-            raise ValueError(f"metric_for_best_model={self.metric!r} is not allowed: use one of {', '.join(metrics)}")
-        check_schedule(
-            arguments.dreg_schedule, self.dreg_lambda, arguments.dreg_lambda_end, arguments.dreg_warmup_steps
-        )
-
-    @property
-    def metric(self) -> str:
-        """The metric of the best epoch, accuracy where none is named."""
-        return (self.arguments.metric_for_best_model or "accuracy").removeprefix("eval_")
-
-    @property
-    def dreg_lambda(self) -> float:
-        """The DREG coefficient at the start, that of the arguments or else of the configuration."""
-        own = self.arguments.dreg_lambda
-        return float(self.config.dreg_lambda if own is None else own)
-
-    def lambda_at(self, step: int, total_steps: int) -> float:
-        """The DREG coefficient at a step."""
-        own = self.arguments
-        return scheduled_lambda(
-            step, max(1, total_steps), self.dreg_lambda, own.dreg_lambda_end, own.dreg_schedule, own.dreg_warmup_steps
-        )
-
-    @property
-    def batch_size(self) -> int:
-        """Rows of an optimizer step."""
-        own = self.arguments
-        return own.per_device_train_batch_size * own.gradient_accumulation_steps * own.world_size
-
-    @property
-    def rates(self) -> tuple[float, float, float]:
-        """Learning rate, that of the thresholds, and weight decay."""
-        own = self.arguments
-        rate = own.learning_rate if own.head_learning_rate is None else own.head_learning_rate
-        return rate, rate if own.threshold_learning_rate is None else own.threshold_learning_rate, own.weight_decay
-
-    def configured(self, labels: Tensor) -> CRConfig:
-        """The configuration as `CRTrainer` leaves it: with label smoothing and class weights of the arguments.
-
-        Args:
-            labels: classes of all training rows, shape (rows,).
-        """
-        config, own = copy.copy(self.config), self.arguments
-        config.label_smoothing = own.label_smoothing_factor or config.label_smoothing
-        if own.class_weights is not None:
-            used = labels if self.train_indices is None else labels[torch.as_tensor(np.asarray(self.train_indices))]
-            counts = torch.bincount(used, minlength=int(config.num_labels or 0)).tolist()
-            config.class_weights = normalized_class_weights(own.class_weights, counts)
-        return config
-
-    @cached_property
-    def subset(self) -> tuple[int, ...] | None:
-        """The training rows in use, `None` for all of them."""
-        return None if self.train_indices is None else tuple(int(index) for index in self.train_indices)
-
-    @cached_property
-    def key(self) -> str:
-        """Equal for heads that can train in one program."""
-        own = self.arguments
-        shared = [getattr(self.config, name) for name in SHAPE] + [getattr(own, name) for name in SHARED]
-        smoothing = own.label_smoothing_factor or self.config.label_smoothing
-        # Some schedules with arguments of their own read the learning rate.
-        rate = own.learning_rate if own.lr_scheduler_kwargs else None
-        return repr([*shared, smoothing, rate, self.early_stopping_patience])
 
 
 @dataclass
@@ -365,7 +232,7 @@ def train_heads(
     Args:
         features: training rows, shape (rows, in_features); a memory map is read once per subset.
         labels: class indices of the training rows, shape (rows,).
-        heads: what to train; the device is that of the first one's arguments.
+        heads: what to train, all on the device of the first one's arguments.
         validation_features: rows that choose each head's best epoch, shape (rows, in_features).
         validation_labels: class indices of the validation rows.
         dtype: of parameters and arithmetic, float32 by default.
@@ -387,23 +254,30 @@ def train_heads(
     targets = _checked_labels("labels", features, labels, config)
     validation_targets = _checked_labels("validation_labels", validation_features, validation_labels, config)
     validation = (all_rows(validation_features, device), validation_targets.to(device))
-    num_rows = [len(features) if head.train_indices is None else len(head.train_indices) for head in heads]
     check_subsets([head.subset for head in heads], len(features))
     if device.type == "cpu":
         # The first freed block of a size makes glibc's malloc keep blocks up to that size.
         torch.empty(REUSED_BYTES, dtype=torch.uint8)
+    results: dict[int, HeadResult] = {}
+    for members in _programs(heads, len(features), dtype, device, group_size):
+        group = group_type(features, targets, [heads[i] for i in members], dtype, device)
+        results.update(zip(members, group.train(*validation), strict=True))
+    return [results[index] for index in range(len(heads))]
+
+
+def _programs(
+    heads: Sequence[SweepHead], rows: int, dtype: torch.dtype, device: torch.device, group_size: int | None
+) -> Iterator[list[int]]:
+    """The numbers of the heads that train together: of one key and equally many rows, no more than memory is for."""
+    num_rows = [rows if head.subset is None else len(head.subset) for head in heads]
     # Heads of one learning rate and decay side by side share an optimizer pass.
     order = sorted(range(len(heads)), key=lambda i: (num_rows[i], heads[i].key, heads[i].rates))
-    results: dict[int, HeadResult] = {}
-    for (rows, _), run in groupby(order, lambda i: (num_rows[i], heads[i].key)):
+    for (count, _), run in groupby(order, lambda i: (num_rows[i], heads[i].key)):
         members = list(run)
-        copied = rows if any(heads[i].train_indices is not None for i in members) else 0
+        copied = count if any(heads[i].subset is not None for i in members) else 0
         first = heads[members[0]]
         size = group_size or default_group_size(first.config, first.batch_size, dtype, device, copied)
-        for part in np.array_split(members, math.ceil(len(members) / size)):
-            group = group_type(features, targets, [heads[i] for i in part], dtype, device)
-            results.update(zip(part.tolist(), group.train(*validation), strict=True))
-    return [results[index] for index in range(len(heads))]
+        yield from (part.tolist() for part in np.array_split(members, math.ceil(len(members) / size)))
 
 
 def _checked_labels(name: str, features: Rows, labels: Sequence[int] | Rows, config: CRConfig) -> Tensor:

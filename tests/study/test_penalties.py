@@ -10,7 +10,8 @@ from cr_hf.modeling.modeling_cr import CRHead
 from cr_hf.modeling.objectives import task_loss
 from cr_hf.study.penalties import PENALTIES, JacobianGroup
 from cr_hf.training.arguments import CRTrainingArguments
-from cr_hf.training.sweep import HeadGroup, HeadResult, SweepHead, predict_heads, train_heads
+from cr_hf.training.sweep import HeadGroup, HeadResult, predict_heads, train_heads
+from cr_hf.training.sweep_head import SweepHead
 
 WIDTH, LABELS, ROWS = 6, 3, 40
 GENERATOR = torch.Generator().manual_seed(0)

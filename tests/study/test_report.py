@@ -259,7 +259,7 @@ class TestAdvice:
         study = make_study(["mlp-gelu", "cr", "linear"], [1.0], {"linear": 0.05})
         for head, one in study.largest.items():
             one.dev_accuracies = [0.8, 0.81, 0.79, 0.8] if head == "mlp-gelu" else [0.5] * SEEDS
-        difference = 100 * abs(study.fractions["1.0"].comparisons[1][1].difference)
+        difference = 100 * abs(study.fractions["1.0"].comparisons[1].difference)
         text = recommendation(study).text
         assert f"Claimed there: linear below mlp-gelu by {difference:.2f} points." in text
         assert "No difference from cr is claimed there" in text
