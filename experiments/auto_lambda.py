@@ -13,18 +13,7 @@ from typing import Any
 from cr_hf.evaluation.statistics import compare
 from cr_hf.study.arms import HEADS
 
-from .runner import (
-    Regime,
-    hits_of,
-    parser,
-    part,
-    pick_lambda,
-    read_regime,
-    start,
-    subsets_of,
-    train,
-    write_result,
-)
+from .runner import Regime, hits_of, part, pick_lambda, read_regime, start, subsets_of, train, write_result
 
 FRACTIONS = (0.05, 0.25, 1.0)
 FIXED = 0.02
@@ -54,7 +43,7 @@ def measure(regime: Regime, fraction: float, seeds: int) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write experiments/results/auto_lambda.json."""
-    options = start(parser("auto_lambda", __doc__, "sst5", seeds=5), argv)
+    options = start(argv, "auto_lambda", __doc__, "sst5", seeds=5)
     regime = read_regime("sst5_frozen", options, "backbone=offline")
     found = {
         str(fraction): part(

@@ -17,19 +17,7 @@ from cr_hf.study.arms import HEADS
 from cr_hf.training import HeadResult
 
 from .image_corruptions import CORRUPTIONS, SIDE, corrupt
-from .runner import (
-    Claim,
-    Hits,
-    Regime,
-    choose,
-    hits_of,
-    interval_text,
-    parser,
-    read_regime,
-    start,
-    verdict,
-    write_result,
-)
+from .runner import Claim, Hits, Regime, Verdict, choose, hits_of, interval_text, read_regime, start, write_result
 
 RESAMPLES = 10_000
 DROPOUTS = ({"dropout": 0.1}, {"dropout": 0.3})
@@ -70,7 +58,7 @@ def compared(hits: dict[str, Hits]) -> dict[str, PairedDifference]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write experiments/results/cifar10c.json."""
-    options = start(parser("cifar10c", __doc__, "cifar10", seeds=5), argv)
+    options = start(argv, "cifar10c", __doc__, "cifar10", seeds=5)
     regime = read_regime("cifar10", options)
     subsets = [np.arange(len(regime.data.train[1]))] * options.seeds
     heads, records = {}, {}
@@ -101,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{interval_text(one.difference, one.corrected_interval)} points over {name}"
             for name, one in found.items()
         ),
-        verdict=verdict(False, all(one.corrected_interval[0] > 0 for one in found.values())),
+        verdict=Verdict.of(False, all(one.corrected_interval[0] > 0 for one in found.values())),
     )
     about = {**regime.about, "data": DATA}
     write_result(

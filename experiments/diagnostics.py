@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from cr_hf.data import load_rows
 from cr_hf.evaluation.text_damage import perturb_text
 from cr_hf.runs import Run, diagnose_run
 
-from .runner import parser, start, write_result
+from .runner import start, write_result
 
 KIND, SEVERITY = "typos", 3
 TEXTS = 500
@@ -17,12 +18,12 @@ TEXTS = 500
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write experiments/results/sst5_diagnostics.json."""
-    options = parser("sst5_diagnostics", __doc__)
-    options.prog = "python -m experiments.diagnostics"
-    options.add_argument(
-        "--run", type=Path, default=Path("runs/sst5_frozen"), help="of `cr-hf train`, by default %(default)s"
-    )
-    asked = start(options, argv)
+
+    def more(parser: argparse.ArgumentParser) -> None:
+        parser.prog = "python -m experiments.diagnostics"
+        parser.add_argument("--run", type=Path, default=Path("runs/sst5_frozen"), help="by default %(default)s")
+
+    asked = start(argv, "sst5_diagnostics", __doc__, more=more)
     run = Run(asked.run)
     results = run.results
     texts = load_rows(run.recipe.data, splits=["test"])["test"]["text"][:TEXTS]

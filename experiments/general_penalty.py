@@ -17,19 +17,16 @@ from cr_hf.evaluation.sensitivity import curvature
 from cr_hf.study.arms import HEADS
 
 from .runner import (
-    IN_DIRECTION,
-    UNKNOWN_DEFINITION,
     Claim,
     Hits,
     Regime,
+    Verdict,
     choose,
     hits_of,
     interval_text,
-    parser,
     read_regime,
     start,
     subsets_of,
-    verdict,
     write_result,
 )
 
@@ -72,11 +69,11 @@ def measure(regime: Regime, seeds: int) -> tuple[dict[str, dict[str, Any]], dict
     return records, clean, noisy
 
 
-def ahead(found: Comparisons, names: Sequence[str]) -> str:
+def ahead(found: Comparisons, names: Sequence[str]) -> Verdict:
     """The verdict on being ahead of the named heads."""
     own = [found[name] for name in names]
     higher = all(comparison.difference > 0 for comparison in own)
-    return verdict(higher and all(comparison.claimed for comparison in own), higher)
+    return Verdict.of(higher and all(comparison.claimed for comparison in own), higher)
 
 
 def differences(found: Comparisons) -> str:
@@ -95,13 +92,13 @@ def low_frequency(records: dict[str, dict[str, Any]]) -> Claim:
         "change along the line; the abstracts do not name a measure",
         ours=f"cr+dreg {ours.mean():.3f}, mlp-gelu {theirs.mean():.3f}; lower in {int(lower.sum())} of {len(ours)} "
         "seeds",
-        verdict=IN_DIRECTION if lower.all() else UNKNOWN_DEFINITION,
+        verdict=Verdict.IN_DIRECTION if lower.all() else Verdict.UNKNOWN,
     )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write experiments/results/general_penalty.json."""
-    options = start(parser("general_penalty", __doc__, "sst5", seeds=6), argv)
+    options = start(argv, "general_penalty", __doc__, "sst5", seeds=6)
     regime = read_regime("sst5_frozen", options, "backbone=offline")
     records, *measured = measure(regime, options.seeds)
     compared = compare_all([hits[OURS] - hits[name] for hits in measured for name in OTHERS])

@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 
 from . import tables
-from .runner import IN_DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, ROOT, Claim, interval_text, verdict
+from .runner import ROOT, Claim, Verdict, interval_text
 from .tables import FINETUNED, ORDERED, paragraphs, percent, read, regime
 
 HEAD = """# What ChainzRule and DREG do, measured
@@ -48,7 +48,7 @@ def sst5_frozen() -> Claim:
         protocol=f"frozen all-MiniLM-L6-v2, two layers of 128, {study.seeds} seeds, four settings a head and fraction "
         "chosen on dev; another encoder than the papers', so the level is not comparable",
         ours="; ".join(f"{percent(values)} % with {share:.0%} of the labels" for share, values in cells.items()),
-        verdict=verdict(bool(np.mean(cells[1.0]) >= CLAIMED_SST5), False),
+        verdict=Verdict.of(bool(np.mean(cells[1.0]) >= CLAIMED_SST5)),
     )
 
 
@@ -69,7 +69,7 @@ def dreg_helps() -> Claim:
             f"{interval_text(one.difference, one.interval)} points over the GELU MLP with {share:.0%} of the labels"
             for share, one in found.items()
         ),
-        verdict=verdict(higher and all(one.claimed for one in found.values()), higher),
+        verdict=Verdict.of(higher and all(one.claimed for one in found.values()), higher),
     )
 
 
@@ -84,7 +84,7 @@ def sst5_finetuned() -> Claim:
         "not be had, so only the direction is looked at",
         ours=f"CR with DREG {100 * ours:.2f} %, linear {100 * linear:.2f} %: "
         f"{interval_text(pair['difference'], pair['interval'])} points",
-        verdict=IN_DIRECTION if ours > linear else NOT_REPRODUCED,
+        verdict=Verdict.IN_DIRECTION if ours > linear else Verdict.NOT_REPRODUCED,
     )
 
 
@@ -102,7 +102,7 @@ def yelp() -> Claim:
         claim="Yelp Full, ordinal: 70.17 % with 3.2M parameters, against a ten-model mean of 66.35 %",
         protocol="word vectors learned from scratch on a sample in place of 650,000 rows, the first 5,000 test rows",
         ours="; ".join(parts),
-        verdict=NOT_TESTABLE,
+        verdict=Verdict.NOT_TESTABLE,
     )
 
 
@@ -114,7 +114,7 @@ def inference_cost() -> Claim:
         claim="Standard inference cost",
         protocol="time in the head over the whole forward pass of MiniLM, measured in turn in one process",
         ours=f"of the time {' and '.join(shares)}",
-        verdict=verdict(max(row["ratio"] for row in rows) <= COST, False),
+        verdict=Verdict.of(max(row["ratio"] for row in rows) <= COST),
     )
 
 
@@ -139,7 +139,7 @@ class Section:
     def render(self) -> tuple[list[Claim], str]:
         """Its claims and its text."""
         found = read(self.name)
-        kept = [Claim(**claim) for claim in found.get("claims", [])]
+        kept = [Claim(**{**one, "verdict": Verdict(one["verdict"])}) for one in found.get("claims", [])]
         own = [make() for make, _ in self.claims]
         rules = [rule for _, rule in self.claims] + ([found["rule"].rstrip(".")] if kept else [])
         claims = own + kept

@@ -19,21 +19,7 @@ from cr_hf.evaluation import compare_all, input_gradient_norms
 from cr_hf.evaluation.statistics import bootstrap_interval
 from cr_hf.study.arms import HEADS
 
-from .runner import (
-    IN_DIRECTION,
-    UNKNOWN_DEFINITION,
-    Claim,
-    Hits,
-    Regime,
-    choose,
-    hits_of,
-    interval_text,
-    parser,
-    read_regime,
-    start,
-    verdict,
-    write_result,
-)
+from .runner import Claim, Hits, Regime, Verdict, choose, hits_of, interval_text, read_regime, start, write_result
 
 SIZES = [[8], [16], [32], [64], [128]]
 # CR + DREG is trained at these as well, so that the smallest head that keeps up can be found.
@@ -123,7 +109,7 @@ def size_claim(pairs: list[dict[str, Any]], protocol: str) -> Claim:
         claim="MNIST: 15.5x fewer parameters than a ReLU MLP at better accuracy",
         protocol=protocol,
         ours="; ".join(found),
-        verdict=verdict(best >= CLAIMED_RATIO, best > 1),
+        verdict=Verdict.of(best >= CLAIMED_RATIO, best > 1),
     )
 
 
@@ -135,13 +121,13 @@ def gradient_claim(peak: dict[str, Any], protocol: str) -> Claim:
         protocol=f"{protocol}; ours: the largest norm over the test rows of the gradient of the margin by the "
         "standardised pixels, mean over seeds, CR + DREG over the ReLU MLP of equal widths",
         ours=f"peak gradient {peak['mean']:+.1%} on average [{low:+.1%}, {high:+.1%}] over {len(SIZES)} sizes",
-        verdict=IN_DIRECTION if high < 0 else UNKNOWN_DEFINITION,
+        verdict=Verdict.IN_DIRECTION if high < 0 else Verdict.UNKNOWN,
     )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write experiments/results/mnist.json."""
-    options = start(parser("mnist", __doc__, "mnist", seeds=3), argv)
+    options = start(argv, "mnist", __doc__, "mnist", seeds=3)
     regime = read_regime("mnist", options)
     records, hits = measure_arms(regime, options.seeds)
     pairs = fewer_parameters(records, hits)

@@ -27,7 +27,7 @@ from cr_hf.modeling import CRConfig, CRHead, network_dreg
 from cr_hf.runs import Recipe
 from cr_hf.study.results import pack_hits
 
-from .runner import Regime, hits_of_runs, parser, part, read_regime, start, write_result
+from .runner import Regime, hits_of_runs, part, read_regime, start, write_result
 
 METHODS = ("cumulative link", "cross-entropy", "CORAL", "CORN")
 Splits = dict[str, tuple[Tensor, Tensor]]
@@ -147,7 +147,7 @@ def standardized_splits(regime: Regime) -> Splits:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write experiments/results/ordinal_losses.json."""
-    options = start(parser("ordinal_losses", __doc__, "yelp5", seeds=10), argv)
+    options = start(argv, "ordinal_losses", __doc__, "yelp5", seeds=10)
     regime = read_regime("yelp_minilm", options, "backbone=offline")
     splits = standardized_splits(regime)
     runs = [

@@ -27,22 +27,7 @@ from cr_hf.evaluation.statistics import LEVEL, corrected_resampled_t, holm
 from cr_hf.study import arms as study
 from cr_hf.training import HeadResult
 
-from .runner import (
-    IN_DIRECTION,
-    UNKNOWN_DEFINITION,
-    Arm,
-    Claim,
-    Regime,
-    hits_of,
-    interval_text,
-    parser,
-    part,
-    read_regime,
-    start,
-    train,
-    verdict,
-    write_result,
-)
+from .runner import Arm, Claim, Regime, Verdict, hits_of, interval_text, part, read_regime, start, train, write_result
 
 FRACTIONS = (0.05, 0.1, 0.25, 0.5, 1.0)
 FOLDS, REPEATS = 5, 5
@@ -117,7 +102,7 @@ def read_table(options: argparse.Namespace) -> Table:
     values = np.loadtxt(Path(options.data) / regime.data.recipe.data.train_file, delimiter=",")
     features = values[:, :8].astype(np.float32)
     missing = np.zeros_like(features, dtype=bool)
-    columns = regime.data.recipe.data.missing_columns
+    columns = [int(column) for column in regime.data.recipe.data.missing_columns or ()]
     missing[:, columns] = features[:, columns] == 0
     features[missing] = np.nan
     return Table(regime, features, values[:, 8].astype(np.int64))
@@ -206,7 +191,7 @@ def accuracy_claim(ours: dict[str, Any]) -> Claim:
         protocol=f"{RANDOM_SPLITS} random stratified splits 80/20; the claim is 132 of 154 test rows of one split",
         ours=f"{100 * ours['mean']:.2f} ± {100 * ours['std']:.2f} % over splits, best split "
         f"{100 * max(ours['accuracies']):.2f} %; {100 * ours['share_at_claim']:.0f} % of the splits reach 85.71 %",
-        verdict=verdict(ours["mean"] >= CLAIMED - CLAIMED_DEVIATION, False),
+        verdict=Verdict.of(ours["mean"] >= CLAIMED - CLAIMED_DEVIATION),
     )
 
 
@@ -228,7 +213,7 @@ def few_rows_claim(folds: dict[str, Any]) -> Claim:
         f"overlap (Nadeau and Bengio), Holm over {len(tests)} comparisons",
         ours=f"mean accuracy higher in {higher} of {len(against)} comparisons; certain in "
         f"{', '.join(won) if won else 'none'}; with all rows {', '.join(with_all)}",
-        verdict=verdict(len(won) == len(against), higher == len(against)),
+        verdict=Verdict.of(len(won) == len(against), higher == len(against)),
     )
 
 
@@ -243,13 +228,13 @@ def tail_ratio_claim(arms: dict[str, Any]) -> Claim:
         protocol="as above, all training rows: p99 over mean of the norm of the margin's gradient by standardised "
         "features; a linear model has 1",
         ours=", ".join(f"{name} {value:.2f}" for name, value in ratios.items()),
-        verdict=IN_DIRECTION if lowest else UNKNOWN_DEFINITION,
+        verdict=Verdict.IN_DIRECTION if lowest else Verdict.UNKNOWN,
     )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write experiments/results/pima.json."""
-    options = start(parser("pima", f"{__doc__}\n\n{PROTOCOL}", "pima"), argv)
+    options = start(argv, "pima", f"{__doc__}\n\n{PROTOCOL}", "pima")
     table = read_table(options)
     folds = {
         str(fraction): part(options, f"5-fold-{fraction:g}", partial(measure, table, "5-fold", fraction))

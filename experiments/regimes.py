@@ -21,7 +21,7 @@ from cr_hf.features import encode_texts
 from cr_hf.runs import Run, train_recipe
 from cr_hf.study.results import pack_hits
 
-from .runner import RESULTS, RUNS, hits_of_runs, parser, part, recipe_of, start, write_result
+from .runner import RESULTS, RUNS, hits_of_runs, part, recipe_of, start, write_result
 
 LINEAR = ("hidden_sizes=[]", "dreg_lambda=0")
 GELU = ("activation=gelu", "dreg_lambda=0")
@@ -102,12 +102,14 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write experiments/results/REGIME.json."""
-    options = parser("regimes", __doc__, seeds=3)
-    options.add_argument("regime", choices=REGIMES, help=", ".join(REGIMES), metavar="REGIME")
-    options.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the recipe")
-    options.add_argument("--data", metavar="FOLDER", help="by default that of the regime in ../shared/data")
-    options.set_defaults(output=None)
-    asked = start(options, argv)
+
+    def more(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("regime", choices=REGIMES, help=", ".join(REGIMES), metavar="REGIME")
+        parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the recipe")
+        parser.add_argument("--data", metavar="FOLDER", help="by default that of the regime in ../shared/data")
+        parser.set_defaults(output=None)
+
+    asked = start(argv, "regimes", __doc__, seeds=3, more=more)
     regime = REGIMES[asked.regime]
     asked.data = asked.data or f"../shared/data/{regime.data}"
     asked.output = asked.output or RESULTS / f"{asked.regime}.json"

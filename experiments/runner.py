@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,27 @@ from cr_hf.study.arms import Arm
 from cr_hf.study.cells import StudyData, best_setting, scaling, train_settings
 from cr_hf.study.results import unpack_hits
 from cr_hf.study.study import read_features
-from cr_hf.training import HeadResult, predict_heads
+from cr_hf.training import HeadResult, Rows, predict_heads
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results"
 RUNS = ROOT / "runs" / "experiments"
 Hits = NDArray[np.float64]
 
-REPRODUCED = "reproduced"
-IN_DIRECTION = "in direction only"
-NOT_REPRODUCED = "not reproduced"
-UNKNOWN_DEFINITION = "definition unknown"
-NOT_TESTABLE = "not testable here"
+
+class Verdict(StrEnum):
+    """What was found of a claim; RESULTS.md explains the words."""
+
+    REPRODUCED = "reproduced"
+    IN_DIRECTION = "in direction only"
+    NOT_REPRODUCED = "not reproduced"
+    UNKNOWN = "definition unknown"
+    NOT_TESTABLE = "not testable here"
+
+    @classmethod
+    def of(cls, certain: bool, in_direction: bool = False) -> Verdict:
+        """The verdict on a claim that was looked at in the papers' setting."""
+        return cls.REPRODUCED if certain else cls.IN_DIRECTION if in_direction else cls.NOT_REPRODUCED
 
 
 @dataclass(frozen=True)
@@ -48,13 +58,13 @@ class Claim:
         claim: what the papers say.
         protocol: how it was looked at here.
         ours: what was found.
-        verdict: one of the five above, by a rule that the result file states.
+        verdict: by a rule that the result file states.
     """
 
     claim: str
     protocol: str
     ours: str
-    verdict: str
+    verdict: Verdict
 
 
 @dataclass
@@ -70,35 +80,43 @@ class Regime:
     about: dict[str, Any]
 
 
-def parser(name: str, doc: str | None, data: str | None = None, seeds: int | None = None) -> argparse.ArgumentParser:
-    """The options that experiments share.
+def start(
+    argv: Sequence[str] | None,
+    name: str,
+    doc: str | None,
+    data: str | None = None,
+    seeds: int | None = None,
+    more: Callable[[argparse.ArgumentParser], object] | None = None,
+) -> argparse.Namespace:
+    """Parse the options of an experiment, and compute with one thread, so that no result depends on the cores.
 
     Args:
+        argv: the options; `None` for those of the command line.
         name: of the experiment's module, and of its result file.
         doc: of the module.
-        data: the folder's name below `../shared/data`; `None` for an experiment without such data.
-        seeds: how many by default; `None` for an experiment without seeds.
+        data: the folder's name below `../shared/data`; `None` (default) for an experiment without such data.
+        seeds: how many by default; `None` (default) for an experiment without seeds.
+        more: adds options of the experiment's own.
     """
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog=f"python -m experiments.{name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     output = RESULTS / f"{name}.json"
-    made.add_argument("--output", type=Path, default=output, help=f"by default {output.relative_to(ROOT)}")
-    made.set_defaults(regime=name)
+    parser.add_argument("--output", type=Path, default=output, help=f"by default {output.relative_to(ROOT)}")
+    parser.set_defaults(regime=name)
+    if more is not None:
+        more(parser)
     if data is not None:
-        made.add_argument("--data", metavar="FOLDER", default=f"../shared/data/{data}", help="by default %(default)s")
-        made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the recipe")
+        parser.add_argument(
+            "--data", metavar="FOLDER", default=f"../shared/data/{data}", help="by default %(default)s"
+        )
+        parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the recipe")
     if seeds is not None:
-        made.add_argument("--seeds", type=int, default=seeds, help="by default %(default)s")
-    return made
-
-
-def start(options: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the options, and compute with one thread, so that a result does not depend on the machine's cores."""
-    parsed = options.parse_intermixed_args(argv)
+        parser.add_argument("--seeds", type=int, default=seeds, help="by default %(default)s")
+    options = parser.parse_intermixed_args(argv)
     logging.set_verbosity_error()
     torch.set_num_threads(1)
-    return parsed
+    return options
 
 
 def recipe_of(name: str, options: argparse.Namespace, *overrides: str) -> Recipe:
@@ -180,7 +198,7 @@ def pick_lambda(regime: Regime, subset: NDArray[np.int64], fraction: float) -> L
     return choose_lambda(scaled, data.config, (features[subset], labels[subset]), data.validation)
 
 
-def hits_of(heads: Sequence[HeadResult], features: NDArray[np.float32], labels: NDArray[np.int64]) -> Hits:
+def hits_of(heads: Sequence[HeadResult], features: Rows, labels: NDArray[np.int64]) -> Hits:
     """1 where a head is right, else 0, shape (len(heads), rows)."""
     return (predict_heads(heads, features, batch_size=1024).argmax(-1).numpy() == labels).astype(np.float64)
 
@@ -221,11 +239,6 @@ def write_result(options: argparse.Namespace, *, claims: Sequence[Claim] = (), *
     )
     for claim in claims:
         print(f"{claim.claim}: {claim.verdict}. {claim.ours}")
-
-
-def verdict(certain: bool, in_direction: bool, neither: str = NOT_REPRODUCED) -> str:
-    """The verdict of a claim that was looked at in the papers' setting."""
-    return REPRODUCED if certain else IN_DIRECTION if in_direction else neither
 
 
 def interval_text(value: float, interval: Sequence[float], digits: int = 2) -> str:

@@ -19,19 +19,7 @@ from cr_hf.evaluation.statistics import LEVEL, compare_all
 from cr_hf.study.arms import HEADS
 from cr_hf.study.cells import StudyData
 
-from .runner import (
-    Claim,
-    choose,
-    hits_of,
-    interval_text,
-    parser,
-    read_regime,
-    start,
-    subsets_of,
-    train,
-    verdict,
-    write_result,
-)
+from .runner import Claim, Verdict, choose, hits_of, interval_text, read_regime, start, subsets_of, train, write_result
 
 FRACTION = 0.25
 NOISES = (0.0, 0.5, 1.0, 2.0)
@@ -81,7 +69,7 @@ def in_words(setting: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write experiments/results/schedules.json."""
-    options = start(parser("schedules", __doc__, "sst5", seeds=5), argv)
+    options = start(argv, "schedules", __doc__, "sst5", seeds=5)
     regime = read_regime("sst5_frozen", options, "backbone=offline")
     subsets = subsets_of(regime.data.train[1], FRACTION, options.seeds)
     entries, differences = [], []
@@ -108,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "schedules (shape x range) at each noise, chosen on dev, compared on test with the one that is best without "
         "noise",
         ours=f"{'; '.join(found)}; rank correlation of noise and middle of the range {trend:+.2f}",
-        verdict=verdict(
+        verdict=Verdict.of(
             any(comparison.claimed and comparison.difference > 0 for comparison in compared),
             abs(trend) >= LEAST_CORRELATION and bool(mean_difference > 0),
         ),

@@ -16,7 +16,7 @@ from sklearn.model_selection import cross_val_predict
 
 from cr_hf.data import load_rows
 
-from .runner import parser, recipe_of, start, write_result
+from .runner import recipe_of, start, write_result
 
 PENALTIES = (1.0, 3.0, 10.0)
 
@@ -28,7 +28,7 @@ def powers(score: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write experiments/results/single_score.json."""
-    options = start(parser("single_score", __doc__, "yelp5"), argv)
+    options = start(argv, "single_score", __doc__, "yelp5")
     rows = load_rows(recipe_of("yelp_full", options).data, splits=["train", "validation"])
     vectorizer = TfidfVectorizer(min_df=2, sublinear_tf=True)
     train = vectorizer.fit_transform(rows["train"]["text"][:])

@@ -15,7 +15,7 @@ import numpy as np
 from cr_hf.evaluation import crossed_bootstrap
 from cr_hf.study.arms import HEADS
 
-from .runner import Claim, choose, hits_of, parser, read_regime, start, verdict, write_result
+from .runner import Claim, Verdict, choose, hits_of, read_regime, start, write_result
 
 ARMS = {
     "cr+dreg": replace(
@@ -47,7 +47,7 @@ def measure(options: argparse.Namespace, overrides: Sequence[str]) -> dict[str, 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write experiments/results/sst5_phrases.json."""
-    options = start(parser("sst5_phrases", __doc__, "sst5", seeds=3), argv)
+    options = start(argv, "sst5_phrases", __doc__, "sst5", seeds=3)
     found = {name: measure(options, overrides) for name, overrides in SOURCES.items()}
     rows = {name: one["about"]["data"]["rows"]["train"] for name, one in found.items()}
     ours, gelu = (
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ours=f"CR with DREG {100 * ours['sentences']:.1f} % from the sentences "
         f"({rows['sentences'] / rows['phrases']:.1%} of the phrases), {100 * ours['phrases']:.1f} % from all; GELU "
         f"MLP {100 * gelu['sentences']:.1f} and {100 * gelu['phrases']:.1f} %",
-        verdict=verdict(low > RNTN, ours["sentences"] > RNTN),
+        verdict=Verdict.of(low > RNTN, ours["sentences"] > RNTN),
     )
     write_result(
         options,

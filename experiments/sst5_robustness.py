@@ -19,7 +19,7 @@ from cr_hf.study.arms import HEADS
 from cr_hf.training import HeadResult
 
 from .attacks import attack_curve, noise_curve
-from .runner import RESULTS, hits_of, parser, read_regime, start, subsets_of, train, write_result
+from .runner import RESULTS, hits_of, read_regime, start, subsets_of, train, write_result
 
 TEXTS = 500
 ARMS = ("linear", "mlp-gelu", "cr", "cr+dreg", "gelu+dreg")
@@ -78,7 +78,7 @@ def measure_arm(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write experiments/results/sst5_robustness.json."""
-    options = start(parser("sst5_robustness", f"{__doc__}\n\n{PROTOCOL}", "sst5", seeds=3), argv)
+    options = start(argv, "sst5_robustness", f"{__doc__}\n\n{PROTOCOL}", "sst5", seeds=3)
     regime = read_regime("sst5_frozen", options, "backbone=offline")
     study = json.loads((RESULTS / "sst5_study.json").read_text(encoding="utf-8"))["fractions"]["1.0"]["heads"]
     subsets, seeds = subsets_of(regime.data.train[1], 1.0, options.seeds), range(options.seeds)

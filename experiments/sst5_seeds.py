@@ -9,14 +9,14 @@ from typing import Any
 
 from cr_hf.runs import Run, train_recipe
 
-from .runner import parser, part, recipe_of, start, write_result
+from .runner import part, recipe_of, start, write_result
 
 KEPT = ("model", "data")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write experiments/results/sst5_seeds.json."""
-    options = start(parser("sst5_seeds", __doc__, "sst5", seeds=10), argv)
+    options = start(argv, "sst5_seeds", __doc__, "sst5", seeds=10)
 
     def run(seed: int) -> dict[str, Any]:
         with TemporaryDirectory() as folder:
