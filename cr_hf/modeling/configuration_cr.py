@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
+import reprlib
+from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,6 +32,10 @@ OTHER_FIELDS = (
     *("num_labels", "name_or_path", "torch_dtype", "attn_implementation", "experts_implementation"),
     *("output_attentions", "model_type", "auto_map", "quantization_config"),
 )
+NOT_BY_NAME = (
+    *("backbone_config", "backbone_source", "head_only"),
+    *("sub_configs", "has_no_defaults_at_init", "keys_to_ignore_at_inference"),
+)
 ALLOWED = {
     "activation": ("polynomial", "gelu", "relu", "tanh", "silu"),
     "coefficient_init": ("hermite", "identity"),
@@ -38,6 +44,57 @@ ALLOWED = {
     "objective": ("cross_entropy", "ordinal"),
     "dreg_mode": ("layer", "chain"),
     "freeze_backbone": (True, False),
+}
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any, least: float = 0.0, below: float = math.inf) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value < below
+
+
+def _is_count(value: Any) -> bool:
+    return _is_integer(value) and value > 0
+
+
+def _is_list_of(is_item: Callable[[Any], bool], value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= MAX_LAYERS and all(map(is_item, value))
+
+
+def _one_of(name: str, allowed: tuple[Any, ...]) -> tuple[Callable[[Any], bool], str]:
+    hint = " (of the head: there is no penalty through the backbone)" if name == "dreg_mode" else ""
+    return lambda value: value in allowed, f"one of {', '.join(map(str, allowed))}{hint}"
+
+
+# Of each field: whether a value is allowed, and what to use instead.
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **{name: _one_of(name, allowed) for name, allowed in ALLOWED.items()},
+    "feature_layers": (
+        lambda value: value in ("last", "all") or (bool(value) and _is_list_of(_is_integer, value)),
+        f"'last', 'all' or a list of integers, {MAX_LAYERS} at most",
+    ),
+    "hidden_sizes": (
+        lambda value: _is_list_of(_is_count, value),
+        f"a list of positive integers, {MAX_LAYERS} at most, or [] for linear",
+    ),
+    "degree": (
+        lambda value: _is_count(value) and value <= MAX_DEGREE,
+        f"an integer, 1 or above, {MAX_DEGREE} at most",
+    ),
+    **dict.fromkeys(("dropout", "label_smoothing"), (lambda value: _is_number(value, 0, 1), "0 or above and below 1")),
+    "dreg_lambda": (_is_number, "a finite number, 0 or above"),
+    "polynomial_range": (
+        lambda value: value is None or (_is_number(value) and value > 0),
+        "a number above 0, or null for no tails",
+    ),
+    **dict.fromkeys(
+        ("dreg_num_tangents", "max_seq_length"),
+        (lambda value: value is None or _is_count(value), "a positive integer or null"),
+    ),
+    "num_labels": (lambda value: _is_count(value) and value <= MAX_LABELS, f"an integer from 1 to {MAX_LABELS}"),
+    "return_dict": (lambda value: value is not False, "True: a CR model returns an object"),
 }
 
 
@@ -116,7 +173,10 @@ class CRConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         for name in kwargs:
-            _refuse_unknown(name)
+            if not _is_known(name):
+                near = difflib.get_close_matches(name, NAMES, 1)
+                hint = f", did you mean {near[0]}?" if near else ":"
+                raise ValueError(f"{name} is not a field of CRConfig{hint} use one of {', '.join(NAMES)}")
         self.backbone_config = _read_backbone_config(self.backbone_config)
         for name in ("hidden_sizes", "feature_layers"):
             value = getattr(self, name)
@@ -124,14 +184,14 @@ class CRConfig(PreTrainedConfig):
         if self.feature_norm is None:
             frozen = self.backbone_config is None or self.freeze_backbone
             self.feature_norm = "standardize" if frozen else "layer_norm"
-        self._check_choices()
-        self._check_numbers()
+        num_labels = kwargs.get("num_labels", 1)
+        for name, (is_allowed, rule) in RULES.items():
+            value = num_labels if name == "num_labels" else getattr(self, name)
+            if not is_allowed(value):
+                raise ValueError(f"{name}={reprlib.repr(value)} is not allowed: use {rule}")
         if self.backbone_config is not None:
             self._check_backbone()
             self.in_features = self._backbone_features(self.in_features)
-        num_labels = kwargs.get("num_labels", 1)
-        if not (_is_integer(num_labels) and 0 < num_labels <= MAX_LABELS):
-            raise ValueError(f"num_labels={num_labels!r} is not allowed: use an integer from 1 to {MAX_LABELS}")
         problem_type, self.problem_type = self.problem_type, None
         super().__post_init__(**kwargs)
         default = "regression" if self.num_labels == 1 else "single_label_classification"
@@ -165,7 +225,7 @@ class CRConfig(PreTrainedConfig):
         if self.feature_layers == "last":
             return None
         if self.feature_layers == "all":
-            return list(range(self._num_hidden_states))
+            return list(range(self.backbone_config.get_text_config().num_hidden_layers + 1))
         return self.feature_layers
 
     @property
@@ -181,85 +241,35 @@ class CRConfig(PreTrainedConfig):
         # A tokenizer that knows no limit says 1e30, which its own truncation cannot take.
         return min(self.max_seq_length or NO_LIMIT, tokenizer.model_max_length, self.max_positions)
 
-    @property
-    def _num_hidden_states(self) -> int:
-        return self.backbone_config.get_text_config().num_hidden_layers + 1
-
     def _check_backbone(self) -> None:
         """Refuse what would fail, or be no number, only when a text is classified."""
-        for name, value in {
-            **self.backbone_config.to_dict(),
-            **self.backbone_config.get_text_config().to_dict(),
-        }.items():
+        text_config = self.backbone_config.get_text_config()
+        for name, value in {**self.backbone_config.to_dict(), **text_config.to_dict()}.items():
             if value != value:
                 raise ValueError(f"backbone_config has {name}={value}: use a number")
             if name == "return_dict" and value is False:
                 raise ValueError("backbone_config has return_dict=False: use True")
             if name == "chunk_size_feed_forward" and value not in (0, 1):
                 raise ValueError(f"backbone_config has {name}={value}, which divides only some lengths of text: use 0")
-
-    def _backbone_features(self, given: int | None) -> int:
-        layers = getattr(self.backbone_config.get_text_config(), "num_hidden_layers", 0)
+        layers = getattr(text_config, "num_hidden_layers", 0)
         if not (_is_integer(layers) and 0 <= layers <= MAX_LAYERS):
             raise ValueError(f"the backbone's num_hidden_layers={layers!r} is not allowed: use 0 to {MAX_LAYERS}")
-        indices = self.feature_layer_indices
-        if indices is not None:
-            for index in indices:
-                if not -self._num_hidden_states <= index < self._num_hidden_states:
-                    raise ValueError(
-                        f"feature_layers={self.feature_layers} names hidden state {index}, but the backbone has "
-                        f"{self._num_hidden_states} (0 is the embeddings): use 0 to {self._num_hidden_states - 1}"
-                    )
-        width = self.backbone_config.get_text_config().hidden_size * (1 if indices is None else len(indices))
+
+    def _backbone_features(self, given: int | None) -> int:
+        text_config, indices = self.backbone_config.get_text_config(), self.feature_layer_indices
+        states = getattr(text_config, "num_hidden_layers", 0) + 1
+        for index in indices or ():
+            if not -states <= index < states:
+                raise ValueError(
+                    f"feature_layers={self.feature_layers} names hidden state {index}, but the backbone has {states} "
+                    f"(0 is the embeddings): use 0 to {states - 1}"
+                )
+        width = text_config.hidden_size * (1 if indices is None else len(indices))
         if given is not None and given != width:
             raise ValueError(
                 f"in_features={given} disagrees with the backbone, which gives {width} features: leave in_features out"
             )
         return width
-
-    def _check_choices(self) -> None:
-        for name, allowed in ALLOWED.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                hint = " (of the head: there is no penalty through the backbone)" if name == "dreg_mode" else ""
-                raise ValueError(f"{name}={value!r} is not allowed: use one of {', '.join(map(str, allowed))}{hint}")
-        layers = self.feature_layers
-        if isinstance(layers, list) and len(layers) > MAX_LAYERS:
-            raise ValueError(f"feature_layers has {len(layers)} entries: use {MAX_LAYERS} at most")
-        if layers not in ("last", "all") and not (
-            isinstance(layers, list) and layers and all(_is_integer(index) for index in layers)
-        ):
-            raise ValueError(f"feature_layers={layers!r} is not allowed: use 'last', 'all' or a list of integers")
-
-    def _check_numbers(self) -> None:
-        sizes = self.hidden_sizes
-        if not isinstance(sizes, list) or not all(_is_integer(size) and size > 0 for size in sizes):
-            raise ValueError(
-                f"hidden_sizes={sizes!r} is not allowed: use a list of positive integers, or [] for linear"
-            )
-        if len(sizes) > MAX_LAYERS:
-            raise ValueError(f"hidden_sizes has {len(sizes)} layers: use {MAX_LAYERS} at most")
-        if not (_is_integer(self.degree) and 1 <= self.degree <= MAX_DEGREE):
-            raise ValueError(
-                f"degree={self.degree!r} is not allowed: use an integer, 1 or above, at most {MAX_DEGREE}"
-            )
-        if self.return_dict is False:
-            raise ValueError("return_dict=False is not allowed: a CR model returns an object, index it like a tuple")
-        for name, low, high, rule in (
-            ("dropout", 0.0, 1.0, "0 or above and below 1"),
-            ("label_smoothing", 0.0, 1.0, "0 or above and below 1"),
-            ("dreg_lambda", 0.0, math.inf, "a finite number, 0 or above"),
-        ):
-            value = getattr(self, name)
-            if not (_is_number(value) and low <= value < high):
-                raise ValueError(f"{name}={value!r} is not allowed: use {rule}")
-        reach = self.polynomial_range
-        if reach is not None and not (_is_number(reach) and 0 < reach < math.inf):
-            raise ValueError(f"polynomial_range={reach!r} is not allowed: use a number above 0, or null for no tails")
-        for name in ("dreg_num_tangents", "max_seq_length"):
-            value = getattr(self, name)
-            if value is not None and not (_is_integer(value) and value > 0):
-                raise ValueError(f"{name}={value!r} is not allowed: use a positive integer or null")
 
     def _check_problem(self) -> None:
         if self.backbone_config is None and not (_is_integer(self.in_features) and self.in_features > 0):
@@ -298,14 +308,6 @@ class CRConfig(PreTrainedConfig):
             )
 
 
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _read_backbone_config(values: Any) -> PreTrainedConfig | None:
     if values is None or isinstance(values, PreTrainedConfig):
         return values
@@ -326,17 +328,6 @@ def _is_known(name: str) -> bool:
     return name.startswith("_") or name in OTHER_FIELDS or name in {field.name for field in fields(CRConfig)}
 
 
-def _refuse_unknown(name: str) -> None:
-    if not _is_known(name):
-        known = [*OWN_FIELDS, "num_labels", "id2label", "label2id", "problem_type"]
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f", did you mean {near[0]}?" if near else ":"
-        raise ValueError(f"{name} is not a field of CRConfig{hint} use one of {', '.join(sorted(known))}")
-
-
-# What a recipe or a user may set by name; the other fields are set by loading and saving.
-OWN_FIELDS = tuple(
-    field.name
-    for field in fields(CRConfig)
-    if field.name in CRConfig.__annotations__ and field.name not in ("backbone_config", "backbone_source", "head_only")
-)
+# What a user may set by name; the other fields are set by loading and saving.
+OWN_FIELDS = tuple(name for name in CRConfig.__annotations__ if name not in NOT_BY_NAME)
+NAMES = sorted([*OWN_FIELDS, "num_labels", "id2label", "label2id", "problem_type"])
