@@ -59,7 +59,7 @@ def build_static_backbone(
     """The backbone of a tokenizer: random vectors, or those of a file.
 
     Args:
-        tokenizer: as `build_word_tokenizer` returns it.
+        tokenizer: from `build_word_tokenizer`.
         embedding_size: width of random vectors; a file has its own.
         vectors_file: GloVe or word2vec text, also .gz; `None` for random vectors. A word that it lacks gets a random
             vector of the same size.
@@ -70,11 +70,13 @@ def build_static_backbone(
     """
     words = tokenizer.get_vocab()
     if vectors_file is None:
-        return StaticEmbeddingModel(StaticEmbeddingConfig(len(words), embedding_size))
+        return StaticEmbeddingModel(StaticEmbeddingConfig(vocab_size=len(words), hidden_size=embedding_size))
     found = read_vectors(vectors_file, words)
     rows = torch.tensor([words[word] for word in found])
     vectors = torch.stack(list(found.values()))
-    config = StaticEmbeddingConfig(len(words), vectors.shape[1], float(vectors.std()))
+    config = StaticEmbeddingConfig(
+        vocab_size=len(words), hidden_size=vectors.shape[1], initializer_range=float(vectors.std())
+    )
     model = StaticEmbeddingModel(config)
     with torch.no_grad():
         model.embeddings.weight[rows] = vectors

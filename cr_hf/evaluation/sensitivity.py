@@ -44,7 +44,7 @@ def input_gradient_norms(
         head: a fitted head.
         features: raw, shape (rows, in_features), on any device.
         output: `"margin"` (top logit minus second), `"logit"` (top logit) or `"loss"` (task loss of the row).
-        labels: of the rows, as the problem type has them; for `"loss"` alone.
+        labels: of the rows, in the form of the problem type; for `"loss"` alone.
 
     Returns:
         Shape (rows,), on the head's device.
@@ -278,7 +278,7 @@ def calibration(logits: ArrayLike, labels: ArrayLike, temperature: float) -> dic
 def diagnose_features(
     head: CRHead, features: Tensor, labels: Tensor | None = None, linear: CRHead | None = None
 ) -> dict[str, Any]:
-    """Every diagnostic of a head on given rows, as JSON has it.
+    """Every diagnostic of a head on given rows, ready for JSON.
 
     Args:
         head: a fitted head.

@@ -255,7 +255,7 @@ def list_caches(cache_dir: str | Path | None = None) -> list[CacheEntry]:
     """The entries of the feature cache, the youngest first.
 
     Args:
-        cache_dir: as `encode_texts` takes it.
+        cache_dir: see `encode_texts`.
     """
     root = default_cache_dir() if cache_dir is None else Path(cache_dir)
     folders = [path for path in root.iterdir() if ENTRY_NAME.fullmatch(path.name)] if root.is_dir() else []
@@ -285,7 +285,7 @@ def clear_caches(cache_dir: str | Path | None = None) -> list[CacheEntry]:
     """Remove the entries of the feature cache and nothing else; one that is just being written stays.
 
     Args:
-        cache_dir: as `encode_texts` takes it.
+        cache_dir: see `encode_texts`.
 
     Returns:
         What was removed.

@@ -1,7 +1,7 @@
 """Encode texts once with a frozen backbone, and hand the kept features to a trainer.
 
 Texts are sorted by length, cut into shards of `SHARD_ROWS` and encoded shard by shard in batches of a fixed number of
-tokens; `feature_cache.py` keeps the shards. Only a shard is ever tokenised or held in memory at a time.
+tokens; `cache.py` keeps the shards. Only a shard is ever tokenised or held in memory at a time.
 """
 
 from __future__ import annotations
@@ -251,7 +251,7 @@ def encode_splits(
     """Features and labels of every split of a data set with columns `text`, perhaps `text_pair`, and `label`.
 
     Returns:
-        By split: features, shape (rows, in_features), as `encode_texts` returns them, and labels, shape (rows, ...).
+        By split: features, shape (rows, in_features), from `encode_texts`, and labels, shape (rows, ...).
     """
     splits = {}
     for name, rows in dataset.items():
@@ -265,7 +265,7 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
     """Rows of features with their labels; a data loader gathers a whole batch at once. Use with `collate_features`.
 
     Args:
-        features: shape (rows, in_features), as `encode_texts` returns them.
+        features: shape (rows, in_features), from `encode_texts`.
         labels: one per row; class numbers become int64, other numbers float32.
         indices: rows to keep, in this order; `None` for all.
 

@@ -85,16 +85,18 @@ class _Polynomial(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, by_value: Tensor, by_derivative: Tensor) -> tuple[Tensor, Tensor, None]:
-        z, coefficients, derivative = ctx.saved_tensors
+        z, coefficients, derivative = ctx.saved_tensors  # z and p'(c): (..., batch, out)
         terms = coefficients.unsqueeze(-2).unbind(-3)
         tails = ctx.reach != math.inf
         inside = z.clamp(-ctx.reach, ctx.reach) if tails else z
-        # Of the k-th coefficient: c**k by_value + k c**(k - 1) by_slope, each from the one below.
+        # Gradient of the k-th coefficient, summed over the batch: c**k by_value + k c**(k - 1) by_slope, each from the
+        # one below; by_power is c**(k - 1) by_slope.
         by_power = torch.addcmul(by_derivative, by_value, z - inside) if tails else by_derivative
         by_coefficient = torch.addcmul(by_power, by_value, inside)
         sums = [by_value.sum(-2), by_coefficient.sum(-2)]
         through_curvature = torch.zeros_like(terms[0])
         for power, term in enumerate(terms[2:], 2):
+            # p''(c) by_slope, term by term: k (k - 1) a_k c**(k - 2) by_slope.
             through_curvature = torch.addcmul(through_curvature, by_power, term, value=power * (power - 1))
             by_power = by_power * inside
             by_coefficient = torch.addcmul(by_power, by_coefficient, inside)
@@ -106,17 +108,11 @@ class _Polynomial(torch.autograd.Function):
 
 
 def fixed_activation(z: Tensor, activation: str) -> tuple[Tensor, Tensor]:
-    """Value and derivative of a fixed activation.
+    """Value and derivative of a fixed activation, each of the shape of `z`.
 
     Args:
         z: pre-activations, any shape.
         activation: one of `FIXED_ACTIVATIONS`; gelu is the exact one (erf), relu has derivative 0 at 0.
-
-    Returns:
-        The value and the derivative, each of the shape of `z`.
-
-    Raises:
-        ValueError: if the activation is unknown.
     """
     if activation == "gelu":
         distribution = 0.5 * (1 + torch.erf(z * math.sqrt(0.5)))
@@ -139,13 +135,7 @@ def hermite_coefficients(degree: int) -> tuple[float, ...]:
     """Coefficients of the polynomial closest to GELU under z ~ N(0, 1), lowest degree first.
 
     The least-squares problem is integrated on a grid fine and wide enough for float64: the trapezoid rule converges
-    exponentially fast for a smooth integrand with Gaussian decay.
-
-    Args:
-        degree: of the polynomial, at least 1.
-
-    Returns:
-        `degree + 1` coefficients; for degree 3 about (0.071, 0.5, 0.212, 0).
+    exponentially fast for a smooth integrand with Gaussian decay. For degree 3 about (0.071, 0.5, 0.212, 0).
 
     Source: the Hermite projection; this package's own choice of start.
     """

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 WHOLE = "it is not a whole CR checkpoint (start from a backbone with from_backbone)"
+WHOLE_WEIGHTS = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
 PADDED = "mixes the padding into its answer"
 UNSUPPORTED = {
     **dict.fromkeys(("convbert", "cpmant", "fnet", "nystromformer", "yoso"), PADDED),
@@ -38,17 +39,11 @@ def new_backbone(config: PreTrainedConfig) -> PreTrainedModel:
 def load_backbone(place: str | Path, config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
     """A pretrained backbone with all of its weights, of an encoder-decoder the encoder alone.
 
-    Args:
-        place: a Hub id or a local folder.
-        config: of the backbone.
-        **options: of `from_pretrained`.
-
     Raises:
         OSError: if there are no safetensors weights, or they are damaged.
         ValueError: if the kind of backbone is not supported, or weights are missing or of another shape.
     """
-    whole: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, info = _auto_class(config).from_pretrained(place, config=config, **options, **whole)
+    model, info = _auto_class(config).from_pretrained(place, config=config, **options, **WHOLE_WEIGHTS)
     check_loaded(place, model, info, mend="its weights have other names, or belong to another configuration")
     return _encoder_of(model)
 
@@ -74,14 +69,11 @@ def check_loaded(
     """Refuse weights that did not fill the model: transformers would leave random values in their place.
 
     Args:
-        place: where it was loaded from.
+        place: where it was loaded from, for the message.
         model: what was loaded.
-        info: as `from_pretrained(output_loading_info=True)` returns it.
-        resizes: other shapes were allowed with `ignore_mismatched_sizes`.
+        info: the second value of `from_pretrained(output_loading_info=True)`.
+        resizes: tensors of another shape than config.json says are allowed.
         mend: the end of the message.
-
-    Raises:
-        ValueError: if a tensor is missing or has another shape than config.json says.
     """
     # A pooler and a decoder are not used.
     missing = sorted(name for name in info["missing_keys"] if not name.startswith(("pooler.", "decoder.")))

@@ -29,9 +29,6 @@ def layer_dreg(derivative: Tensor | None, weight: Tensor) -> Tensor:
     Returns:
         Shape (...), a scalar for one layer, in squared output units per squared input unit.
 
-    Raises:
-        ValueError: if the two disagree on out_features.
-
     Source: arXiv 2605.15463; the closed form is at the head of this file.
     """
     if derivative is not None and derivative.shape[-1] != weight.shape[-2]:
@@ -43,15 +40,7 @@ def layer_dreg(derivative: Tensor | None, weight: Tensor) -> Tensor:
 
 
 def network_dreg(derivatives: Sequence[Tensor | None], weights: Sequence[Tensor]) -> Tensor:
-    """`layer_dreg` of every layer.
-
-    Args:
-        derivatives: of each layer.
-        weights: of each layer.
-
-    Returns:
-        Shape (..., num_layers).
-    """
+    """`layer_dreg` of every layer, from the derivatives and weights of each, shape (..., num_layers)."""
     norms = iter(squared_norms(weights, [derivative for derivative in derivatives if derivative is not None]))
     row_norms = [next(norms) for _ in weights]
     penalties = [
@@ -97,7 +86,7 @@ class _SquaredNorms(torch.autograd.Function):
 
 
 def chain_tangents(in_features: int, num_tangents: int | None, seed: int) -> Tensor:
-    """Directions T with E[T'T] = I, for `chain_dreg`.
+    """Directions T with E[T'T] = I, for `chain_dreg`, float64 on the CPU.
 
     Args:
         in_features: length of a direction.
@@ -106,10 +95,7 @@ def chain_tangents(in_features: int, num_tangents: int | None, seed: int) -> Ten
         seed: of a stream apart from data order and dropout.
 
     Returns:
-        Shape (num_tangents or in_features, in_features), float64 on the CPU.
-
-    Raises:
-        ValueError: if num_tangents is below 1.
+        Shape (num_tangents or in_features, in_features).
     """
     if num_tangents is None or num_tangents >= in_features:
         return torch.eye(in_features, dtype=torch.float64, device="cpu")
@@ -132,8 +118,7 @@ def chain_dreg(
     Args:
         derivatives: p'(z) of each layer, shape (batch, out_features); `None` where it is 1 (the readout).
         weights: of each layer, shape (out_features, in_features).
-        tangents: rows T with E[T'T] = I, shape (num_tangents, in_features of the first layer); the identity gives the
-            exact norm, `chain_tangents` an unbiased estimate.
+        tangents: rows T with E[T'T] = I, shape (num_tangents, in_features of the first layer).
         dropout_masks: what each layer's output was multiplied with (0 or 1 / keep), shape (batch, out_features), or
             `None` for no dropout.
 
@@ -142,13 +127,13 @@ def chain_dreg(
 
     Source: this package's reading of the papers' chained penalty.
     """
-    propagated = tangents.unsqueeze(1)
+    propagated = tangents.unsqueeze(1)  # (tangents, 1, in): the same for every row of the batch
     penalties = []
     for derivative, weight, mask in zip(derivatives, weights, dropout_masks, strict=True):
-        propagated = propagated @ weight.T
+        propagated = propagated @ weight.T  # (tangents, 1 or batch, out)
         if derivative is not None:
-            propagated = propagated * derivative
-        penalties.append(propagated.square().sum(-1).sum(0).mean())
+            propagated = propagated * derivative  # (tangents, batch, out): J_l ... J_1 T'
+        penalties.append(propagated.square().sum(-1).sum(0).mean())  # over units, then tangents, then rows
         if mask is not None:
-            propagated = propagated * mask
+            propagated = propagated * mask  # the next layer's input went through the same mask
     return torch.stack(penalties)

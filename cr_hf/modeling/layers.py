@@ -33,11 +33,7 @@ class CRLayer(nn.Module):
 
     Attributes:
         linear: the `nn.Linear`, initialised as torch does.
-        coefficients: the polynomials' parameters, lowest degree first, shape (degree + 1, out_features); `None` for a
-            fixed activation.
-
-    Raises:
-        ValueError: if an argument is not one of the allowed values.
+        coefficients: lowest degree first, shape (degree + 1, out_features); `None` for a fixed activation.
     """
 
     def __init__(
@@ -83,14 +79,7 @@ class CRLayer(nn.Module):
                 nn.init.normal_(row, mean=mean, std=COEFFICIENT_NOISE)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply the layer.
-
-        Args:
-            features: shape (batch, in_features).
-
-        Returns:
-            The output h = p(z) and the derivative p'(z), each of shape (batch, out_features).
-        """
+        """From (batch, in_features) to h = p(z) and p'(z), each of shape (batch, out_features)."""
         return self.activate(self.linear(features))
 
     def activate(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,15 +96,12 @@ class CRLayer(nn.Module):
 
 
 def pool(hidden_state: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
-    """One vector per text from its attended tokens, whatever the padding side.
+    """One vector per text, shape (batch, hidden_size), from its attended tokens, whatever the padding side.
 
     Args:
         hidden_state: shape (batch, length, hidden_size).
         attention_mask: 1 on attended tokens, shape (batch, length). A row without any gives the zero vector.
         pooling: `"cls"` (first token), `"mean"`, `"max"` or `"last"`.
-
-    Returns:
-        Shape (batch, hidden_size).
     """
     attended = attention_mask.bool()
     if pooling == "mean":
@@ -172,11 +158,7 @@ class Standardize(nn.Module):
 
     @torch.no_grad()
     def set_statistics(self, mean: Tensor, variance: Tensor) -> int:
-        """Fix the statistics.
-
-        Args:
-            mean: of the training rows, shape (in_features,).
-            variance: of the training rows, shape (in_features,).
+        """Fix mean and variance of the training rows, each of shape (in_features,).
 
         Returns:
             How many features have a deviation under 1e-6 of the median; their scale is 0.
@@ -210,13 +192,7 @@ class Standardize(nn.Module):
 
 @torch.no_grad()
 def feature_moments(batches: Iterable[Tensor]) -> tuple[int, Tensor, Tensor]:
-    """Count, mean and sum of squared deviations of each feature, in float64, in one pass.
-
-    Args:
-        batches: each of shape (rows, in_features).
-
-    Returns:
-        The number of rows, the mean and the sum of squared deviations, each of shape (in_features,).
+    """Count of rows, mean and sum of squared deviations of each feature, in float64, in one pass over batches.
 
     Raises:
         ValueError: if there is no row.
@@ -238,7 +214,7 @@ def feature_moments(batches: Iterable[Tensor]) -> tuple[int, Tensor, Tensor]:
 def merge_moments(
     first: tuple[int, Tensor, Tensor] | None, second: tuple[int, Tensor, Tensor]
 ) -> tuple[int, Tensor, Tensor]:
-    """Moments of two sets of rows together, as `feature_moments` gives them for each."""
+    """Moments of two sets of rows together, from what `feature_moments` returns for each."""
     if first is None:
         return second
     count = first[0] + second[0]

@@ -51,10 +51,6 @@ def load_source(config: CRConfig, options: dict[str, Any], hub: dict[str, Any]) 
         config: of the checkpoint.
         options: of loading; `dtype`, `attn_implementation` and `device_map` reach the backbone.
         hub: of fetching; those of `HUB_OPTIONS` are used.
-
-    Raises:
-        OSError: if the backbone is missing or has changed.
-        ValueError: if the checkpoint names none.
     """
     if not config.backbone_source:
         raise ValueError("config.json has head_only but no backbone_source: the backbone is unknown")
@@ -68,11 +64,7 @@ def load_source(config: CRConfig, options: dict[str, Any], hub: dict[str, Any]) 
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The file of the weights, or the index and the shards that it names; empty if there is neither.
-
-    Raises:
-        ValueError: if the index cannot be read, or names anything else than a safetensors file beside it.
-    """
+    """The file of the weights, or the index and the shards that it names; empty if there is neither."""
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     index = folder / INDEX
@@ -92,11 +84,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def check_weight_files(folder: Path, build: Callable[[], nn.Module]) -> None:
-    """Refuse weights that are no safetensors, or could not be those of a model.
-
-    Args:
-        folder: where they are.
-        build: makes the model that they would be loaded into; on the meta device, where it takes no memory.
+    """Refuse weights that are no safetensors, or could not be those of the model that `build` makes.
 
     Raises:
         OSError: if there are none, or one of them is missing or damaged.
@@ -138,13 +126,7 @@ def _no_weights(folder: Path) -> str:
 def check_files(model_class: Any, place: Any, options: dict[str, Any]) -> None:
     """Refuse weights of a local classifier that are not sound before any of them is read.
 
-    Args:
-        model_class: of the classifier.
-        place: a folder, or a Hub id, which is left alone: the Hub's client keeps what it downloads in its folder.
-        options: of loading; `config` and `subfolder` are used.
-
-    Raises:
-        OSError, ValueError: as `check_weight_files` does.
+    A Hub id is left alone: the Hub's client keeps what it downloads in its folder.
     """
     folder = Path(place or "", options.get("subfolder") or "")
     if place and folder.is_dir():
@@ -160,12 +142,7 @@ def check_backbone_files(name_or_path: str, config: PreTrainedConfig) -> None:
 
 
 def refuse_changed(config: CRConfig, backbone: PreTrainedModel) -> None:
-    """Refuse a backbone that a head-only checkpoint could not get back as it is.
-
-    Raises:
-        ValueError: if it was trained, is not as it came, or came from where others cannot get it.
-        OSError: if it can no longer be had from its source.
-    """
+    """Refuse a backbone that was trained, or that a head-only checkpoint could not get back from its source."""
     if not config.freeze_backbone or not config.backbone_source:
         raise ValueError(
             "a head-only checkpoint needs a frozen backbone that others can get too, by Hub id or from a package, "
@@ -179,10 +156,6 @@ def refuse_changed(config: CRConfig, backbone: PreTrainedModel) -> None:
 
 def backbone_source(name_or_path: str, revision: str | None = None) -> dict[str, Any] | None:
     """Where anybody can get this backbone again.
-
-    Args:
-        name_or_path: a Hub id or a local folder that has been loaded.
-        revision: Hub branch, tag or commit.
 
     Returns:
         Hub id and commit, or registry package and version, or both where they hold the same file, with the SHA-256 of
@@ -204,15 +177,7 @@ def backbone_source(name_or_path: str, revision: str | None = None) -> dict[str,
 
 
 def fetch_backbone(source: dict[str, Any], **hub_kwargs: Any) -> Path:
-    """The folder of a backbone that `backbone_source` described, fetched if need be, its weights checked.
-
-    Args:
-        source: as `backbone_source` returns it.
-        **hub_kwargs: `cache_dir`, `token`, `local_files_only`, ..., as `from_pretrained` takes them.
-
-    Raises:
-        OSError: if the backbone is missing, or a file of it is not the one that the head was trained on.
-    """
+    """The folder of a backbone that `backbone_source` described, fetched if need be, its weights checked."""
     package, repo_id = source.get("package"), source.get("repo_id")
     version = str(source.get("version"))
     if package is not None and (package not in BACKBONE_PACKAGES or not re.fullmatch(r"[0-9a-z.]+", version)):
@@ -254,15 +219,7 @@ def _package_folder(package: str) -> Path | None:
 
 
 def sentence_transformers_settings(name_or_path: str, revision: str | None) -> dict[str, Any]:
-    """What a sentence-transformers repository says of its pooling and maximum length.
-
-    Args:
-        name_or_path: a Hub id or a local folder.
-        revision: Hub branch, tag or commit.
-
-    Returns:
-        `pooling` and `max_seq_length` as `CRConfig` takes them; empty for any other repository.
-    """
+    """Pooling and maximum length of a sentence-transformers repository, as fields of `CRConfig`; else empty."""
 
     quiet: Any = {f"_raise_exceptions_for_{cause}": False for cause in ("missing_entries", "connection_errors")}
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
-from .backbone import check_loaded, hidden_states, load_backbone, new_backbone
+from .backbone import WHOLE_WEIGHTS, check_loaded, hidden_states, load_backbone, new_backbone
 from .configuration_cr import CRConfig
 from .head import CRHead
 from .layers import CRLayer, Standardize, feature_moments, pool
@@ -70,14 +70,8 @@ class CRPreTrainedModel(PreTrainedModel):
         """
         check_files(cls, pretrained_model_name_or_path, kwargs)
         report, resizes = (kwargs.pop(name, False) for name in ("output_loading_info", "ignore_mismatched_sizes"))
-        options: Any = {
-            **kwargs,
-            "output_loading_info": True,
-            "ignore_mismatched_sizes": True,
-            "use_safetensors": True,
-        }
-        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **options)
-        model, info = loaded
+        options: Any = {**kwargs, **WHOLE_WEIGHTS}
+        model, info = cast(Any, super().from_pretrained(pretrained_model_name_or_path, *args, **options))
         check_loaded(pretrained_model_name_or_path, model, info, resizes)
         model._freeze()
         if not model.is_fitted:
@@ -217,15 +211,15 @@ class CRForSequenceClassification(CRPreTrainedModel):
         given here; not its normalisation of embeddings.
 
         Args:
-            backbone_name_or_path: a Hub id or a local folder, as `AutoModel.from_pretrained` takes them.
+            backbone_name_or_path: a Hub id or a local folder.
             revision: Hub branch, tag or commit.
             trust_remote_code: allow a backbone whose code lives in its repository.
             dtype: of the backbone, float32 by default; the head is always float32.
-            attn_implementation: as `AutoModel.from_pretrained` takes it.
+            attn_implementation: of the backbone, `None` for transformers' own choice.
             **config_kwargs: fields of `CRConfig`: `num_labels`, `freeze_backbone`, `pooling`, `feature_layers`, ...
 
         Raises:
-            ValueError: if a field of the configuration is not allowed.
+            ValueError: if a field is not allowed, the kind of backbone is not supported, or weights are missing.
             OSError: if the backbone cannot be found.
         """
         hub_kwargs: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -283,7 +277,7 @@ class CRForSequenceClassification(CRPreTrainedModel):
             head_only: leave the backbone's weights where they came from; by default as the model was loaded.
 
         Raises:
-            ValueError: if the backbone was trained, or cannot be had again from where it came.
+            ValueError: if the backbone was trained, or others cannot get it where it came from.
         """
         before = self.config.head_only
         self.config.head_only = before if head_only is None else head_only
@@ -322,21 +316,14 @@ class CRForSequenceClassification(CRPreTrainedModel):
             attention_mask: 1 on attended tokens, shape (batch, length); all of them by default.
             token_type_ids: shape (batch, length); passed on if the backbone takes them.
             inputs_embeds: instead of input_ids, shape (batch, length, hidden_size).
-
-        Raises:
-            ValueError: if neither or both of input_ids and inputs_embeds are given.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         given: Any = input_ids if inputs_embeds is None else inputs_embeds
         if given.shape[1] == 0:  # a text without a token, of a tokenizer that adds none
             return torch.zeros(len(given), self.config.in_features, device=self.device)
-        inputs = {
-            "input_ids": input_ids,
-            "inputs_embeds": inputs_embeds,
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-        }
+        inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
+        inputs |= {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
         config = self.config
         trains = self._backbone_trains() or (inputs_embeds is not None and inputs_embeds.requires_grad)
         with contextlib.nullcontext() if trains else torch.no_grad():
@@ -360,14 +347,11 @@ class CRForSequenceClassification(CRPreTrainedModel):
         """Classify texts.
 
         Args:
-            input_ids, attention_mask, token_type_ids, inputs_embeds: as `get_features` takes them.
+            input_ids, attention_mask, token_type_ids, inputs_embeds: see `get_features`.
             labels: class indices (batch,), regression targets (batch,) or (batch, num_labels), or zeros and ones
                 (batch, num_labels), as `problem_type` says.
             output_dreg: compute DREG; by default while training only.
             output_attentions, output_hidden_states: only for peft, which always passes them.
-
-        Raises:
-            ValueError: if attentions or hidden states are asked for.
         """
         if output_attentions or output_hidden_states:
             raise ValueError("a CR model returns neither attentions nor hidden states: call model.backbone for them")

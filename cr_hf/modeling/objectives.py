@@ -85,7 +85,7 @@ def task_loss(
     label_smoothing: float = 0.0,
     pos_weight: Sequence[float] | None = None,
 ) -> Tensor:
-    """The loss without DREG, a mean over the rows of the batch.
+    """The loss without DREG, a mean over the rows of the batch; scalar.
 
     Args:
         logits: shape (batch, num_labels). Under the ordinal objective these are log-probabilities, so that
@@ -96,12 +96,6 @@ def task_loss(
         class_weights: one factor per class, mean 1 over the training set; single_label_classification only.
         label_smoothing: share of the target spread over all classes; single_label_classification only.
         pos_weight: factor of the positive targets of each label; multi_label_classification only.
-
-    Returns:
-        Scalar.
-
-    Raises:
-        ValueError: if regression labels and logits disagree in shape (torch would broadcast them).
     """
     if problem_type == "regression":
         targets = labels.unsqueeze(-1) if labels.ndim == 1 else labels

@@ -28,29 +28,15 @@ class StaticEmbeddingConfig(PreTrainedConfig):
 
     model_type = "cr_static_embedding"
 
-    def __init__(
-        self,
-        vocab_size: int = 2,
-        hidden_size: int = 300,
-        initializer_range: float = 0.1,
-        pad_token_id: int = 0,
-        **kwargs: Any,
-    ) -> None:
-        self.vocab_size = vocab_size
-        self.hidden_size = hidden_size
-        self.initializer_range = initializer_range
-        self.num_hidden_layers = 0
-        self.pad_token_id = pad_token_id
-        kwargs.pop("num_hidden_layers", None)
-        super().__init__(**kwargs)
+    vocab_size: int = 2
+    hidden_size: int = 300
+    initializer_range: float = 0.1
+    pad_token_id: int = 0
+    num_hidden_layers: int = 0
 
 
 class StaticEmbeddingModel(PreTrainedModel):
-    """A table of word vectors and their mean.
-
-    Args:
-        config: a `StaticEmbeddingConfig`.
-    """
+    """A table of word vectors and their mean."""
 
     config_class = StaticEmbeddingConfig
     base_model_prefix = "static"
@@ -86,8 +72,7 @@ class StaticEmbeddingModel(PreTrainedModel):
             output_hidden_states: return the vectors as the only hidden state too.
 
         Returns:
-            `last_hidden_state`, shape (batch, length, hidden_size), and their masked mean as `pooler_output`, shape
-            (batch, hidden_size).
+            `last_hidden_state` and its masked mean, `pooler_output` of shape (batch, hidden_size).
         """
         vectors = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         mask = torch.ones(vectors.shape[:2], dtype=torch.long, device=vectors.device)

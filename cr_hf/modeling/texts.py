@@ -50,15 +50,12 @@ def prepare_tokenizer(tokenizer: Any, max_length: int) -> Any:
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, list[list[int]]]:
-    """What the tokenizer makes of each text, cut to its length.
+    """What the tokenizer makes of each text, cut to its length: by name (`input_ids` and so on) a list for each text.
 
     Args:
-        tokenizer: as `prepare_tokenizer` returns it.
+        tokenizer: of `prepare_tokenizer`.
         texts: any number.
         pairs: second texts, one for each; `None` for single texts.
-
-    Returns:
-        By name (`input_ids` and so on) a list for each text.
 
     Raises:
         ValueError: naming a text that is no text, or that the tokenizer fails on.
@@ -106,15 +103,7 @@ def _cut(tokenizer: Any, text: str, number: int) -> str:
 
 
 def token_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
-    """Rows in batches of similar length, longest first, so that little is padded.
-
-    Args:
-        lengths: tokens of each row.
-        token_budget: tokens in a batch, padding included; a longer row is a batch of its own.
-
-    Yields:
-        Row numbers of one batch; every row comes once.
-    """
+    """Row numbers in batches of similar length, longest first; a row above the budget is a batch of its own."""
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     start = 0
     while start < len(order):
