@@ -156,16 +156,13 @@ def usual_columns(columns: Sequence[str], role: str) -> list[str]:
 
 
 def find_column(columns: Sequence[str], asked: str | float | None, role: str, place: str) -> str:
-    """The column that plays a role.
+    """The column that plays a role, "text", "text_pair" or "label".
 
     Args:
-        columns: what there is.
+        columns: what there is; it is listed in the refusal, if no column plays the role.
         asked: the configured name, in any case; None looks for the usual ones of the role.
-        role: "text", "text_pair" or "label".
+        role: see above.
         place: file or data set, for the message.
-
-    Raises:
-        DataError: listing the columns, if there is none.
     """
     if asked is None:
         found = usual_columns(columns, role)

@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from transformers.utils import logging
 
 from ..errors import DataError
 from .config import DataConfig
-from .sources import Source, check_text, file_source, read_sources
+from .sources import Source, file_source, read_sources
 from .texts import TABLE_TYPES, check_file, check_line, file_type, read_lines
 
 logger = logging.get_logger(__name__)
 
 FILE_NAME = re.compile(rf"\S+({'|'.join(map(re.escape, ('.txt', *TABLE_TYPES)))})(\.gz)?|[a-zA-Z][\w+.-]+://\S+")
 LONGEST_PATH = 4096
+LINES, TEXTS = "standard input", "the texts given"
 
 
 @dataclass(frozen=True)
@@ -57,27 +58,18 @@ def read_inputs(source: str | Path | Sequence[str] | Iterable[str], config: Data
             reached.
     """
     if isinstance(source, str | Path):
-        return _counted(_file_rows([Path(source).expanduser()], config))
-    if isinstance(source, list | tuple):
-        named = [text for text in source if _looks_like_a_file(text)]
-        if named and len(named) < len(source):
-            other = next(text for text in source if text not in named)
-            raise DataError(f"{named[0]!r} is a file and {other[:50]!r} is a text: give files or texts")
-        if named:
-            paths = [Path(path).expanduser() for name in named for path in (sorted(glob.glob(name)) or [name])]
-            return _counted(_file_rows(paths, config))
-        _refuse_singles("texts", config)
-        return _counted(_text_rows("texts given", "text", source, config))
-    _refuse_singles("lines of standard input", config)
-    return _counted(_text_rows("standard input", "line", _lines(source, config), config))
-
-
-def _refuse_singles(what: str, config: DataConfig) -> None:
-    if config.text_pair_column is not None:
-        raise DataError(
-            f"the run reads pairs of texts, and {what} have no second text: give a file with the column "
-            f"{config.text_pair_column!r}, or set data.text_pair_column"
-        )
+        return _rows([_file(Path(source).expanduser(), config)])
+    if not isinstance(source, list | tuple):
+        return _rows([_singles(LINES, partial(_lines, source, config.encoding), config)])
+    named = [text for text in source if _looks_like_a_file(text)]
+    if not named:
+        records = [(f"text {number}", {"text": text}) for number, text in enumerate(source, 1)]
+        return _rows([_singles(TEXTS, records.__iter__, config)])
+    if len(named) < len(source):
+        other = next(text for text in source if text not in named)
+        raise DataError(f"{named[0]!r} is a file and {other[:50]!r} is a text: give files or texts")
+    paths = [Path(path).expanduser() for name in named for path in (sorted(glob.glob(name)) or [name])]
+    return _rows([_file(path, config) for path in paths])
 
 
 def _looks_like_a_file(text: str) -> bool:
@@ -87,53 +79,45 @@ def _looks_like_a_file(text: str) -> bool:
     return 0 < len(text) < LONGEST_PATH and "\0" not in text and os.path.exists(os.path.expanduser(text))
 
 
-def _file_rows(paths: Sequence[Path], config: DataConfig) -> Iterator[tuple[str, InputRow]]:
-    """The rows of files, each checked before the first is read."""
-    sources: list[Source] = []
-    for path in paths:
-        check_file(path, (".txt",))
-        if file_type(path) == ".txt":
-            _refuse_singles(f"the lines of {path}", config)
-            sources.append(Source(str(path), partial(_line_records, path, config), bool(config.unescape_ptb)))
-        else:
-            sources.append(file_source(path, config, bool(config.unescape_ptb)))
-    return _rows(sources, config)
+def _file(path: Path, config: DataConfig) -> tuple[Source, DataConfig]:
+    check_file(path, (".txt",))
+    if file_type(path) == ".txt":
+        return _singles(str(path), partial(_text_lines, path, config), config)
+    return file_source(path, config, bool(config.unescape_ptb)), config
 
 
-def _rows(sources: Sequence[Source], config: DataConfig) -> Iterator[tuple[str, InputRow]]:
-    for row in read_sources(sources, config, labelled=False):
-        yield ("" if row.text.strip() else row.place()), InputRow(row.text, row.text_pair, row.record)
+def _singles(name: str, records: Any, config: DataConfig) -> tuple[Source, DataConfig]:
+    """A source of texts without columns."""
+    if config.text_pair_column is not None:
+        raise DataError(
+            f"the run reads pairs of texts, and {name} has no second text: give a file with the column "
+            f"{config.text_pair_column!r}, or set data.text_pair_column"
+        )
+    return Source(name, records, bool(config.unescape_ptb)), replace(config, text_column="text")
 
 
-def _line_records(path: Path, config: DataConfig) -> Iterator[tuple[str, dict[str, Any]]]:
-    column = "text" if config.text_column is None else str(config.text_column)
+def _text_lines(path: Path, config: DataConfig) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(read_lines(path, config), 1):
-        yield f"line {number}", {column: line.rstrip("\r\n")}
+        yield f"line {number}", {"text": line.rstrip("\r\n")}
 
 
-def _lines(handle: Iterable[str], config: DataConfig) -> Iterator[str]:
+def _lines(handle: Iterable[str], encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
     number = 0
     try:
         for number, line in enumerate(handle, 1):
-            check_line(line, f"standard input, line {number}", config.encoding)
-            yield line.rstrip("\r\n")
+            check_line(line, f"{LINES}, line {number}", encoding)
+            yield f"line {number}", {"text": line.rstrip("\r\n")}
     except UnicodeError as error:
-        raise DataError(f"standard input: {error} after line {number}: send it as {config.encoding}") from error
+        raise DataError(f"{LINES}: {error} after line {number}: send it as {encoding}") from error
 
 
-def _text_rows(name: str, unit: str, texts: Iterable[str], config: DataConfig) -> Iterator[tuple[str, InputRow]]:
-    for number, text in enumerate(texts, 1):
-        place = partial("{}, {} {}".format, name, unit, number)
-        check_text(text, config, place)
-        yield ("" if text.strip() else place()), InputRow(text, None, {"text": text})
-
-
-def _counted(rows: Iterator[tuple[str, InputRow]]) -> Iterator[InputRow]:
+def _rows(sources: list[tuple[Source, DataConfig]]) -> Iterator[InputRow]:
     """The rows, with a word at the end on those without a text."""
     blank, first = 0, ""
-    for empty_at, row in rows:
-        if empty_at:
-            blank, first = blank + 1, first or empty_at
-        yield row
+    for source, config in sources:
+        for row in read_sources([source], config, labelled=False):
+            if not row.text.strip():
+                blank, first = blank + 1, first or row.place()
+            yield InputRow(row.text, row.text_pair, row.record)
     if blank:
         logger.warning(f"{blank} rows have an empty text, the first is {first}: their predictions mean nothing")

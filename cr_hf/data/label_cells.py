@@ -20,22 +20,7 @@ from .config import NUMBER, DataConfig
 SINGLE, SEVERAL, NUMBERS = "single_label_classification", "multi_label_classification", "regression"
 SEPARATOR = "|"
 """Between the classes of a row in one cell, unless `data.label_separator` says another."""
-MISSING = {
-    "",
-    "nan",
-    "-nan",
-    "na",
-    "n/a",
-    "#n/a",
-    "#n/a n/a",
-    "#na",
-    "<na>",
-    "null",
-    "none",
-    "nat",
-    "#value!",
-    "#ref!",
-}
+MISSING = {"", "nan", "-nan", "na", "n/a", "#n/a", "#na", "<na>", "null", "none", "nat", "#value!", "#ref!"}
 LARGEST = float(np.finfo(np.float32).max)
 LONGEST = 200
 """Characters of a label."""
@@ -51,15 +36,7 @@ BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def written(value: Any, place: Place) -> str | None:
-    """A label as text; None if it is missing.
-
-    Args:
-        value: what the cell holds.
-        place: of the row, for the message.
-
-    Raises:
-        DataError: if it is not a single value, or holds what no label may.
-    """
+    """A label as text; None if it is missing. What is not a single value, or holds what no label may, is refused."""
     if isinstance(value, list | dict | tuple | bytes | np.ndarray):
         raise DataError(f"{place()}: the label is a {type(value).__name__}: one class a row is needed{HINT}")
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -106,11 +83,7 @@ def label_order(label: str) -> tuple[bool, float, str]:
 
 
 def cell_labels(value: Any, config: DataConfig, place: Place) -> list[Any]:
-    """The labels of a cell that may hold several; an empty cell holds none.
-
-    Raises:
-        DataError: if the cell is no list and no text, or a list that cannot be read.
-    """
+    """The labels of a cell that may hold several; an empty cell holds none."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return []
     if isinstance(value, list | tuple | np.ndarray):
@@ -148,7 +121,7 @@ def targets_of(value: Any, place: Place) -> list[float] | None:
     if isinstance(value, str) and LISTS.fullmatch(value):
         value = _parse_list(value.strip(), place)
     values = list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
-    if all(written(item, place) is None or str(item).strip().lower() in MISSING - {"nan"} for item in values):
+    if all(written(item, place) is None or str(item).strip().lower() in MISSING for item in values):
         return None
     numbers = []
     for item in values:
@@ -171,21 +144,15 @@ def read_label(
     names: Sequence[str] | None,
     place: Place,
 ) -> Label | None:
-    """What the label of a row says.
+    """What the label of a row says: one label, several, or numbers; None if it is missing and may be dropped.
 
     Args:
-        value: the cell, or the cells of `data.label_columns`.
-        columns: their names.
+        value: the cell, or the cells of `data.label_columns`, whose names are `columns`.
+        columns: see `value`.
         config: of the data.
         problem_type: of the model.
         names: of the classes, where they are known.
         place: of the row, for messages.
-
-    Returns:
-        One label, several labels, or numbers; None if it is missing and `data.missing_labels` is "drop".
-
-    Raises:
-        DataError: if it cannot be read, or is missing.
     """
     if problem_type == NUMBERS:
         numbers = targets_of(value, place)

@@ -74,11 +74,7 @@ class Classes:
     one_hot: bool = False
 
     def id_of(self, label: str, place: Place, split: str = "train") -> int:
-        """The class of a label.
-
-        Raises:
-            DataError: if it is none.
-        """
+        """The class of a label, which is refused if it is none."""
         found = self.ids.get(key_of(label))
         if found is None:
             known = self.names if self.start is None else list(self.ids)
@@ -127,7 +123,9 @@ def find_classes(
         if len(ids) < len(names):
             raise DataError(f"data.label_names={names[:20]}: two of them are the same number: give each class a name")
         start = 0 if is_index else _start(seen, names, ids, label_start, notes)
-        one_hot = several and _is_one_hot(seen, len(names))
+        one_hot = several and all(
+            part.lengths == {len(names)} and set(map(key_of, part.counts)) <= {"0", "1"} for part in seen.values()
+        )
         by_number = {str(index + (start or 0)): index for index in range(len(names))}
         classes = Classes(names, ids if start is None else by_number, start, one_hot)
     for split, part in seen.items():
@@ -135,11 +133,6 @@ def find_classes(
             if not classes.one_hot:
                 classes.id_of(label, place.__str__, split)
     return classes, notes
-
-
-def _is_one_hot(seen: Mapping[str, Seen], size: int) -> bool:
-    parts = [part for part in seen.values() if part.rows]
-    return all(part.lengths == {size} and set(map(key_of, part.counts)) <= {"0", "1"} for part in parts)
 
 
 def _from_train(seen: Mapping[str, Seen], several: bool, notes: list[str]) -> Classes:
@@ -174,14 +167,11 @@ def _from_train(seen: Mapping[str, Seen], several: bool, notes: list[str]) -> Cl
                 f"{next(iter(first.values()))}: every row of train has a label of its own, such as "
                 f"{next(iter(spellings))!r}: check data.label_column, or set data.label_names"
             )
-    shown = {key: next(iter(found)) if len(found) == 1 and not _has_fraction(found) else key for key, found in
-             spellings.items()}  # fmt: skip
-    names = sorted(shown.values(), key=label_order)
+    # A class is called as it is written, if that is in one way; of a number only zeros in front of it are kept.
+    as_written = {key: min(found) for key, found in spellings.items() if len(found) == 1}
+    names = [name if not is_number[key] or name.isdecimal() else key for key, name in as_written.items()]
+    names = sorted([*names, *(key for key in spellings if key not in as_written)], key=label_order)
     return Classes(names, {key_of(name): index for index, name in enumerate(names)})
-
-
-def _has_fraction(spelled: set[str]) -> bool:
-    return any(NUMBER.fullmatch(label) and not label.isdecimal() for label in spelled)
 
 
 def _refuse_lists(spellings: Mapping[str, set[str]], first: Mapping[str, str], several: bool) -> None:
@@ -254,11 +244,9 @@ def _refuse_invisible(seen: Mapping[str, Seen], names: Sequence[str] | None, not
         fold = unicodedata.normalize("NFKC", shape).casefold().strip("'\"`.\u00b4\u2018\u2019\u201c\u201d")
         alike[re.sub(r"[\s_\u2010-\u2015-]+", " ", fold)].append(label)
     groups = [group for group in alike.values() if len(set(map(key_of, group))) > 1]
-    for group in groups[:5]:
+    for group in groups[:10]:
         shown = " and ".join(f"{label!r} ({counts[label]})" for label in group[:5])
         notes.append(f"labels that look alike are different classes: {shown}")
-    if len(groups) > 5:
-        notes.append(f"{len(groups) - 5} more groups of labels look alike")
     for label in counts:
         if label.lower() in UNSURE:
             notes.append(f"the label {label!r} ({counts[label]} rows) is a class like any other")

@@ -100,15 +100,9 @@ def _columns(names: list[str], config: DataConfig, place: str, labelled: bool) -
 
 
 def read_sources(sources: Sequence[Source], config: DataConfig, labelled: bool = True) -> Iterator[Row]:
-    """The rows of a split in their order.
+    """The rows of a split in their order, with labels or, to predict, without.
 
-    Args:
-        sources: each finds its own columns, in its first record.
-        config: which columns play a role, and limits.
-        labelled: whether a label column is needed.
-
-    Raises:
-        DataError: naming file and row, at the first that cannot be read.
+    Each source finds its own columns, in its first record. The first row that cannot be read is refused.
     """
     count = 0
     for source in sources:
@@ -126,11 +120,7 @@ def read_sources(sources: Sequence[Source], config: DataConfig, labelled: bool =
 
 
 def text_of(record: Record, column: str, unescape: bool, config: DataConfig, place: Callable[[], str]) -> str:
-    """The text in a cell, "" where there is none.
-
-    Raises:
-        DataError: if the record lacks the column, or holds something else than a text there.
-    """
+    """The text in a cell, "" where there is none. Without the column, or with no text in it, it is refused."""
     if column not in record:
         raise DataError(f"{place()}: no {column!r} among {list(record)[:20]}: give every row the same columns")
     value = record[column]
@@ -156,11 +146,7 @@ def check_text(text: str, config: DataConfig, place: Callable[[], str]) -> None:
 
 
 def split_paths(config: DataConfig) -> dict[str, list[Path]]:
-    """Files of each split that has any: those given, and those that a folder's file names declare.
-
-    Raises:
-        DataError: if the folder is missing, or several of its files could be one split.
-    """
+    """Files of each split that has any: those given, and those that a folder's file names declare."""
     folder = Path(config.dir).expanduser() if config.dir else Path()
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder: check data.dir")
@@ -189,19 +175,11 @@ def _matching(path: Path, name: str) -> list[Path]:
 
 
 def find_split(folder: Path, split: str) -> list[Path]:
-    """The file of a folder that its name declares to be a split, or the parts of one.
+    """The file of a folder that its name declares to be a split, or the parts of one; none, where there is none.
 
-    Args:
-        folder: an existing folder; where it holds none, its folder `data` and a folder named like the split are
-            looked into, as data sets of the Hub are laid out.
-        split: a key of `SPLIT_WORDS`. A name that ends in one of its words is preferred ("sst5_train.tsv"); one with
-            a word of `NOT_A_SPLIT` ("sst5_train_phrases.tsv") is passed over.
-
-    Returns:
-        Paths, or none.
-
-    Raises:
-        DataError: naming the files, if several could be it.
+    A name that ends in a word of the split is preferred ("sst5_train.tsv"); one with a word of `NOT_A_SPLIT`
+    ("sst5_train_phrases.tsv") is passed over. Where the folder holds none, its folder `data` and one named like the
+    split are looked into, as data sets of the Hub are laid out. Several files that could be it are refused.
     """
     named: dict[Path, list[str]] = {}
     words = set(SPLIT_WORDS[split])
@@ -235,11 +213,7 @@ def _file_sources(config: DataConfig) -> dict[str, list[Source]]:
 
 
 def file_source(path: Path, config: DataConfig, unescape: bool, more_types: Sequence[str] = ()) -> Source:
-    """The source that a file is; parquet may name its classes.
-
-    Raises:
-        DataError: if it is no file that is read.
-    """
+    """The source that a file is; parquet may name its classes."""
     check_file(path, more_types)
     features = None
     if file_type(path) == ".parquet":
@@ -258,17 +232,7 @@ def _file_records(path: Path, config: DataConfig) -> Iterable[tuple[str, Record]
 
 
 def load_hub(name: str, config_name: str | None, revision: str | None, streaming: bool = False) -> Any:
-    """What `datasets.load_dataset` returns for a data set of the Hub.
-
-    Args:
-        name: "owner/name".
-        config_name: configuration; `None` for the default one.
-        revision: commit, tag or branch; `None` for the newest.
-        streaming: rows are read as they are needed.
-
-    Raises:
-        DataError: if the name is no Hub id, or the data set cannot be had.
-    """
+    """What `datasets.load_dataset` returns for a data set of the Hub, or one line where it cannot be had."""
     if re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is None or Path(name).exists():
         # load_dataset would take the name of a folder, or "csv", for files of the working directory.
         raise DataError(f"data.name={name!r} is no Hub id: write owner/name, 'embedded', or use data.dir for files")

@@ -44,15 +44,7 @@ def file_type(path: Path) -> str:
 
 
 def check_file(path: Path, more_types: Sequence[str] = ()) -> Path:
-    """The path itself, if it is a file of a type that is read.
-
-    Args:
-        path: as the user gave it.
-        more_types: extensions beside `TABLE_TYPES`.
-
-    Raises:
-        DataError: if it is missing, a folder, a URL, or of another type.
-    """
+    """The path itself, if it is a file of one of `TABLE_TYPES` or `more_types`; refused otherwise."""
     if re.match(r"[a-zA-Z][\w+.-]+:/", str(path)):
         raise DataError(f"{path}: a URL is not read: fetch the file, or name a data set of the Hub as data.name")
     if path.is_dir():
@@ -88,11 +80,8 @@ class _Unpacked(io.RawIOBase):
 
 
 def read_lines(path: Path, config: DataConfig) -> Iterator[str]:
-    """Lines of a text file with their ends. Gzip is known by its first bytes, whatever the name says.
-
-    Raises:
-        DataError: at the first byte that the encoding does not have, a NUL, a line or file that is too long, a damaged
-            gzip or an unreadable file.
+    """Lines of a text file with their ends. Gzip is known by its first bytes, whatever the name says. Refused is a
+    byte that the encoding does not have, a NUL, what is too long, a damaged gzip, a file that cannot be read.
     """
     number, limit = 0, 4 * config.max_cell_characters
     encoding = "utf-8-sig" if config.encoding.lower() in ("utf-8", "utf8") else config.encoding
@@ -224,11 +213,8 @@ def named_cells(
 ) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """Columns of a csv or tsv and its rows, each with its line and as many cells as there are columns.
 
-    Args:
-        path: of the file.
-        config: how it is read.
-        is_header: whether the first row names the columns, where the configuration does not say. Columns without names
-            are called 0, 1, ...
+    `is_header` says whether the first row names the columns, where the configuration does not; columns without names
+    are called 0, 1, ...
     """
     rows = read_cells(path, config)
     number, first = next(rows, (0, []))
@@ -359,18 +345,7 @@ def _parquet(path: Path, config: DataConfig) -> Records:
 
 
 def read_records(path: Path, config: DataConfig) -> Records:
-    """Records of a file.
-
-    Args:
-        path: a file of one of `TABLE_TYPES`.
-        config: how it is read: encoding, separator, header, limits.
-
-    Yields:
-        (line or row, record by column).
-
-    Raises:
-        DataError: at the first line that cannot be read.
-    """
+    """Records of a file of one of `TABLE_TYPES`, each with its line or row; refused at the first that is not read."""
     if file_type(path) == ".parquet":
         return _parquet(path, config)
     return _table(path, config) if file_type(path) in (".tsv", ".csv") else _json(path, config)
