@@ -58,8 +58,8 @@ def dreg_helps() -> Claim:
     found = {
         float(name): one
         for name, part in study.fractions.items()
-        for pair, one in part.comparisons
-        if (pair.head, pair.reference) == ("cr+dreg", "mlp-gelu")
+        for one in part.comparisons
+        if (one.head, one.reference) == ("cr+dreg", "mlp-gelu")
     }
     higher = all(one.difference > 0 for one in found.values())
     return Claim(
