@@ -1,0 +1,86 @@
+"""Where rows come from: files found by name, and data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+import pytest
+from data_files import SHARED_DATA, TSV, both, needs_shared_data, rows_of, write
+
+from cr_hf.data import DataConfig, load_rows
+from cr_hf.errors import DataError
+
+
+def test_penn_treebank_escapes_turn_back_in_files_called_sst5(tmp_path: Path) -> None:
+    text = r"-LRB- `` one \/ two '' \* -rrb- `"
+    path = write(tmp_path / "sst5_x.tsv", f"0\t{text}\n1\tb\n")
+    assert both(path)[0] == ('( " one / two " * ) \'', 0)
+    assert both(path, unescape_ptb=False)[0] == (text, 0)
+
+
+def test_the_files_of_a_folder_are_found_by_name(tmp_path: Path) -> None:
+    for name in ("x_train.tsv", "x_train_phrases.tsv", "x-train_pool.tsv", "x_val.tsv", "x-Test.tsv", "notes.txt"):
+        write(tmp_path / name, TSV)
+    assert set(load_rows(DataConfig(dir=str(tmp_path)))) == {"train", "validation", "test"}
+    write(tmp_path / "y_train.tsv", TSV)
+    with pytest.raises(DataError, match=r"\['x_train.tsv', 'y_train.tsv'\] could each be train: set data.train_file"):
+        load_rows(DataConfig(dir=str(tmp_path)))
+    assert load_rows(DataConfig(dir=str(tmp_path), train_file="y_train.tsv"))["train"].num_rows == 6
+
+
+def test_hub_shards_are_found_by_name(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [0, 1, 1]}).to_parquet(
+        tmp_path / "train-00000-of-00001.parquet"
+    )
+    assert set(load_rows(DataConfig(dir=str(tmp_path)))) == {"train", "validation"}
+
+
+def test_paths_that_are_not_what_they_should_be(tmp_path: Path) -> None:
+    write(tmp_path / "train.tsv", TSV)
+    with pytest.raises(DataError, match=r"no such file \(did you mean 'train.tsv'\?\)"):
+        load_rows(DataConfig(train_file=str(tmp_path / "trian.tsv")))
+    with pytest.raises(DataError, match="a folder where a file is needed"):
+        load_rows(DataConfig(train_file=str(tmp_path)))
+    with pytest.raises(DataError, match=r"no such folder: check data.dir"):
+        load_rows(DataConfig(dir=str(tmp_path / "nowhere")))
+    with pytest.raises(DataError, match=r"no data: set data.name"):
+        load_rows(DataConfig())
+
+
+def test_a_hub_failure_names_the_data_set_and_the_mend() -> None:
+    with pytest.raises(DataError, match=r"Hub data set 'nobody/nothing' cannot be loaded .*data.name=embedded"):
+        load_rows(DataConfig(name="nobody/nothing"))
+
+
+@pytest.mark.parametrize("name", ["csv", "imbd", "./here", "a/b/c"])
+def test_a_name_that_is_no_hub_id_is_not_taken_for_local_files(name: str) -> None:
+    with pytest.raises(DataError, match="is no Hub id"):
+        load_rows(DataConfig(name=name))
+
+
+def test_a_hub_data_set_keeps_its_class_names(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`load_dataset` is replaced because tests have no network; what it returns here is a real data set."""
+    labels = datasets.ClassLabel(names=["2", "1", "0"])
+    features = datasets.Features({"sentence": datasets.Value("string"), "label": labels})
+    splits = {
+        "train": datasets.Dataset.from_dict({"sentence": ["a", "b", "c"], "label": [0, 1, 2]}, features),
+        "validation": datasets.Dataset.from_dict({"sentence": ["-LRB-", "e"], "label": [1, 2]}, features),
+        "test": datasets.Dataset.from_dict({"sentence": ["f", "g"], "label": [-1, -1]}, features),
+    }
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.DatasetDict(splits))
+    loaded = load_rows(DataConfig(name="SetFit/sst5"))
+    assert loaded["train"].features["label"].names == ["2", "1", "0"]
+    assert rows_of(loaded["validation"]) == [("(", 1), ("e", 2)]
+    assert "test" not in loaded
+    assert "its test split has no labels" in caplog.text
+    renamed = load_rows(DataConfig(name="SetFit/sst5", label_names=["x", "y", "z"]), splits=["validation"])
+    assert renamed["validation"].features["label"].names == ["x", "y", "z"]
+
+
+@needs_shared_data
+def test_sst5_escapes_can_be_kept() -> None:
+    loaded = load_rows(DataConfig(dir=str(SHARED_DATA / "sst5"), unescape_ptb=False), splits=["test"])
+    assert any("-LRB-" in text for text in loaded["test"]["text"])
