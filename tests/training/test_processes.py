@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from children import run_command
 from process_jobs import SINGLE, compare
 from safetensors.torch import load_file
 
@@ -163,7 +164,6 @@ def test_the_command_line_and_accelerate_launch_are_the_same_run(
 
 
 def test_a_bad_recipe_starts_no_process(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cr_hf.cli", "train", str(tmp_path / "none.yaml"), "--num-processes", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "is not a file" in done.stderr
+    ended = run_command(["train", "none.yaml", "--num-processes", "2"], tmp_path)
+    assert ended.code == 2
+    assert "is not a file" in ended.errors
