@@ -165,9 +165,13 @@ def override_recipe(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
 
 
 def _overridden(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    data = {key.removeprefix("data."): value for key, value in overrides.items() if key.startswith("data.")}
-    own = {key: value for key, value in overrides.items() if not key.startswith("data.")}
-    return {**values, **own, "data": {**values["data"], **data}}
+    values = {**values, "data": dict(values["data"])}
+    for key, value in overrides.items():
+        if key.startswith("data."):
+            values["data"][key.removeprefix("data.")] = value
+        else:
+            values[key] = value
+    return values
 
 
 def data_overrides(overrides: list[str]) -> dict[str, Any]:
