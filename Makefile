@@ -44,7 +44,7 @@ runs/yelp_minilm/results.json: | setup
 # No licence is given for weights learned from Yelp's reviews, which are for academic use.
 published/%: runs/%/results.json
 	$(BIN)/cr-hf publish runs/$* $(NAMESPACE)/$* --dry-run --head-only $(if $(filter sst5%,$*),--license apache-2.0) --folder runs/published/$*
-	$(BIN)/python -m experiments.model_cards runs/published/$*
+	$(BIN)/python -m experiments.model_cards runs/published/$* --namespace $(NAMESPACE)
 
 model-cards: published/sst5_frozen published/yelp_minilm ## Train, write publishable folders to runs/published, render the cards
 

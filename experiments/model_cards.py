@@ -23,7 +23,7 @@ COPIED = ("results.json", "config.json", "study.json")
 LICENSES = {"sst5_frozen": "apache-2.0"}
 
 
-def collect(exported: Path) -> Path:
+def collect(exported: Path, namespace: str) -> Path:
     """Take over what an exported repository says of itself, and return the folder of its card."""
     card = CARDS / exported.name
     card.mkdir(exist_ok=True)
@@ -32,9 +32,9 @@ def collect(exported: Path) -> Path:
             shutil.copyfile(exported / name, card / name)
     digests = folder_digests(exported)
     files = {name: {"bytes": (exported / name).stat().st_size, "sha256": one} for name, one in digests.items()}
-    about = {"folder": exported.as_posix(), "license": LICENSES.get(exported.name), "files": files}
+    about = {"name": f"{namespace}/{exported.name}", "license": LICENSES.get(exported.name), "files": files}
     write_json(card / "about.json", about)
-    write_card(card, name=about["folder"], license=about["license"])
+    write_card(card, name=about["name"], license=about["license"])
     return card
 
 
@@ -42,8 +42,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write model_cards/NAME of each folder."""
     parser = argparse.ArgumentParser(prog="python -m experiments.model_cards", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    for folder in parser.parse_args(argv).folders:
-        print(collect(folder))
+    parser.add_argument("--namespace", default="your-name", help="of the repositories, by default %(default)s")
+    options = parser.parse_args(argv)
+    for folder in options.folders:
+        print(collect(folder, options.namespace))
 
 
 if __name__ == "__main__":

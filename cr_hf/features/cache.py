@@ -34,7 +34,7 @@ from huggingface_hub import constants
 from numpy.typing import NDArray
 
 from ..errors import FeatureCacheError
-from ..files import PART, write_text
+from ..files import write_text
 
 if sys.platform != "win32":
     import fcntl
@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 FEATURES, CHECKSUMS, ABOUT = "features.npy", "checksums", "about.json"
+ABOUT_PART = re.compile(rf"\.?{re.escape(ABOUT)}\.\d+\.part")
 ENTRY_NAME = re.compile("[0-9a-f]{32}")
 CHECKSUM_BYTES = hashlib.sha256().digest_size
 NO_CHECKSUM = bytes(CHECKSUM_BYTES)
@@ -208,7 +209,7 @@ def _unlock(handle: io.FileIO, start: int, length: int) -> None:
 
 def _remove(folder: Path) -> None:
     """Remove our own files, and the folder if nothing else is in it."""
-    parts = [path for path in folder.glob(f".{ABOUT}.*") if PART.fullmatch(path.name)]
+    parts = [path for path in folder.iterdir() if ABOUT_PART.fullmatch(path.name)]
     for path in [folder / FEATURES, folder / CHECKSUMS, folder / ABOUT, *parts]:
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):

@@ -1,5 +1,5 @@
 from .card import write_card as write_card
-from .publish import check_access as check_access
 from .publish import dry_run as dry_run
 from .publish import publish_run as publish_run
 from .publish import publish_trainer as publish_trainer
+from .upload import check_access as check_access

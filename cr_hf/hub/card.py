@@ -265,32 +265,29 @@ def _training(results: dict[str, Any]) -> list[str]:
 
 def _lambda_choice(choice: dict[str, Any]) -> str:
     """How lambda was chosen, and the curve."""
-    lines = [
+    curve = zip(choice["grid"], choice["accuracies"], choice["standard_errors"], strict=True)
+    return (
         f"DREG lambda {choice['chosen']:.3g} was chosen on the validation rows by the one-standard-error rule: "
         f"of {len(choice['grid'])} values the largest whose accuracy, the mean of {len(choice['seeds'])} seeds, is at "
-        f"most one standard error (over rows) below that of the best, {choice['best']:.3g}.",
-        "",
-        "| lambda | validation accuracy | standard error |",
-        "|---|---|---|",
-    ]
-    for row in zip(choice["grid"], choice["accuracies"], choice["standard_errors"], strict=True):
-        lines.append("| {:.3g} | {:.4f} | {:.4f} |".format(*row))
-    return "\n".join(lines)
+        f"most one standard error (over rows) below that of the best, {choice['best']:.3g}.\n\n"
+    ) + _table(
+        ["lambda", "validation accuracy", "standard error"],
+        [[f"{value:.3g}", f"{accuracy:.4f}", f"{error:.4f}"] for value, accuracy, error in curve],
+    )
 
 
 def _results_table(metrics: dict[str, dict[str, Any]]) -> str:
     if not metrics:
         return ""
-    lines = [
-        "| metric | " + " | ".join(f"{escape(split)} ({values['rows']:,} rows)" for split, values in metrics.items())
-    ]
-    lines[0] += " |"
-    lines.append("|---" * (len(metrics) + 1) + "|")
-    names = list(dict.fromkeys(name for values in metrics.values() for name in values if name not in NOT_METRICS))
-    for name in names:
-        cells = [_cell(name, values) for values in metrics.values()]
-        lines.append(f"| {escape(name.replace('_', ' '))} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    splits = [f"{escape(split)} ({values['rows']:,} rows)" for split, values in metrics.items()]
+    names = dict.fromkeys(name for values in metrics.values() for name in values if name not in NOT_METRICS)
+    rows = [[escape(name.replace("_", " ")), *(_cell(name, values) for values in metrics.values())] for name in names]
+    return _table(["metric", *splits], rows)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
 
 
 def _cell(name: str, values: dict[str, Any]) -> str:
@@ -303,17 +300,14 @@ def _cell(name: str, values: dict[str, Any]) -> str:
 def _comparison(study: dict[str, Any]) -> str:
     """Test accuracy of the study's heads at its largest share of the labels."""
     fraction = max(study["fractions"], key=float)
-    lines = [
-        f"Test accuracy in percent at {float(fraction):.0%} of the labels, mean ± standard deviation of "
-        f"{int(study['seeds'])} seeds, settings chosen on validation.",
-        "",
-        "| head | accuracy |",
-        "|---|---|",
-    ]
+    rows = []
     for head, cell in study["fractions"][fraction]["heads"].items():
         values = 100 * np.array(cell["test_accuracies"])
-        lines.append(f"| {escape(head)} | {values.mean():.1f} ± {values.std(ddof=1):.1f} |")
-    return "\n".join(lines)
+        rows.append([escape(head), f"{values.mean():.1f} ± {values.std(ddof=1):.1f}"])
+    return (
+        f"Test accuracy in percent at {float(fraction):.0%} of the labels, mean ± standard deviation of "
+        f"{int(study['seeds'])} seeds, settings chosen on validation.\n\n"
+    ) + _table(["head", "accuracy"], rows)
 
 
 def _limits(results: dict[str, Any]) -> list[str]:

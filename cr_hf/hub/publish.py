@@ -1,83 +1,30 @@
-"""Publish a run on the Hub: checked before, one atomic commit, verified after; a rerun completes it."""
+"""Publish a run on the Hub, or write what would be published to a folder: checked before anything is sent."""
 
 from __future__ import annotations
 
-import copy
-import json
-import re
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from hashlib import sha1
 from pathlib import Path
-from typing import Any, TypeVar
-
-import httpx2
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationDelete,
-    HfApi,
-    get_token,
-    hf_hub_download,
-    set_client_factory,
-    snapshot_download,
-)
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
-from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import validate_repo_id
-from huggingface_hub.utils._http import default_client_factory
+from typing import Any
 
 from ..errors import PublishError
 from ..files import write_json
-from ..runs import CARD, EVAL_RESULTS, PROBE, PROBE_TEXTS, RESULTS, describe_trainer
+from ..runs import CARD, PROBE, PROBE_TEXTS, RESULTS, describe_trainer
 from .card import write_card
 from .export import (
     ALLOWED,
     check_folder,
     check_loads,
     export_run,
-    folder_digests,
     require_empty,
     require_results,
     training_texts,
 )
+from .upload import Published, check_access, check_name, upload
 
-TIMEOUT = 60.0
-"""Seconds without a byte after which a call is given up; the client itself would wait for ever."""
-ATTEMPTS = 3
-PASSING = (408, 409, 412, 429)
-"""Statuses after which a step is looked at once more; after a 409 or 412, what is on the main branch decides."""
-FAILURES = (httpx2.HTTPError, OSError, ValueError, KeyError, RuntimeError)
-"""What the client raises when a call fails: its own errors, the network's, a failed upload wrapped in a RuntimeError,
-and an answer that is no JSON or lacks a part."""
-REPLACED = ("model.safetensors", "model.safetensors.index.json", "model-", EVAL_RESULTS)
-"""Starts of the files that only a publish makes: they go when the next publish does not make them."""
 EXPORTED = ("modeling_cr.py", PROBE, CARD)
 """By these a folder is known as that of an earlier dry run."""
 BY_HAND = ("LICENSE", ".gitattributes")
 """They may be published, but no export writes them."""
-TAG = re.compile(r"(?!.*(\.\.|\.lock$))[\w][\w.+-]{0,200}")
-
-T = TypeVar("T")
-
-
-@dataclass
-class Published:
-    """What stands on the Hub.
-
-    Args:
-        repo_id: the repository.
-        commit: on its main branch.
-        changed: whether this publish made that commit; otherwise it was there already.
-        tag: the tag at that commit, if one was asked for.
-    """
-
-    repo_id: str
-    commit: str
-    changed: bool
-    tag: str | None = None
 
 
 def publish_run(
@@ -155,10 +102,6 @@ def publish_trainer(trainer: Any, repo_id: str, **options: Any) -> Published:
     with tempfile.TemporaryDirectory() as scratch:
         run_dir = Path(scratch) / "run"
         model.save_pretrained(run_dir)
-        tokenizer = copy.deepcopy(tokenizer)  # predicting sets its truncation, which would be saved the next time
-        if hasattr(tokenizer, "backend_tokenizer"):
-            tokenizer.backend_tokenizer.no_truncation()
-            tokenizer.backend_tokenizer.no_padding()
         tokenizer.save_pretrained(run_dir)
         logits = model.predict_texts(PROBE_TEXTS, tokenizer).tolist()
         write_json(run_dir / PROBE, {"texts": list(PROBE_TEXTS), "logits": logits})
@@ -212,243 +155,3 @@ def _earlier_files(folder: Path) -> list[Path]:
         if path.is_symlink() or not ALLOWED.fullmatch(name) or name in BY_HAND:
             raise PublishError(f"{folder} holds {name}, which no dry run wrote: choose another folder")
     return files
-
-
-def check_access(repo_id: str, token: str | None = None, tag: str | None = None) -> str:
-    """Refuse, before any work, what the Hub would refuse after it.
-
-    Args:
-        repo_id: `namespace/name`.
-        token: the one that is logged in by default.
-        tag: to be set.
-
-    Returns:
-        The token.
-
-    Raises:
-        PublishError: if a name is not allowed, or the token is missing, wrong, or may not write to the namespace.
-    """
-    check_name(repo_id)
-    if tag is not None and not TAG.fullmatch(tag):
-        raise PublishError(f"tag {tag!r} is no name of a tag: use letters, digits, dots, dashes and underscores")
-    token, state = token or get_token(), "nothing was published"
-    if not token:
-        raise PublishError(f"{repo_id}: {state}: no access token, log in with `hf auth login` first")
-    with _timeouts():
-        account = _call(f"{repo_id}: asking whose token it is", state, lambda: HfApi(token=token).whoami())
-    names = [account["name"], *(organisation["name"] for organisation in account.get("orgs", []))]
-    is_readonly = (account.get("auth") or {}).get("accessToken", {}).get("role") == "read"
-    if is_readonly or repo_id.split("/")[0] not in names:
-        raise PublishError(
-            f"{repo_id}: {state}: the token of {account['name']} may not write there: use one with write access to "
-            f"the namespace {repo_id.split('/')[0]}"
-        )
-    return token
-
-
-def check_name(repo_id: str) -> None:
-    """Refuse a name that the Hub would refuse.
-
-    Raises:
-        PublishError: with the rule.
-    """
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise PublishError(f"{repo_id!r} is no repository name: {str(error).splitlines()[0]}") from error
-    if "/" not in repo_id:
-        raise PublishError(f"{repo_id!r} has no namespace: give namespace/name, such as me/{repo_id}")
-
-
-def upload(
-    folder: Path,
-    repo_id: str,
-    *,
-    private: bool | None = None,
-    tag: str | None = None,
-    token: str | None = None,
-    message: str | None = None,
-    before: Callable[[str | None], None] | None = None,
-    after: Callable[[Path], None] | None = None,
-) -> Published:
-    """Bring the main branch of a repository to the files of a checked folder, in one commit, and verify it.
-
-    Args:
-        folder: the repository's files.
-        repo_id: `namespace/name`.
-        private: see `publish_run`, like the three that follow.
-        tag: see there.
-        token: see there.
-        message: see there.
-        before: called with the card that is on the Hub (`None` without one) before anything is compared.
-        after: called with the files of a new commit as they were downloaded again; raises if they are not right.
-
-    Raises:
-        PublishError: saying what was published, what was not, and the mend.
-    """
-    check_name(repo_id)
-    token = token or get_token()
-    if not token:
-        raise PublishError(f"{repo_id}: nothing was published: no access token, log in with `hf auth login` first")
-    api, state = HfApi(token=token), "nothing was published"
-    with _timeouts():
-        _call(f"{repo_id}: making the repository", state, lambda: _make_repository(api, repo_id, private))
-        parent = _call(f"{repo_id}: reading the repository", state, lambda: _head(api, repo_id))
-        if before is not None:
-            before(_call(f"{repo_id}: reading the card", state, lambda: _card(repo_id, parent, token)))
-        commit = _commit(api, repo_id, folder, parent, message or "Publish a ChainzRule classifier")
-        published = Published(repo_id, commit, commit != parent, tag)
-        state = f"the files are published as commit {commit[:12]} on main"
-        if tag is not None:
-            _call(f"{repo_id}: setting tag {tag}", f"{state}, the tag is not", lambda: _tag(api, repo_id, tag, commit))
-            state += f", with tag {tag}"
-        # In a cache of its own, so that no earlier download answers for the Hub.
-        with tempfile.TemporaryDirectory() as cache:
-            options: dict[str, Any] = {"revision": commit, "cache_dir": cache, "token": token}
-            what = f"{repo_id}: downloading them again"
-            found = Path(_call(what, f"{state}; not verified", lambda: snapshot_download(repo_id, **options)))
-            _compare(found, folder, f"{repo_id}: {state}", after if published.changed else None)
-    return published
-
-
-def _compare(found: Path, folder: Path, state: str, after: Callable[[Path], None] | None) -> None:
-    """Refuse files that came back otherwise than they were sent."""
-    digests = folder_digests(found)
-    for name, digest in folder_digests(folder).items():
-        if digests.get(name) != digest:
-            raise PublishError(f"{state}, but {name} came back changed: run the same command again")
-    if after is not None:
-        try:
-            after(found)
-        except PublishError as error:
-            raise PublishError(f"{state}, but {error}") from error
-
-
-def _commit(api: HfApi, repo_id: str, folder: Path, parent: str, message: str) -> str:
-    """The commit on main that has the folder's files: a new one, or `parent` if it has them already."""
-    state = "nothing was published"
-
-    def attempt() -> str:
-        # Asked each time: an earlier attempt may have succeeded although its reply was lost.
-        head = _head(api, repo_id)
-        additions, deletions = _changes(api, repo_id, head, folder)
-        if not additions and not deletions:
-            return head
-        if head != parent:
-            raise PublishError(f"{repo_id}: somebody else pushed meanwhile: {state}, run the same command again")
-        operations: list[Any] = [CommitOperationAdd(path, str(folder / path)) for path in additions]
-        operations += [CommitOperationDelete(path) for path in deletions]
-        return api.create_commit(repo_id, operations, commit_message=message, parent_commit=parent).oid
-
-    return _call(f"{repo_id}: uploading", state, attempt)
-
-
-def _changes(api: HfApi, repo_id: str, commit: str, folder: Path) -> tuple[list[str], list[str]]:
-    """Files that differ from those of a commit, and files of an earlier publish that are no longer made."""
-    remote = {
-        item.path: item
-        for item in api.list_repo_tree(repo_id, recursive=True, revision=commit)
-        if isinstance(item, RepoFile)
-    }
-    local = folder_digests(folder)
-    additions = []
-    for path, digest in local.items():
-        item = remote.get(path)
-        if item is None or (item.lfs.sha256 != digest if item.lfs else item.blob_id != _git_digest(folder / path)):
-            additions.append(path)
-    return additions, [path for path in remote if path not in local and path.startswith(REPLACED)]
-
-
-def _git_digest(path: Path) -> str:
-    content = path.read_bytes()
-    return sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-def _make_repository(api: HfApi, repo_id: str, private: bool | None) -> None:
-    """Made only if it is not there: asking for one that exists needs rights in its namespace."""
-    try:
-        api.model_info(repo_id, timeout=TIMEOUT)
-    except RepositoryNotFoundError:
-        api.create_repo(repo_id, private=private, exist_ok=True)
-
-
-def _head(api: HfApi, repo_id: str) -> str:
-    return str(api.model_info(repo_id, revision="main", timeout=TIMEOUT).sha)
-
-
-def _card(repo_id: str, commit: str, token: str) -> str | None:
-    with tempfile.TemporaryDirectory() as cache:
-        try:
-            path = hf_hub_download(repo_id, CARD, revision=commit, cache_dir=cache, token=token)
-        except EntryNotFoundError as error:
-            if isinstance(error, FileNotFoundError):  # not an answer: the Hub was not reached
-                raise
-            return None
-        return Path(path).read_text(encoding="utf-8")
-
-
-def _tag(api: HfApi, repo_id: str, tag: str, commit: str) -> None:
-    """Set a tag; one that is there already must name the same commit."""
-    at = next((ref.target_commit for ref in api.list_repo_refs(repo_id).tags if ref.name == tag), None)
-    if at is None:
-        api.create_tag(repo_id, tag=tag, revision=commit)
-    elif at != commit:
-        raise PublishError(
-            f"{repo_id}: tag {tag} exists at commit {at[:12]}; the files are published as commit {commit[:12]} on "
-            "main without a tag: choose another tag"
-        )
-
-
-def _call(what: str, state: str, action: Callable[[], T]) -> T:
-    """Do one step, again after a failure that may pass; else one line that says how things stand."""
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return action()
-        except FAILURES as failure:
-            wrapped = failure.__cause__ if isinstance(failure, RuntimeError) else None
-            error = wrapped if isinstance(wrapped, Exception) else failure
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            if status is None:  # the network, or an answer that is not JSON; another ValueError is about our input
-                passing = not isinstance(error, ValueError) or isinstance(error, json.JSONDecodeError)
-            else:
-                passing = status in PASSING or status >= 500
-            if passing and attempt < ATTEMPTS:
-                time.sleep(attempt)
-                continue
-            raise PublishError(f"{what} failed, {_explain(error, status)}; {state}") from error
-    raise AssertionError
-
-
-def _explain(error: Exception, status: int | None) -> str:
-    if status == 401:
-        return "the token is not accepted, or the repository is not there for it (401): log in with `hf auth login`"
-    if status == 403:
-        return "the token may not do this (403): use one with write access to the namespace"
-    if status in (409, 412):
-        return f"somebody else pushed meanwhile ({status}): run the same command again"
-    if status == 429:
-        return "too many requests (429): wait and run the same command again"
-    if status is not None and status >= 500:
-        return f"the Hub is in trouble ({status}): run the same command again later"
-    if isinstance(error, httpx2.TimeoutException):
-        return f"no answer within {TIMEOUT:.0f} s: check the network and run the same command again"
-    said = getattr(error, "server_message", None) or str(error)
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    cause = lines[0] if lines else type(error).__name__
-    return f"{cause} ({type(error).__name__}): run the same command again"
-
-
-@contextmanager
-def _timeouts() -> Iterator[None]:
-    """Give every call of the client a timeout: by default most have none."""
-
-    def client() -> httpx2.Client:
-        made = default_client_factory()
-        made.timeout = httpx2.Timeout(TIMEOUT)
-        return made
-
-    set_client_factory(client)
-    try:
-        yield
-    finally:
-        set_client_factory(default_client_factory)

@@ -8,7 +8,7 @@ import pytest
 from cr_hf.features import clear_caches, list_caches
 
 ABOUT = {"format": 1, "shards": 1, "features": 2, "description": "texts", "backbone": "bert", "texts": 1}
-OURS = ("features.npy", "checksums", "about.json", ".about.json.17.part")
+OURS = ("features.npy", "checksums", "about.json", ".about.json.17.part", "about.json.18.part")
 
 
 @pytest.fixture

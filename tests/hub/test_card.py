@@ -180,7 +180,7 @@ def test_committed_cards_are_those_of_their_results(card: Path, tmp_path: Path) 
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     for path in folder.glob("*.json"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    write_card(tmp_path, name=about["folder"], license=about["license"])
+    write_card(tmp_path, name=about["name"], license=about["license"])
     assert (tmp_path / "README.md").read_bytes() == (folder / "README.md").read_bytes()
     assert (tmp_path / EVAL_RESULTS).exists() == (folder / EVAL_RESULTS).exists()
     assert len(ModelCard((folder / "README.md").read_text(encoding="utf-8")).text.strip().splitlines()) < 80

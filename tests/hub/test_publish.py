@@ -21,7 +21,8 @@ from transformers import AutoTokenizer
 from cr_hf import CRForSequenceClassification
 from cr_hf.errors import CheckpointError, PublishError
 from cr_hf.hub.export import check_folder, check_loads, export_run
-from cr_hf.hub.publish import check_name, dry_run
+from cr_hf.hub.publish import dry_run
+from cr_hf.hub.upload import check_name
 from cr_hf.runs.train import PROBE_TEXTS
 
 TEXT = "The quick brown fox of this training row jumps over the lazy dog."
@@ -233,6 +234,7 @@ arguments = CRTrainingArguments(
 trainer = CRTrainer(model, arguments, train_dataset=rows, eval_dataset=rows, processing_class=tokenizer)
 trainer.train()
 print("published", trainer.push_to_hub(tag="v1"))
+assert not trainer.push_to_hub(tag="v1").changed
 """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment |= {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path), "HF_TOKEN": "hf_write"}
@@ -497,3 +499,12 @@ def test_a_recipe_that_could_not_be_published_is_refused_before_training(
     assert done.returncode == 2, done.stderr[-2000:]
     assert "use one with write access" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_refusal_of_the_hub_gives_its_reason(server: HubServer, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "repository")
+    write("README.md", "no metadata")(folder)
+    with Client(server) as client:
+        answer = client.publish(folder, "me/x")
+    assert "no metadata" in answer["error"]
+    assert "nothing was published" in answer["error"]

@@ -32,14 +32,14 @@ import sys
 sys.argv[0] = "cr-hf"  # as on the command line: transformers is not imported
 import json
 from pathlib import Path
-import cr_hf.hub.publish
+import cr_hf.hub.upload
 from cr_hf.errors import PublishError
 
-cr_hf.hub.publish.TIMEOUT = 1.0
+cr_hf.hub.upload.TIMEOUT = 1.0
 for line in sys.stdin:
     wanted = json.loads(line)
     try:
-        found = cr_hf.hub.publish.upload(Path(wanted.pop("folder")), **wanted)
+        found = cr_hf.hub.upload.upload(Path(wanted.pop("folder")), **wanted)
         answer = {"commit": found.commit, "changed": found.changed}
     except PublishError as error:
         answer = {"error": str(error)}
