@@ -120,10 +120,17 @@ def write_predictions(
 
 
 def _new_columns(found: Prediction, task: Task, flat: bool) -> dict[str, Any]:
-    """What is added to a row; names that its own columns have already begin with `predicted_`."""
+    """What is added to a row; a name that is taken gets `predicted_` before it."""
     scores = dict(zip(task.label_names, found.scores, strict=True))
-    added = {"label": task.label_of(found.scores), **(scores if flat else {"probabilities": scores})}
-    return {f"predicted_{name}" if name in found.record else name: value for name, value in added.items()}
+    added: dict[str, Any] = {}
+    for name, value in [
+        ("label", task.label_of(found.scores)),
+        *(scores if flat else {"probabilities": scores}).items(),
+    ]:
+        while name in found.record or name in added:
+            name = f"predicted_{name}"
+        added[name] = value
+    return added
 
 
 def _cell_of(value: Any, safe: bool) -> Any:
@@ -133,54 +140,51 @@ def _cell_of(value: Any, safe: bool) -> Any:
 
 def print_metrics(metrics: dict[str, dict[str, Any]]) -> None:
     """A table of metrics, one column a split."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="95 % interval of the accuracy over rows, by bootstrap")
-    table.add_column("metric", no_wrap=True)
-    for split, values in metrics.items():
-        table.add_column(f"{split} ({values['rows']} rows)", justify="right")
-    first = next(iter(metrics.values()))
-    for name in first:
-        if name not in ("rows", "accuracy_interval", "robustness"):
-            table.add_row(name, *[_cell(values, name) for values in metrics.values()])
-    Console().print(table)
+    names = [name for name in next(iter(metrics.values())) if name not in ("rows", "accuracy_interval", "robustness")]
+    _print_table(
+        "95 % interval of the accuracy over rows, by bootstrap",
+        ["metric", *(f"{split} ({values['rows']} rows)" for split, values in metrics.items())],
+        [[name, *(_metric(values, name) for values in metrics.values())] for name in names],
+    )
 
 
 def print_robustness(found: dict[str, Any]) -> None:
     """A table of accuracies on damaged texts, one row a kind of damage."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"accuracy in % on damaged texts ({found['rows']} rows, seed {found['seed']})")
-    for name in ("damage", "none", *"12345", "mean - none [95 %]"):
-        table.add_column(name, no_wrap=True)
+    rows = []
     for kind, curve in found["kinds"].items():
         accuracies = [100 * accuracy for accuracy in (found["clean_accuracy"], *curve["accuracies"])]
         change, low, high = (100 * value for value in (curve["change"], *curve["change_interval"]))
-        shown = f"{change:+.1f} [{low:+.1f}, {high:+.1f}]"
-        table.add_row(kind, *[f"{accuracy:.1f}" for accuracy in accuracies], shown)
-    Console().print(table)
+        rows.append(
+            [kind, *(f"{accuracy:.1f}" for accuracy in accuracies), f"{change:+.1f} [{low:+.1f}, {high:+.1f}]"]
+        )
+    title = f"accuracy in % on damaged texts ({found['rows']} rows, seed {found['seed']})"
+    _print_table(title, ["damage", "none", *"12345", "mean - none [95 %]"], rows)
 
 
 def print_diagnostics(columns: dict[str, dict[str, Any]], output: str) -> None:
     """A table of diagnostics, one column a split."""
-    from rich.console import Console
-    from rich.table import Table
-
     from .runs import diagnostic_rows
 
-    table = Table(title="\\[low, high]: 95 % intervals by bootstrap over rows. Gradients by normalised features.")
-    table.add_column("diagnostic")
-    for name in columns:
-        table.add_column(name, justify="right")
-    for name, cells in diagnostic_rows(columns, output):
-        table.add_row(name, *[cell.replace("[", "\\[") for cell in cells])
+    title = "[low, high]: 95 % intervals by bootstrap over rows. Gradients by normalised features."
+    rows = [[name, *cells] for name, cells in diagnostic_rows(columns, output)]
+    _print_table(title, ["diagnostic", *columns], rows)
+
+
+def _print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title))
+    for number, name in enumerate(header):
+        table.add_column(escape(name), justify="right" if number else "left", no_wrap=not number)
+    for row in rows:
+        table.add_row(*map(escape, row))
     Console().print(table)
 
 
-def _cell(values: dict[str, Any], name: str) -> str:
-    if name != "accuracy":
+def _metric(values: dict[str, Any], name: str) -> str:
+    if name != "accuracy" or values.get("accuracy_interval") is None:
         return f"{values[name]:.4f}"
     low, high = values["accuracy_interval"]
     return f"{values[name]:.4f} [{low:.3f}, {high:.3f}]"

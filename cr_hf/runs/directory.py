@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ..errors import CheckpointError, CRError, DataError, FeatureCacheError, RecipeError
 from ..files import PART, locked, read_json, write_json
@@ -127,7 +126,7 @@ def check_directory(recipe: Recipe, overwrite: bool, resume: bool) -> None:
         return
     if not _own_names(run_dir):
         raise RecipeError(f"output_dir={run_dir} holds other files and no run: choose another output_dir")
-    if resume and is_whole(run_dir):
+    if resume and (run_dir / RESULTS).is_file() and (run_dir / CARD).is_file():
         raise RecipeError(
             f"the run in {run_dir} is finished, there is nothing to resume: use --overwrite to train anew"
         )
@@ -160,11 +159,6 @@ def _check_removable(run_dir: Path) -> None:
         )
 
 
-def is_whole(run_dir: Path) -> bool:
-    """Whether a run is finished and has its card, which comes last."""
-    return (run_dir / RESULTS).is_file() and (run_dir / CARD).is_file()
-
-
 def check_finished(run_dir: Path) -> None:
     """Refuse a directory that holds no finished run.
 
@@ -174,16 +168,6 @@ def check_finished(run_dir: Path) -> None:
     if not (run_dir / RESULTS).is_file():
         state = "is not finished: continue it with --resume" if (run_dir / RECIPE).is_file() else "is no run directory"
         raise CheckpointError(f"{run_dir} {state} (a finished run holds {RESULTS})")
-
-
-def read_results(run_dir: Path) -> dict[str, Any]:
-    """What `results.json` of a finished run holds.
-
-    Raises:
-        CheckpointError: if the run is not finished, or the file is damaged.
-    """
-    check_finished(run_dir)
-    return read_json(run_dir / RESULTS, "train the run again")
 
 
 @contextlib.contextmanager

@@ -58,20 +58,18 @@ class Recipe:
     """A checked recipe.
 
     Args:
-        backbone: a Hub id or a local folder, as `AutoModel.from_pretrained` takes it; `"offline"` for the encoder
-            packaged in the `offline` extra; `"static"` for word embeddings, see `static_embeddings.py`; `"none"` for
-            a table of numbers, see `feature_tables.py`.
+        backbone: a Hub id or a local folder; "offline" for the encoder packaged in the `offline` extra, "static" for
+            word embeddings, "none" for a table of numbers.
         data: where the rows come from.
         model: fields of `CRConfig`.
         training: fields of `CRTrainingArguments`.
         output_dir: the run directory.
         backbone_revision: Hub branch, tag or commit of the backbone.
         early_stopping_patience: evaluations without a better metric before training stops; `None`: never.
-        lora_r: rank of LoRA adapters on the backbone; `None`: no adapters. Like the next three as `lora_config` takes
-            it.
-        lora_alpha: `None`: 2 * lora_r.
-        lora_dropout: before the adapters.
-        lora_target_modules: `None`: every linear layer of the backbone.
+        lora_r: rank of LoRA adapters on the backbone; `None`: no adapters.
+        lora_alpha: scale of the adapters; `None`: 2 * lora_r.
+        lora_dropout: dropout before the adapters.
+        lora_target_modules: names of the layers that get adapters; `None`: every linear layer of the backbone.
         vectors_file: GloVe or word2vec text for `backbone: static`; `None`: vectors are learned from scratch.
         embedding_size: width of vectors learned from scratch.
         vocabulary_size: words of `backbone: static`, the most frequent of train.

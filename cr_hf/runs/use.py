@@ -22,7 +22,7 @@ from ..features import classify_features
 from ..files import read_json
 from ..training import load_model
 from .diagnose import diagnose_new, diagnose_texts
-from .directory import RECIPE, TABLE, check_finished, read_results
+from .directory import RECIPE, RESULTS, TABLE, check_finished
 from .recipe import Kind, load_recipe
 
 CHUNK_ROWS, CHUNK_CHARACTERS = 4096, 1_000_000
@@ -54,7 +54,7 @@ class Run:
     @cached_property
     def results(self) -> dict[str, Any]:
         """What `results.json` holds."""
-        return read_results(self.path)
+        return read_json(self.path / RESULTS, "train the run again")
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
@@ -98,8 +98,11 @@ class Run:
     def data(self, overrides: Mapping[str, Any] | None = None) -> DataConfig:
         """How rows are read: as the recipe says and training settled, unless `overrides`, fields of it, say else."""
         data = self.recipe.data
-        settled = (self.results["data"].get("understood") or {}).get("reading", {})
-        left_open = {name: value for name, value in settled.items() if getattr(data, name) is None}
+        try:
+            settled = (self.results["data"].get("understood") or {}).get("reading", {})
+            left_open = {name: value for name, value in settled.items() if getattr(data, name) is None}
+        except (AttributeError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{self.path / RESULTS} is damaged ({error}): train the run again") from error
         return dataclasses.replace(data, **{**left_open, **(overrides or {})})
 
     def table_rows(
