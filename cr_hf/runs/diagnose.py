@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -40,17 +40,9 @@ logger = logging.get_logger(__name__)
 SPLIT_ROWS, ENCODED_ROWS, LINEAR_ROWS, TOKEN_ROWS, KEPT_NORMS = 5000, 2000, 10_000, 200, 2000
 LINEAR_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 # What the recipe of a linear head says in place of the run's own.
-LINEAR: dict[str, Any] = {
-    "hidden_sizes": [],
-    "feature_norm": "standardize",
-    "head_learning_rate": None,
-    "dreg_lambda": 0,
-    "dreg_mode": "layer",
-    "dreg_schedule": "constant",
-    "dreg_lambda_end": None,
-    "eval_strategy": "epoch",
-    "save_strategy": "epoch",
-}
+LINEAR: dict[str, Any] = {"hidden_sizes": [], "feature_norm": "standardize", "head_learning_rate": None}
+LINEAR |= {"dreg_lambda": 0, "dreg_mode": "layer", "dreg_schedule": "constant", "dreg_lambda_end": None}
+LINEAR |= {"eval_strategy": "epoch", "save_strategy": "epoch", "eval_delay": 0}
 REFERENCE = "validation"
 
 
@@ -230,34 +222,36 @@ def compare_with_reference(norms: ArrayLike, reference_norms: ArrayLike) -> dict
 
 def diagnostic_rows(columns: dict[str, dict[str, Any]], output: str) -> list[tuple[str, list[str]]]:
     """A table: one row a diagnostic, with a cell for each column (validation, test, new texts)."""
-    kinds = [kind for kind in ("margin", "logit", "loss") if any(kind in c["gradients"] for c in columns.values())]
-    rows: list[tuple[str, list[str]]] = [("rows", [f"{column['rows']:,}" for column in columns.values()])]
+    every = list(columns.values())
+    kinds = [kind for kind in ("margin", "logit", "loss") if any(kind in column["gradients"] for column in every)]
+    rows: list[tuple[str, list[str]]] = [("rows", [f"{column['rows']:,}" for column in every])]
+
+    def add(title: str, values: Iterable[float | None]) -> None:
+        rows.append((title, [_number(value) for value in values]))
+
+    def add_intervals(title: str, parts: Iterable[dict[str, Any] | None], name: str) -> None:
+        rows.append((title, [_with_interval(part, name) for part in parts]))
+
     for kind in kinds:
-        parts = [column["gradients"].get(kind) for column in columns.values()]
-        rows.append((f"gradient tail ratio, {kind}", [_with_interval(part, "tail_ratio") for part in parts]))
+        add_intervals(f"gradient tail ratio, {kind}", (c["gradients"].get(kind) for c in every), "tail_ratio")
         if kind == output:
-            linear = [column["linear"] for column in columns.values()]
-            rows.append((f"  of a linear head, {kind}", [_with_interval(part, "tail_ratio") for part in linear]))
-    rows.append(("non-linearity", [_number(column["non_linearity"]) for column in columns.values()]))
+            add_intervals(f"  of a linear head, {kind}", (c["linear"] for c in every), "tail_ratio")
+    add("non-linearity", (c["non_linearity"] for c in every))
     for kind in kinds:
-        parts = [column["gradients"].get(kind) for column in columns.values()]
-        rows.append((f"peak gradient, {kind}", [_with_interval(part, "peak") for part in parts]))
-    tokens = [column.get("token_gradients") for column in columns.values()]
-    rows.append((f"tail ratio by token embeddings, {output}", [_with_interval(part, "tail_ratio") for part in tokens]))
-    rows.append(("curvature between examples", [_number(column["curvature"]) for column in columns.values()]))
-    layers = len(next(iter(columns.values()))["dreg"])
-    for layer in range(layers):
-        name = "DREG of the readout" if layer == layers - 1 else f"DREG of layer {layer + 1}"
-        rows.append((name, [_number(column["dreg"][layer]) for column in columns.values()]))
-    of = next(iter(columns.values()))["lipschitz_of"]
-    rows.append((f"largest slope found, {of}", [_number(c["largest_slope_found"]) for c in columns.values()]))
-    rows.append((f"Lipschitz bound, {of}", [_number(c["lipschitz_bound"]) for c in columns.values()]))
-    if any(column["lipschitz_bound_raw"] is not None for column in columns.values()):
-        rows.append(("  by raw features", [_number(c["lipschitz_bound_raw"]) for c in columns.values()]))
+        add_intervals(f"peak gradient, {kind}", (c["gradients"].get(kind) for c in every), "peak")
+    add_intervals(f"tail ratio by token embeddings, {output}", (c.get("token_gradients") for c in every), "tail_ratio")
+    add("curvature between examples", (c["curvature"] for c in every))
+    *layers, readout = zip(*(c["dreg"] for c in every), strict=True)
+    for number, values in enumerate(layers, start=1):
+        add(f"DREG of layer {number}", values)
+    add("DREG of the readout", readout)
+    add(f"largest slope found, {every[0]['lipschitz_of']}", (c["largest_slope_found"] for c in every))
+    add(f"Lipschitz bound, {every[0]['lipschitz_of']}", (c["lipschitz_bound"] for c in every))
+    if any(c["lipschitz_bound_raw"] is not None for c in every):
+        add("  by raw features", (c["lipschitz_bound_raw"] for c in every))
     for name in ("expected_calibration_error", "temperature", "expected_calibration_error_at_temperature"):
-        cells = [_number(column.get("calibration", {}).get(name)) for column in columns.values()]
-        if any(cell != "-" for cell in cells):
-            rows.append((name.replace("_", " "), cells))
+        if any("calibration" in c for c in every):
+            add(name.replace("_", " "), (c.get("calibration", {}).get(name) for c in every))
     return rows
 
 

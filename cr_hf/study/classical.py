@@ -23,12 +23,7 @@ ESTIMATORS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 @dataclass
 class FittedEstimator:
-    """A fitted pipeline.
-
-    Args:
-        pipeline: standardisation and classifier.
-        accuracy: on dev.
-    """
+    """A pipeline of standardisation and classifier, with its accuracy on dev."""
 
     pipeline: Any
     accuracy: float
@@ -57,18 +52,15 @@ def fit_settings(
     train: tuple[Any, NDArray[np.int64]],
     validation: tuple[Any, NDArray[np.int64]],
 ) -> list[FittedEstimator]:
-    """Every setting of an estimator with every seed, on the rows of the seed's subset, standardised by them.
+    """Every setting of an estimator with every seed, setting by setting, on the rows of the seed's subset.
 
     Args:
-        name: out of `ESTIMATORS`.
+        name: one of `ESTIMATORS`.
         settings: arguments of the estimator.
         seeds: of the estimator, and which subset it is fitted on.
-        subsets: row numbers of every seed.
+        subsets: row numbers of every seed; features are standardised by them.
         train: features and labels.
         validation: features and labels.
-
-    Returns:
-        Setting by setting, seed by seed.
     """
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

@@ -211,7 +211,7 @@ def plot_robustness(found: dict[str, Any], path: Path) -> None:
     """Accuracy against the severity of each kind of damage, with 95 % Wilson intervals over rows.
 
     Args:
-        found: as `robustness.robustness_curves` returns it.
+        found: returned by `evaluation.robustness_curves`.
         path: of the PNG or SVG file.
     """
     figure, (axes,) = _figure()

@@ -30,13 +30,7 @@ EXTRA = ("matplotlib", "jinja2")
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of a study.
-
-    Args:
-        name: of its file, without suffix, and of `pictures.draw_NAME`.
-        title: above it.
-        caption: below it.
-    """
+    """A picture of a study: its file and `pictures.draw_NAME` have its name; title and caption stand around it."""
 
     name: str
     title: str
@@ -135,50 +129,42 @@ def pictures_of(study: Study) -> list[Picture]:
     from .pictures import heads_with, heads_with_coefficient
 
     at = f"at {share(study.largest_fraction)} of the labels"
-    found = [
-        Picture(
-            "accuracy",
-            "Test accuracy by share of the labels",
-            "Means over seeds with 95 % intervals by bootstrap over seeds and test rows. All heads see the same test "
-            "rows, so bars that overlap do not say that heads are alike: the paired comparisons do.",
-        ),
-    ]
-    if heads_with(study, "gradient_tail_ratios"):
-        found.append(
-            Picture(
-                "tail_ratio",
-                "Gradient tail ratio by share of the labels",
-                "Means with 95 % t intervals over seeds. The ratio depends on how non-linear a head is: a linear one "
-                "has 1 by construction, so compare heads of similar non-linearity (in the table).",
-            )
-        )
-    if heads_with_coefficient(study):
-        found.append(
-            Picture(
-                "lambda",
-                "Dev accuracy by lambda",
-                f"Means {at} with 95 % t intervals over the {study.search_seeds} seeds that choose; a ring marks "
-                "the chosen lambda. Lambdas of different penalties are not on one scale.",
-            )
-        )
-    if heads_with(study, "coefficients"):
-        found.append(
-            Picture(
-                "polynomials",
-                "Learned polynomials",
-                f"Some units of the first layer {at} (seed 0), from the one with the lowest slope at 0 to the one "
-                "with the highest. They start near the dashed line unless the recipe says "
-                "coefficient_init: identity, then at the dotted one.",
-            )
-        )
-    if heads_with(study, "reliability"):
-        found.append(
-            Picture(
-                "reliability",
-                "Reliability",
-                f"Accuracy on test by confidence {at}, all seeds together, with 95 % Wilson intervals over rows; on "
-                "the dashed line confidence is right, below it too high. The number is the expected calibration "
-                "error.",
-            )
-        )
-    return found
+    accuracy = Picture(
+        "accuracy",
+        "Test accuracy by share of the labels",
+        "Means over seeds with 95 % intervals by bootstrap over seeds and test rows. All heads see the same test "
+        "rows, so bars that overlap do not say that heads are alike: the paired comparisons do.",
+    )
+    tail_ratio = Picture(
+        "tail_ratio",
+        "Gradient tail ratio by share of the labels",
+        "Means with 95 % t intervals over seeds. The ratio depends on how non-linear a head is: a linear one has 1 by "
+        "construction, so compare heads of similar non-linearity (in the table).",
+    )
+    coefficients = Picture(
+        "lambda",
+        "Dev accuracy by lambda",
+        f"Means {at} with 95 % t intervals over the {study.search_seeds} seeds that choose; a ring marks the chosen "
+        "lambda. Lambdas of different penalties are not on one scale.",
+    )
+    polynomials = Picture(
+        "polynomials",
+        "Learned polynomials",
+        f"Some units of the first layer {at} (seed 0), from the one with the lowest slope at 0 to the one with the "
+        "highest. They start near the dashed line unless the recipe says coefficient_init: identity, then at the "
+        "dotted one.",
+    )
+    reliability = Picture(
+        "reliability",
+        "Reliability",
+        f"Accuracy on test by confidence {at}, all seeds together, with 95 % Wilson intervals over rows; on the "
+        "dashed line confidence is right, below it too high. The number is the expected calibration error.",
+    )
+    something = {
+        accuracy: True,
+        tail_ratio: heads_with(study, "gradient_tail_ratios"),
+        coefficients: heads_with_coefficient(study),
+        polynomials: heads_with(study, "coefficients"),
+        reliability: heads_with(study, "reliability"),
+    }
+    return [picture for picture, found in something.items() if found]

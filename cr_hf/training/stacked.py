@@ -224,13 +224,10 @@ class TrainingRows:
     Args:
         features: raw, shape (rows, in_features).
         labels: class indices, shape (rows,).
-        subsets: the row numbers of each head, all of one length; `None` for every row.
+        subsets: the row numbers of each head, all of one length (`num_rows`); `None` for every row.
         like: a tensor of the type and device of the rows.
 
-    Attributes:
-        num_rows: of each head.
-        mean: of each head's rows, shape (1 or K, 1, in_features); 1 if all heads have the same.
-        scale: likewise.
+    Attributes `mean` and `scale` have shape (1 or K, 1, in_features); 1 if all heads have the same rows.
     """
 
     def __init__(self, features: Rows, labels: Tensor, subsets: Sequence[Sequence[int] | None], like: Tensor) -> None:
@@ -287,18 +284,15 @@ def _fitted_norm(features: Rows, indices: np.ndarray) -> Standardize:
 def stacked_logits(
     parameters: Stacked, mean: Tensor, scale: Tensor, features: Rows, config: CRConfig, batch_size: int
 ) -> Tensor:
-    """Logits of raw features, without a gradient.
+    """Logits of raw features of shape (rows, in_features), without a gradient, shape (K, rows, num_labels).
 
     Args:
         parameters: returned by `initial_parameters`.
-        mean: of each head's training rows, shape (1 or K, 1, in_features).
-        scale: likewise.
-        features: shape (rows, in_features).
+        mean: of each head's training rows, shape (1 or K, 1, in_features); the same of scale.
+        scale: one over the standard deviation.
+        features: raw.
         config: of the heads.
         batch_size: rows at a time.
-
-    Returns:
-        Shape (K, rows, num_labels).
     """
     count, parts = len(parameters["readout.bias"]), []
     with torch.no_grad():
@@ -311,7 +305,7 @@ def stacked_logits(
 def default_group_size(
     config: CRConfig, batch_size: int, dtype: torch.dtype, device: torch.device, copied_rows: int = 0
 ) -> int:
-    """Heads to train in one program.
+    """Heads to train in one program, at least 1; on a GPU half of the free memory is filled.
 
     On two cores the time of a head is lowest at 6 to 12 heads of 2688-128-128-5 and at 10 to 20 of 384-128-128-5, a
     tenth above that at twice as many, and half above or more where malloc gives up. `STEP_BYTES` is where it is least.
@@ -320,11 +314,8 @@ def default_group_size(
         config: of the heads.
         batch_size: rows of a step.
         dtype: of the parameters.
-        device: on a GPU half of the free memory is filled instead.
+        device: of the parameters.
         copied_rows: training rows that each head has a copy of; 0 if all heads share theirs.
-
-    Returns:
-        At least 1.
     """
     widths = [config.in_features, *config.hidden_sizes, int(config.num_labels or 0)]
     parameters = sum(above * below for above, below in pairwise(widths))
