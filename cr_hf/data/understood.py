@@ -33,7 +33,7 @@ class Understood:
     reading: dict[str, int | bool] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """Five lines or fewer to print; labels are shown escaped."""
+        """Four lines or fewer to print, beside the notes, which are logged; labels are shown escaped."""
         rows = ", ".join(f"{split} {count:,}" for split, count in self.rows.items())
         columns = [*map(repr, self.text_columns), *(f"second text {name!r}" for name in self.text_pair_columns)]
         lines = [
@@ -51,6 +51,4 @@ class Understood:
             lines.append(f"Classes ({len(counts)}): {', '.join(shown + more)}")
         if self.dropped:
             lines.append("Left out: " + ", ".join(f"{count:,} rows ({why})" for why, count in self.dropped.items()))
-        if self.notes:
-            lines.append(f"Look at: {'; '.join(self.notes)}")
         return lines

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from data_files import TSV, both, write
 
-from cr_hf.data import DataConfig, load_rows
+from cr_hf.data import DataConfig, labels, load_rows
 from cr_hf.errors import DataError
 
 
@@ -42,3 +42,8 @@ def test_a_label_that_train_does_not_have_is_an_error_with_its_line(tmp_path: Pa
 def test_fewer_rows_than_classes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="2 rows of train for 3 classes"):
         load_rows(DataConfig(train_file=write(tmp_path / "a.tsv", "0\ta\n1\tb\n"), label_names=["x", "y", "z"]))
+
+
+def test_the_rule_stands_in_the_documentation() -> None:
+    docs = Path(__file__).resolve().parents[2] / "docs" / "data.md"
+    assert (labels.__doc__ or "").split("\n\n", 1)[1].strip() in docs.read_text(encoding="utf-8")
