@@ -83,7 +83,7 @@ def scaling(recipe: Recipe, rows: int, fraction: float) -> dict[str, Any]:
         return {}
     arguments = training_arguments(recipe, Path(recipe.output_dir))
     batch_size = min(arguments.per_device_train_batch_size, max(16, 2 ** round(np.log2(max(1, rows / 13)))))
-    epochs = {"num_train_epochs": round(arguments.num_train_epochs * fraction**-0.4)}
+    epochs = {"num_train_epochs": max(1, round(arguments.num_train_epochs * fraction**-0.4))}
     return {**(epochs if arguments.max_steps <= 0 else {}), "per_device_train_batch_size": batch_size}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,6 @@ def run_study(
         search_seeds: the first so many seeds choose the setting; the others train the chosen one alone.
         progress: told what is done.
 
-    Returns:
-        What `study.json` holds: per fraction and head the tried settings, the chosen one and what it gave on test, and
-        the declared comparisons.
-
     Raises:
         RecipeError: if a head is unknown, a number is out of range, a fraction leaves too few rows, the data have no
             test split or are not of classes, or the folder holds another study.
@@ -79,23 +76,10 @@ def run_study(
         "search_seeds": search_seeds,
         "resamples": RESAMPLES,
     }
-    declaration = {
-        **about,
-        "comparisons": [asdict(comparison) for comparison in declared],
-        "heads": {name: asdict(HEADS[name]) for name in heads},
-        "fractions": fractions,
-        "recipe": {**recipe.model, **recipe.training, "early_stopping_patience": recipe.early_stopping_patience},
-        "features_sha256": data.fingerprint(),
-    }
     with writing(output):
-        store, cells = CellStore(output, declaration), {}
-        for fraction, head in product(fractions, heads):
-            cell = store.load(head, fraction)
-            kept = " (kept from before)" if cell else ""
-            cell = cell or store.save(head, fraction, train_cell(head, data, seeds, search_seeds, fraction))
-            accuracy, seconds = spread(100 * cell.per_seed("test_accuracies")), f"{cell.seconds:.0f} s"
-            progress(f"{fraction:.3g} of the labels, {head}: {accuracy} ({seconds}){kept}")
-            cells[fraction, head] = cell
+        store = CellStore(output, {**about, **_declaration(data, heads, fractions, declared)})
+        train = partial(train_cell, data=data, seeds=seeds, search_seeds=search_seeds)
+        cells = {key: _kept_or_trained(store, *key, train, progress) for key in product(fractions, heads)}
         seconds_training = round(sum(cell.seconds for cell in cells.values()))
         study = Study(
             **about,
@@ -108,6 +92,32 @@ def run_study(
         )
         write_json(output / "study.json", study.to_json())
     return study
+
+
+def _declaration(
+    data: StudyData, heads: Sequence[str], fractions: Sequence[float], declared: Sequence[Comparison]
+) -> dict[str, Any]:
+    """What a study is made from, as JSON has it."""
+    recipe = data.recipe
+    return {
+        "comparisons": [asdict(comparison) for comparison in declared],
+        "heads": {name: asdict(HEADS[name]) for name in heads},
+        "fractions": fractions,
+        "recipe": {**recipe.model, **recipe.training, "early_stopping_patience": recipe.early_stopping_patience},
+        "features_sha256": data.fingerprint(),
+    }
+
+
+def _kept_or_trained(
+    store: CellStore, fraction: float, head: str, train: Callable[..., Cell], progress: Callable[[str], None]
+) -> Cell:
+    """A cell that is kept from before, or else trained and kept."""
+    cell = store.load(head, fraction)
+    kept = " (kept from before)" if cell else ""
+    cell = cell or store.save(head, fraction, train(head, fraction=fraction))
+    accuracy = spread(100 * cell.per_seed("test_accuracies"))
+    progress(f"{fraction:.3g} of the labels, {head}: {accuracy} ({cell.seconds:.0f} s){kept}")
+    return cell
 
 
 def _check_size(recipe: Recipe, fractions: Sequence[float], seeds: int, search_seeds: int) -> None:

@@ -107,17 +107,17 @@ def test_a_killed_study_goes_on_and_equals_one_that_was_not(
     trained = []
     real = cr_hf.study.study.train_cell
 
-    def killed(name: str, *rest: Any) -> Cell:
+    def killed(name: str, **options: Any) -> Cell:
         if len(trained) == 2:
             raise KeyboardInterrupt
         trained.append(name)
-        return real(name, *rest)
+        return real(name, **options)
 
     monkeypatch.setattr(cr_hf.study.study, "train_cell", killed)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path)
     assert not (tmp_path / "study.json").exists()
-    monkeypatch.setattr(cr_hf.study.study, "train_cell", lambda name, *rest: trained.append(name) or real(name, *rest))
+    monkeypatch.setattr(cr_hf.study.study, "train_cell", lambda name, **how: trained.append(name) or real(name, **how))
     run(tmp_path)
     assert trained == ["linear", "cr", "cr+dreg", "linear", "cr", "cr+dreg"]
     assert read(tmp_path) == read(finished)
