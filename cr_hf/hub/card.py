@@ -15,9 +15,8 @@ from huggingface_hub import eval_result_entries_to_yaml as entries_to_yaml
 
 from ..errors import CheckpointError
 from ..files import read_json, write_text
-from ..runs import CARD, EVAL_RESULTS, RESULTS
+from ..runs import CARD, CARD_BEGINS, CARD_ENDS, EVAL_RESULTS, RESULTS
 
-BEGIN, END = "<!-- cr-hf begin", "<!-- cr-hf end -->"
 DATA_LICENCES = {
     "SetFit/sst5": "SST-5 comes from the Stanford Sentiment Treebank (Socher et al., 2013), which names no licence: "
     "see its authors' page before commercial use.",
@@ -103,13 +102,12 @@ def render_card(
                 setattr(data, key, value)
         head, tail = _by_hand(old.text)
         before, after = _join(before, head), _join(after, tail)
-    model = results["model"]
     return ModelCard.from_template(
         data,
         template_path=str(_template()),
         title=escape(name.rstrip("/").split("/")[-1]),
         name=name.replace('"', ""),
-        is_table=model["backbone_type"] is None,
+        is_table=_is_table(results),
         what=_what(results),
         backbone=_backbone(config),
         training=_training(results),
@@ -137,7 +135,7 @@ def _what(results: dict[str, Any]) -> str:
     kind = (
         "ChainzRule (CR) head" if model["activation"] == "polynomial" else f"MLP head ({escape(model['activation'])})"
     )
-    is_table = model["backbone_type"] is None
+    is_table = _is_table(results)
     classes = (
         f"A {'table' if is_table else 'text'} classifier with {len(labels)} classes ({', '.join(map(escape, labels))})"
     )
@@ -179,7 +177,7 @@ def _metadata(results: dict[str, Any], config: dict[str, Any], name: str, licens
     is_hub_data = _is_of_the_hub(results)
     values: dict[str, Any] = {
         "library_name": "transformers",
-        "pipeline_tag": "text-classification" if results["model"]["backbone_type"] else "tabular-classification",
+        "pipeline_tag": "tabular-classification" if _is_table(results) else "text-classification",
         "tags": ["chainzrule", "dreg", "cr"],
         "metrics": [kind for kind, key in METRICS if any(key in found for found in results["metrics"].values())],
         "license": license,
@@ -204,6 +202,11 @@ def _metadata(results: dict[str, Any], config: dict[str, Any], name: str, licens
             if key in measured
         ]
     return ModelCardData(**{key: value for key, value in values.items() if value})
+
+
+def _is_table(results: dict[str, Any]) -> bool:
+    """Whether the run is that of a table, which has no backbone."""
+    return results["model"]["backbone_type"] is None
 
 
 def _is_of_the_hub(results: dict[str, Any]) -> bool:
@@ -248,7 +251,7 @@ def _training(results: dict[str, Any]) -> list[str]:
     revision = f" at revision {code(data['revision'])}" if data["revision"] else ""
     stands_for = f", in place of {escape(data['in_place_of'])}" if data.get("in_place_of") else ""
     pooled = f"{code(model['pooling'])} pooling of hidden states {code(model['feature_layers'])}, "
-    pooled = pooled if model["backbone_type"] else ""
+    pooled = "" if _is_table(results) else pooled
     versions = {"cr_hf": results["cr_hf_version"]}
     versions |= {name: machine[name.lower()] for name in ("torch", "transformers", "Python")}
     times = [f"{run[key]:,} s {what}" for key, what in SECONDS if run.get(key) is not None]
@@ -312,9 +315,8 @@ def _comparison(study: dict[str, Any]) -> str:
 
 def _limits(results: dict[str, Any]) -> list[str]:
     labels = ", ".join(map(escape, results["data"]["labels"] or []))
-    is_text = bool(results["model"]["backbone_type"])
-    row, encoder = ("text", " and of its encoder") if is_text else ("row", "")
-    others = "domains, languages and lengths" if is_text else "populations"
+    row, encoder = ("row", "") if _is_table(results) else ("text", " and of its encoder")
+    others = "populations" if _is_table(results) else "domains, languages and lengths"
     classes = f"It knows these classes only: {labels}. Any {row} gets one of them, whatever it is about."
     return [
         classes if labels else "Any text gets a number, whatever it is about.",
@@ -325,10 +327,10 @@ def _limits(results: dict[str, Any]) -> list[str]:
 
 def _by_hand(text: str) -> tuple[str, str]:
     """What stands before and after the generated block; a card without the block is all by hand."""
-    start, end = text.find(BEGIN), text.find(END)
+    start, end = text.find(CARD_BEGINS), text.find(CARD_ENDS)
     if start < 0 or end < start:
         return "", text.strip()
-    return text[:start].strip(), text[end + len(END) :].strip()
+    return text[:start].strip(), text[end + len(CARD_ENDS) :].strip()
 
 
 def _join(first: str, second: str) -> str:

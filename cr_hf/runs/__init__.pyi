@@ -4,6 +4,8 @@ from .build import training_arguments as training_arguments
 from .diagnose import comparison_lines as comparison_lines
 from .diagnose import diagnostic_rows as diagnostic_rows
 from .directory import CARD as CARD
+from .directory import CARD_BEGINS as CARD_BEGINS
+from .directory import CARD_ENDS as CARD_ENDS
 from .directory import EVAL_RESULTS as EVAL_RESULTS
 from .directory import PROBE as PROBE
 from .directory import RECIPE as RECIPE

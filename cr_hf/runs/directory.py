@@ -17,6 +17,8 @@ from ..training import ADAPTER, BASE
 from .recipe import Recipe, load_recipe
 
 RECIPE, RESULTS, PROBE, CARD = "recipe.yaml", "results.json", "probe.json", "README.md"
+CARD_BEGINS, CARD_ENDS = "<!-- cr-hf begin", "<!-- cr-hf end -->"
+"""Around what is generated in a card: the rest was written by hand."""
 TABLE = "table.json"
 """How the run of a table reads its rows: columns, and medians of training rows for missing values."""
 TRAINER_STATE, LAMBDA_PICTURE, EVAL_RESULTS = "trainer_state.json", "lambda.png", ".eval_results/cr_hf.yaml"
@@ -152,6 +154,10 @@ def _check_removable(run_dir: Path) -> None:
     if run_dir.resolve() in Path.cwd().parents:
         raise RecipeError(f"output_dir={run_dir} holds the folder you work in: leave it to overwrite the run")
     foreign = _foreign_file(run_dir)
+    card = (run_dir / CARD).read_text(encoding="utf-8", errors="replace") if (run_dir / CARD).is_file() else ""
+    generated = rf"\A---\n.*?\n---\n|{CARD_BEGINS}.*?{CARD_ENDS}"
+    if foreign is None and re.sub(generated, "", card, flags=re.DOTALL).strip():
+        foreign = f"text of your own in {CARD}"
     if foreign is not None:
         raise RecipeError(
             f"output_dir={run_dir} holds {foreign}, which the run did not write: move it away, or choose another "

@@ -119,6 +119,15 @@ def test_the_working_directory_is_left_as_it_is(
     assert (tmp_path / "recipe.yaml").read_bytes() == before["recipe.yaml"], "a recipe of the user's is not a run's"
 
 
+def test_what_was_written_by_hand_in_a_card_is_not_overwritten(run_dir: Path, tiny_backbone: TinyBackbone) -> None:
+    with (run_dir / CARD).open("a", encoding="utf-8") as card:
+        card.write("\n## By hand\n")
+    before = tree(run_dir)
+    with pytest.raises(RecipeError, match=r"holds text of your own in README\.md"):
+        train_recipe(recipe_for(tiny_backbone, run_dir), overwrite=True)
+    assert tree(run_dir) == before
+
+
 def test_a_run_of_an_earlier_version_is_known_by_its_names(run_dir: Path, tiny_backbone: TinyBackbone) -> None:
     (run_dir / OWN_FILES).unlink()
     write("notes.txt")(run_dir)
