@@ -231,7 +231,7 @@ def _file_records(path: Path, config: DataConfig) -> Iterable[tuple[str, Record]
 # ---- data sets ----
 
 
-def load_hub(name: str, config_name: str | None, revision: str | None, streaming: bool = False) -> Any:
+def load_hub(name: str, config_name: str | None, revision: str | None, streaming: bool) -> Any:
     """What `datasets.load_dataset` returns for a data set of the Hub, or one line where it cannot be had."""
     if re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is None or Path(name).exists():
         # load_dataset would take the name of a folder, or "csv", for files of the working directory.
@@ -288,8 +288,8 @@ def loaded_sources(name: str, loaded: Any, config: DataConfig) -> dict[str, list
     return sources
 
 
-def sources_of(config: DataConfig) -> dict[str, list[Source]]:
-    """Where the rows of each split come from; no row of a file is read yet."""
+def sources_of(config: DataConfig, streaming: bool = False) -> dict[str, list[Source]]:
+    """Where the rows of each split come from; no row of a file, or of a data set that is streamed, is read yet."""
     if config.reads_files:
         given, folder = _file_sources(config), Path(config.dir or "").expanduser()
         return {**loaded_sources(str(folder), _from_disk(folder), config), **given} if _is_saved(folder) else given
@@ -301,7 +301,7 @@ def sources_of(config: DataConfig) -> dict[str, list[Source]]:
         features = datasets.Features({"text": datasets.Value("string"), "label": names})
         splits = {split: datasets.Dataset.from_list(rows, features) for split, rows in demo_reviews().items()}
         return loaded_sources(name, datasets.DatasetDict(splits), config)
-    return loaded_sources(name, load_hub(name, config.config_name, config.revision), config)
+    return loaded_sources(name, load_hub(name, config.config_name, config.revision, streaming), config)
 
 
 def wanted_splits(splits: Sequence[str] | None, available: Iterable[str], config: DataConfig) -> list[str]:

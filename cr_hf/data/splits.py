@@ -189,10 +189,7 @@ def load_sources(
     config: DataConfig, problem_type: str, wanted: Sequence[str], sources: Mapping[str, Sequence[Source]]
 ) -> RowSplits:
     """What `load_rows` returns, of sources."""
-    feature = next(iter(sources.values()))[0].label_feature(config) if problem_type != NUMBERS else None
-    names = config.label_names or (None if feature is None else list(feature.names))
-    if config.label_columns and problem_type == SEVERAL:
-        names = names or [str(name) for name in config.label_columns]
+    names, is_index = known_names(config, problem_type, next(iter(sources.values()))[0])
     splits_off = "validation" not in sources and not set(wanted) <= {"test"}
     needs_names = names is None and problem_type != NUMBERS
     reads_train = "train" in sources and ("train" in wanted or splits_off or needs_names)
@@ -201,7 +198,7 @@ def load_sources(
     codec = RowCodec(config, problem_type, names)
     read = [split for split in sources if split in wanted or (split == "train" and reads_train)]
     scans = {split: scan_rows(split, sources[split], codec) for split in read}
-    codec, notes = settle(codec, scans, feature is not None)
+    codec, notes = settle(codec, scans, is_index)
     if "train" in wanted:
         notes += _check_train(scans, codec)
     built = {
@@ -217,6 +214,13 @@ def load_sources(
     found = RowSplits({split: subset(split, built[split], config) for split in SPLIT_WORDS if split in wanted})
     found.understood = understand(found, scans, codec, notes, sources)
     return found
+
+
+def known_names(config: DataConfig, problem_type: str, source: Source) -> tuple[list[str] | None, bool]:
+    """The names of the classes that are known before rows are read, and whether labels are their numbers."""
+    feature = source.label_feature(config) if problem_type != NUMBERS else None
+    columns = None if config.label_columns is None else [str(name) for name in config.label_columns]
+    return config.label_names or (columns if feature is None else list(feature.names)), feature is not None
 
 
 def settle(codec: RowCodec, scans: Mapping[str, Scan], is_index: bool) -> tuple[RowCodec, list[str]]:
@@ -293,9 +297,7 @@ def understand(
         dropped=dict(dropped),
         notes=notes,
     )
-    unescapes = {source.unescape for split in sources.values() for source in split}
-    if len(unescapes) == 1:
-        understood.reading["unescape_ptb"] = next(iter(unescapes))
+    understood.reading["unescape_ptb"] = next(iter(sources.values()))[0].unescape
     count_rows(found, codec.classes, understood)
     return understood
 

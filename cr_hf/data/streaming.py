@@ -10,8 +10,8 @@ import datasets
 from ..errors import DataError
 from .config import DataConfig
 from .label_cells import NUMBERS, SINGLE
-from .sources import load_hub, loaded_sources, sources_of
-from .splits import RowCodec, RowSplits, load_sources, scan_rows, settle, understand
+from .sources import sources_of
+from .splits import RowCodec, RowSplits, known_names, load_sources, scan_rows, settle, understand
 
 SHUFFLE_BUFFER = 10_000
 """Rows held in memory, among which the next one is drawn; as many are looked at for what labels mean."""
@@ -35,17 +35,10 @@ def load_streamed(config: DataConfig, problem_type: str = SINGLE) -> RowSplits:
     """
     if config.train_fraction != 1.0 or config.max_train_samples is not None:
         raise DataError("data.streaming reads all rows of train: leave out train_fraction and max_train_samples")
-    if config.reads_files or config.name in (None, "embedded"):
-        sources = sources_of(config)
-    else:
-        name = str(config.name)
-        loaded = load_hub(name, config.config_name, config.revision, streaming=True)
-        sources = loaded_sources(name, loaded, config)
+    sources = sources_of(config, streaming=True)
     if "train" not in sources:
         raise DataError(f"{config.name or 'the files given'}: no train split found: set data.train_file")
-    feature = sources["train"][0].label_feature(config) if problem_type != NUMBERS else None
-    names = config.label_names or (None if feature is None else list(feature.names))
-    names = names or (None if config.label_columns is None else [str(name) for name in config.label_columns])
+    names, is_index = known_names(config, problem_type, sources["train"][0])
     if names is None and problem_type != NUMBERS:
         raise DataError("data.streaming does not read train before training: list the classes as data.label_names")
     codec = RowCodec(config, problem_type, names)
@@ -53,7 +46,7 @@ def load_streamed(config: DataConfig, problem_type: str = SINGLE) -> RowSplits:
     scans = {"train": scan_rows("train", sources["train"], codec, SHUFFLE_BUFFER)}
     held = {split: found for split, found in sources.items() if split != "train"}
     scans |= {split: scan_rows(split, found, codec) for split, found in held.items()}
-    codec, notes = settle(codec, scans, feature is not None)
+    codec, notes = settle(codec, scans, is_index)
     rows = datasets.IterableDataset.from_generator(
         codec.examples, codec.features(), gen_kwargs={"split": "train", "sources": sources["train"]}
     )
