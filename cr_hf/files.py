@@ -9,7 +9,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -166,3 +166,9 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A header and rows as Markdown."""
+    first, *others = [f"| {' | '.join(cells)} |" for cells in rows]
+    return "\n".join([first, "|---" * len(rows[0]) + "|", *others])

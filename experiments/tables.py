@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from cr_hf.files import markdown_table
 from cr_hf.runs import comparison_lines, diagnostic_rows
 from cr_hf.study import Study
 from cr_hf.study.tables import (
     accuracy_rows,
     claims,
     comparison_rows,
-    markdown_table,
     recommendation,
     spread,
     tail_ratio_rows,

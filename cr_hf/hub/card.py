@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from huggingface_hub import eval_result_entries_to_yaml as entries_to_yaml
 
 from ..errors import CheckpointError
-from ..files import read_json, write_text
+from ..files import markdown_table, read_json, write_text
 from ..runs import CARD, CARD_BEGINS, CARD_ENDS, EVAL_RESULTS, RESULTS
 
 DATA_LICENCES = {
@@ -273,9 +273,11 @@ def _lambda_choice(choice: dict[str, Any]) -> str:
         f"DREG lambda {choice['chosen']:.3g} was chosen on the validation rows by the one-standard-error rule: "
         f"of {len(choice['grid'])} values the largest whose accuracy, the mean of {len(choice['seeds'])} seeds, is at "
         f"most one standard error (over rows) below that of the best, {choice['best']:.3g}.\n\n"
-    ) + _table(
-        ["lambda", "validation accuracy", "standard error"],
-        [[f"{value:.3g}", f"{accuracy:.4f}", f"{error:.4f}"] for value, accuracy, error in curve],
+    ) + markdown_table(
+        [
+            ["lambda", "validation accuracy", "standard error"],
+            *([f"{value:.3g}", f"{accuracy:.4f}", f"{error:.4f}"] for value, accuracy, error in curve),
+        ]
     )
 
 
@@ -285,12 +287,7 @@ def _results_table(metrics: dict[str, dict[str, Any]]) -> str:
     splits = [f"{escape(split)} ({values['rows']:,} rows)" for split, values in metrics.items()]
     names = dict.fromkeys(name for values in metrics.values() for name in values if name not in NOT_METRICS)
     rows = [[escape(name.replace("_", " ")), *(_cell(name, values) for values in metrics.values())] for name in names]
-    return _table(["metric", *splits], rows)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
-    return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
+    return markdown_table([["metric", *splits], *rows])
 
 
 def _cell(name: str, values: dict[str, Any]) -> str:
@@ -310,7 +307,7 @@ def _comparison(study: dict[str, Any]) -> str:
     return (
         f"Test accuracy in percent at {float(fraction):.0%} of the labels, mean ± standard deviation of "
         f"{int(study['seeds'])} seeds, settings chosen on validation.\n\n"
-    ) + _table(["head", "accuracy"], rows)
+    ) + markdown_table([["head", "accuracy"], *rows])
 
 
 def _limits(results: dict[str, Any]) -> list[str]:

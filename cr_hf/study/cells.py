@@ -92,7 +92,7 @@ class CellStore:
 
     Args:
         folder: of the study, made if it is not there.
-        declared: all that the study is made from, its features included, as JSON has it.
+        declared: JSON of all that the study is made from, its features included.
 
     Raises:
         RecipeError: if the folder holds another study; the message names what differs.

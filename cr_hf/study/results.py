@@ -206,7 +206,7 @@ def recipe_words(head: str, setting: Setting) -> str | None:
 
 
 def override_words(overrides: dict[str, Any]) -> str:
-    """Keys and values as the command line takes them."""
+    """Overrides as words of a command line."""
     # JSON is YAML, and text needs no quotes there.
     words = {name: value if isinstance(value, str) else json.dumps(value) for name, value in overrides.items()}
     return " ".join(f"{name}={''.join(value.split())}" for name, value in words.items())

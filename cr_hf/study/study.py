@@ -97,7 +97,7 @@ def run_study(
 def _declaration(
     data: StudyData, heads: Sequence[str], fractions: Sequence[float], declared: Sequence[Comparison]
 ) -> dict[str, Any]:
-    """What a study is made from, as JSON has it."""
+    """JSON of what a study is made from."""
     recipe = data.recipe
     return {
         "comparisons": [asdict(comparison) for comparison in declared],

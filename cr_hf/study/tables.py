@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..evaluation import LEVEL, PairedDifference
+from ..files import markdown_table
 from .arms import HEADS, Setting
 from .results import Cell, Compared, Study, recipe_words
 
@@ -32,7 +33,7 @@ TAIL_RATIO_NOTE = (
 
 
 def setting_text(setting: Setting) -> str:
-    """A setting as tables have it."""
+    """The text of a setting in tables."""
     return ", ".join(f"{name}={value:g}" for name, value in setting.items())
 
 
@@ -84,12 +85,6 @@ def comparison_rows(study: Study) -> list[list[str]]:
             cells.append(f"**{text}**" if found.claimed else text)
         rows.append([f"{declared.head} minus {declared.reference}", *cells])
     return rows
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """A header and rows as Markdown."""
-    first, *others = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([first, "|---" * len(rows[0]) + "|", *others])
 
 
 def study_tables(study: Study) -> str:
@@ -281,7 +276,7 @@ def listed(words: Iterable[str]) -> str:
 
 
 def p_text(p: float | None) -> str:
-    """A p value as tables have it."""
+    """The text of a p value in tables."""
     if p is None or np.isnan(p):
         return "undefined"
     return "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.2f}"
