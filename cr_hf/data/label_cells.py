@@ -104,15 +104,18 @@ def _parse_list(text: str, place: Place) -> list[Any]:
         inner, gap = text[1:-1].strip().removesuffix(","), r"(?:\s*,\s*|\s+)"
         if re.fullmatch(rf"(?:(?:{ITEM})(?:{gap}(?:{ITEM}))*)?", inner) is None:
             raise DataError(f"{place()}: the label {text[:80]!r} is no list that can be read: use JSON") from None
-        found = [_item(part) for part in re.findall(ITEM, inner)]
+        found = [_item(part, place) for part in re.findall(ITEM, inner)]
     if not isinstance(found, list):
         raise DataError(f"{place()}: the label {text[:80]!r} is no list: use JSON")
     return found
 
 
-def _item(text: str) -> Any:
+def _item(text: str, place: Place) -> Any:
     if text[0] in "'\"":
-        return ast.literal_eval(text)
+        try:
+            return ast.literal_eval(text)
+        except (SyntaxError, ValueError) as error:
+            raise DataError(f"{place()}: the label {text[:80]!r} has an escape that is none: use JSON") from error
     return float(text) if NUMBER.fullmatch(text) else text
 
 

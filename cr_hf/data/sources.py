@@ -99,6 +99,14 @@ def _columns(names: list[str], config: DataConfig, place: str, labelled: bool) -
     return Columns(text, pair, [label], [name for name in others if name not in (label, text, pair)])
 
 
+def _checked(columns: Columns, place: str) -> Columns:
+    roles = [columns.text, *([] if columns.text_pair is None else [columns.text_pair]), *columns.labels]
+    for name in roles:
+        if roles.count(name) > 1:
+            raise DataError(f"{place}: the column {name!r} is asked for twice: check data.text_column and the others")
+    return columns
+
+
 def read_sources(sources: Sequence[Source], config: DataConfig, labelled: bool = True) -> Iterator[Row]:
     """The rows of a split in their order, with labels or, to predict, without.
 
@@ -109,7 +117,7 @@ def read_sources(sources: Sequence[Source], config: DataConfig, labelled: bool =
         columns = None
         for where, record in source.records():
             place = partial("{}, {}".format, source.name, where)
-            columns = columns or _columns(list(record), config, source.name, labelled)
+            columns = columns or _checked(_columns(list(record), config, source.name, labelled), source.name)
             count += 1
             if count > config.max_rows:
                 raise DataError(f"{place()}: more than {config.max_rows} rows: raise data.max_rows")

@@ -310,8 +310,9 @@ def _objects(path: Path, value: Any) -> Iterator[Record]:
     if isinstance(value, dict):
         lists = [cells for cells in value.values() if isinstance(cells, list)]
         arrays = [cells for cells in lists if cells and all(isinstance(cell, dict) for cell in cells)]
-        if set(value) >= {"columns", "data"}:
-            value = [dict(zip(value["columns"], cells, strict=True)) for cells in value["data"]]
+        if set(value) >= {"columns", "data"} and len(lists) > 1:
+            wide = all(isinstance(cells, list) and len(cells) == len(value["columns"]) for cells in value["data"])
+            value = [dict(zip(value["columns"], cells, strict=True)) for cells in value["data"]] if wide else value
         elif len(arrays) == 1 and not usual_columns(list(value), "text"):
             value = arrays[0]
         elif value and len(lists) == len(value) and len(set(map(len, lists))) == 1:

@@ -172,6 +172,8 @@ READ: dict[str, tuple[str, str | bytes, dict[str, Any], list[tuple[str, Any]] | 
         GOOD,
     ),
     "columns of unlike length": ("a.json", json.dumps({"text": ["a", "b"], "label": [0]}), {}, Refused("a.json")),
+    "split with a short row": ("a.json", '{"columns": ["text", "label"], "data": [["a"]]}', {}, Refused("a.json")),
+    "one column asked for twice": ("a.csv", lines(GOOD), {"text_column": "label"}, Refused("twice")),
     "array of numbers": ("a.json", "[1, 2]", {}, Refused("row 1")),
     "a record without a text": ("a.jsonl", jsonl(GOOD) + '{"sentence": "b", "label": "pos"}\n', {}, Refused("line 5")),
     "half a pair of surrogates": ("a.jsonl", '{"text": "\\ud83d", "label": 0}\n', {}, Refused("line 1")),
@@ -258,6 +260,7 @@ MULTI: dict[str, tuple[str, dict[str, Any], Any]] = {
     "commas": ('"x,y"', {"label_separator": ","}, [["x", "y"], ["x"], []]),
     "commas, not said": ('"x,y"', {}, Refused("label_separator")),
     "ones and zeros": ('"[1, 1]"', {"label_names": ["x", "y"]}, Refused("label")),
+    "a broken escape": ("\"['\\x', 1]\"", {}, Refused("line 2")),
     "an open list": ("\"['x', 'y'\"", {}, Refused("")),
 }
 
