@@ -30,7 +30,7 @@ from ..errors import RecipeError
 from ..evaluation import Task
 from ..features import FeatureDataset, classify_features, collate_features, encode_splits
 from ..files import read_json, write_json, writing
-from ..modeling import CRForFeatureClassification, CRForSequenceClassification
+from ..modeling import CRForFeatureClassification, CRForSequenceClassification, prepare_tokenizer, tokenize
 from ..training import CRTrainer, CRTrainingArguments, check_same_features, last_complete_checkpoint
 from .build import (
     build_model,
@@ -277,19 +277,18 @@ def _fine_tuning_trainer(
     dataset: datasets.DatasetDict,
 ) -> tuple[CRTrainer, dict[str, Any]]:
     """Tokenise every split; batches are padded to their longest text."""
-    max_length = model.config.max_length_for(tokenizer)
+    own = prepare_tokenizer(tokenizer, model.config.max_length_for(tokenizer))
 
-    def tokenize(rows: dict[str, list]) -> Any:
-        encoded = tokenizer(rows["text"], rows.get("text_pair"), truncation=True, max_length=max_length)
-        encoded[arguments.length_column_name] = [len(ids) for ids in encoded["input_ids"]]
-        return encoded
+    def tokenized(rows: dict[str, list]) -> Any:
+        encoded = tokenize(own, rows["text"], rows.get("text_pair"))
+        return {**encoded, arguments.length_column_name: [len(ids) for ids in encoded["input_ids"]]}
 
     texts = [name for name in ("text", "text_pair") if name in dataset["train"].column_names]
     splits: dict[str, Any] = {}
     with arguments.main_process_first(local=False, desc="tokenising the texts"):
         for name, rows in dataset.items():
             described = {} if recipe.data.streaming and name == "train" else {"desc": f"tokenize {name}"}
-            splits[name] = rows.map(tokenize, batched=True, remove_columns=texts, **described)
+            splits[name] = rows.map(tokenized, batched=True, remove_columns=texts, **described)
     trained: Any = model
     if recipe.lora_r is not None:
         from ..training import BASE, add_lora
@@ -297,7 +296,7 @@ def _fine_tuning_trainer(
         if arguments.process_index == 0:
             claim(Path(recipe.output_dir), BASE)
         trained = add_lora(model, Path(recipe.output_dir) / BASE, recipe_lora_config(recipe, model))
-    return _trainer(recipe, arguments, trained, splits, DataCollatorWithPadding(tokenizer)), splits
+    return _trainer(recipe, arguments, trained, splits, DataCollatorWithPadding(own)), splits
 
 
 def _trainer(
