@@ -302,7 +302,8 @@ def _whole_json(path: Path, head: list[tuple[int, str]], lines: Iterator[tuple[i
         try:
             return json.loads("".join(parts))
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: not JSON ({error}): one object a line is needed") from error
+            number = head[0][0] + getattr(error, "lineno", 1) - 1
+            raise DataError(f"{path}, line {number}: not JSON ({error}): one object a line is needed") from error
 
 
 def _objects(path: Path, value: Any) -> Iterator[Record]:

@@ -216,7 +216,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         for key, value in node.value:
-            if key.value in NAMES and isinstance(value, yaml.SequenceNode):
+            if isinstance(value, yaml.SequenceNode) and isinstance(key, yaml.ScalarNode) and key.value in NAMES:
                 for item in value.value:
                     item.tag = "tag:yaml.org,2002:str" if isinstance(item, yaml.ScalarNode) else item.tag
         values: dict[Any, Any] = super().construct_mapping(node, deep=deep)
@@ -277,7 +277,7 @@ def _check(values: dict[str, Any], place: str) -> Recipe:
         if not kind:
             hint = nearest(str(key), own | MODEL_KEYS | TRAINING_KEYS | {f"data.{name}" for name in DATA_KEYS})
             raise RecipeError(f"{place}: unknown key {key!r}{hint or NO_HINT}")
-        sorted_out[kind][key] = _number(value)
+        sorted_out[kind][key] = value if key in AS_WRITTEN else _number(value)
     for name in values["data"]:
         if name not in DATA_KEYS:
             hint = nearest(f"data.{name}", {f"data.{known}" for known in DATA_KEYS})

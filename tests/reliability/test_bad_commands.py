@@ -1,11 +1,10 @@
 """Arguments of every command that cannot be used, and texts, which are all answered."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from children import one_line, run_command
 from long_use import TINY
 from refusals import DEMO, GOOD, CommandLine
 
@@ -147,16 +146,11 @@ def test_texts_are_trained_on(name: str, command: CommandLine, scratch: Path) ->
     assert code == 0, errors
 
 
-def test_standard_input_that_is_no_text(finished: Path) -> None:
-    for content, message in ((b"a film\n\xff\xfe\n", "standard input"), (b"a\0b\n", "standard input, line 1: a NUL")):
-        done = subprocess.run(
-            [sys.executable, "-m", "cr_hf.cli", "predict", str(finished)],
-            input=content,
-            capture_output=True,
-            check=False,
-        )
-        lines = done.stderr.decode().splitlines()
-        assert done.returncode == 2, lines
-        assert message in lines[-1]
-        assert not any("Traceback" in line for line in lines)
-        assert done.stdout == b""
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"a film\n\xff\xfe\n", "standard input"), (b"a\0b\n", "standard input, line 1: a NUL")]
+)
+def test_standard_input_that_is_no_text(content: bytes, message: str, finished: Path, tmp_path: Path) -> None:
+    ended = run_command(["predict", str(finished)], tmp_path, standard_input=content)
+    assert ended.code == 2
+    assert message in one_line(ended)
+    assert ended.output == ""

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+from long_use import DEMO as RECIPE
 from long_use import TINY
 from refusals import BACKBONE, DEMO, CommandLine
+
+from cr_hf.runs.recipe import load_recipe
 
 NESTED = b"a: " + b"[" * 5000
 RECIPES: dict[str, tuple[bytes, str]] = {
@@ -67,6 +70,10 @@ RECIPES: dict[str, tuple[bytes, str]] = {
         b"backbone: BACKBONE\ndata: {7: 8}\n",
         "recipe.yaml: unknown key 'data.7' (did you mean 'data.dir'?)",
     ),
+    "a path that is a number": (
+        b"backbone: static\nvectors_file: 7\n",
+        "recipe.yaml: vectors_file=7 must be text or null (put it in quotes)",
+    ),
     "a key that is a list": (
         b"backbone: BACKBONE\n? [a]\n: 8\n",
         "recipe recipe.yaml line 2 is not valid YAML: found unhashable key: mend it",
@@ -91,7 +98,7 @@ OVERRIDES: list[tuple[str, str]] = [
     ("hiden_sizes=[8]", "DEMO: unknown key 'hiden_sizes' (did you mean 'hidden_sizes'?)"),
     ("data.txt_column=a", "DEMO: unknown key 'data.txt_column' (did you mean 'data.text_column'?)"),
     ("data=a", "DEMO: unknown key 'data.a' (did you mean 'data.name'?)"),
-    ("hidden_sizes=8", "BACKBONE: hidden_sizes=8 is not allowed: use a list of positive integers, or"),
+    ("hidden_sizes=8", "BACKBONE: hidden_sizes=8 is not allowed: use a list of positive integers, 1000"),
     ("hidden_sizes=[0]", "BACKBONE: hidden_sizes=[0] is not allowed: use a list of positive integers"),
     ("hidden_sizes=[8.5]", "BACKBONE: hidden_sizes=[8.5] is not allowed: use a list of positive integers"),
     ("hidden_sizes=[a]", "BACKBONE: hidden_sizes=['a'] is not allowed: use a list of positive integers"),
@@ -166,7 +173,6 @@ OVERRIDES: list[tuple[str, str]] = [
     ("backbone=static vocabulary_size=0", "DEMO: vocabulary_size=0 must be 1 or above"),
     ("backbone_revision=7", "DEMO: backbone_revision=7 must be text or null (put it in quotes)"),
     ("output_dir=null", "DEMO: output_dir=None must be text (put it in quotes)"),
-    ("output_dir=7", "DEMO: output_dir=7 must be text (put it in quotes)"),
     ("output_dir=recipe.txt", "output_dir=recipe.txt is a file: choose another output_dir"),
     ("output_dir=recipe.txt/run", "output_dir=recipe.txt/run cannot be written (Not a directory): choose another"),
     ("output_dir=.", "output_dir=. holds other files and no run: choose another output_dir"),
@@ -189,8 +195,8 @@ OVERRIDES: list[tuple[str, str]] = [
     ("data.label_names=[a,b]", "embedded [train], row 3: label '2' of train is not one of the 2 classes ['0'"),
     ("data.label_names=good", "DEMO: data.label_names='good' must be a list or null"),
     ("data.text_column=body", "embedded [train]: no column 'body' among ['text', 'label']: set"),
-    ("data.text_column=[body]", "DEMO: data.text_column=['body'] must be text or null"),
-    ("data.train_file=7", "DEMO: data.train_file=7 must be text or a list or null (put it in quotes)"),
+    ("data.text_column=[body]", "DEMO: data.text_column=['body'] must be a whole number or text or null"),
+    ("data.train_file=7", "7: no such file: check the path"),
     ("data.dir=nowhere", "nowhere: no such folder: check data.dir"),
     ("data.dir=recipe.txt", "recipe.txt: no such folder: check data.dir"),
     ("data.dir=.", ".: no train split found: set data.train_file"),
@@ -207,3 +213,7 @@ DEVICES = [
 def test_overrides(overrides: str, message: str, command: CommandLine, scratch: Path) -> None:
     (scratch / "recipe.txt").write_text("not a folder", encoding="utf-8")
     command.refuses(message, "train", DEMO, "backbone=BACKBONE", "output_dir=OUT", *TINY, *overrides.split(" "))
+
+
+def test_a_path_of_an_override_is_taken_as_it_is_written() -> None:
+    assert load_recipe(RECIPE, ["output_dir=7"]).output_dir == "7"

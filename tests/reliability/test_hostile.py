@@ -5,7 +5,7 @@ import contextlib
 import copy
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,29 +20,18 @@ from sample_run import CONFIG, RESULTS, STUDY
 from cr_hf import CRForSequenceClassification
 from cr_hf.errors import CheckpointError
 from cr_hf.hub.card import render_card, write_card
-from cr_hf.runs.recipe import load_recipe
-from cr_hf.runs.train import train_recipe
 
-DEMO = Path(__file__).resolve().parents[2] / "recipes" / "demo.yaml"
-TINY = ["data.max_train_samples=60", "data.max_eval_samples=30", "num_train_epochs=1", "hidden_sizes=[8]"]
-TINY += ["use_cpu=true", "disable_tqdm=true"]
 MARKUP = "<script>alert(1)</script>`<img src=x onerror=alert(1)>`</code></style>\n\n<script>alert(2)</script>"
 
 
-@pytest.fixture(scope="module")
-def run(tiny_backbone: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "demo"
-    return train_recipe(load_recipe(DEMO, [f"backbone={tiny_backbone('bert')}", f"output_dir={folder}", *TINY]))
-
-
 @pytest.mark.parametrize("name", CASES)
-def test_nothing_hostile_executes(name: str, run: Path, tmp_path: Path) -> None:
-    assert try_case(CASES[name], run, tmp_path) == ""
+def test_nothing_hostile_executes(name: str, finished: Path, tmp_path: Path) -> None:
+    assert try_case(CASES[name], finished, tmp_path) == ""
 
 
 @pytest.mark.parametrize("name", ["a pickle alone", "an index to the folder above", "a vocabulary of a trillion"])
-def test_nor_does_it_through_the_library(name: str, run: Path, tmp_path: Path) -> None:
-    shutil.copytree(run, tmp_path / "run")
+def test_nor_does_it_through_the_library(name: str, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
     CASES[name].damage(tmp_path / "run", tmp_path / "canary")
     with pytest.raises((OSError, ValueError), match=CASES[name].message):
         CRForSequenceClassification.from_pretrained(tmp_path / "run")
@@ -113,9 +102,9 @@ def test_no_name_in_the_results_becomes_markup_in_the_card() -> None:
     assert Tags(shown(str(render_card(RESULTS, CONFIG, "me/x", earlier=[MARKUP])))).found, "the parser finds none"
 
 
-def test_labels_are_text_in_the_card_and_the_page_of_a_run(run: Path, tmp_path: Path) -> None:
+def test_labels_are_text_in_the_card_and_the_page_of_a_run(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    shutil.copytree(run, folder)
+    shutil.copytree(finished, folder)
     labels = [f"{MARKUP}{number}" for number in range(5)]
     edit(folder / "config.json", id2label=dict(enumerate(labels)), label2id={n: i for i, n in enumerate(labels)})
     data = json.loads((folder / "results.json").read_text(encoding="utf-8"))["data"]

@@ -50,11 +50,11 @@ class Child:
         action: Callable[[], object],
         memory: int | None = None,
         file_size: int | None = None,
-        standard_input: str = "",
+        standard_input: bytes = b"",
         obeys: bool = False,
     ) -> None:
         self._files = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115
-        self._files[0].write(standard_input.encode())
+        self._files[0].write(standard_input)
         self._files[0].seek(0)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -95,7 +95,7 @@ def try_case(case: Case, run: Path, folder: Path) -> str:
     case.damage(folder / "run", canary)
     places = (folder, Path(os.environ["HF_HOME"]) / "modules")  # where transformers copies the code that it runs
     before = [tree(place) for place in places]
-    ended = run_command(list(case.words), folder, memory=MEMORY, standard_input=case.answers)
+    ended = run_command(list(case.words), folder, memory=MEMORY, standard_input=case.answers.encode())
     line = one_line(ended)
     if canary.exists():
         return f"it was executed: {line}"
