@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from children import run_command
 
 import cr_hf.cli
 from cr_hf.runs.recipe import load_recipe
@@ -65,15 +66,13 @@ def test_installed_command_trains_and_predicts(tiny_backbone: TinyBackbone, tmp_
     assert done.returncode == 0, done.stderr
     assert "accuracy" in done.stdout
     assert "synthetic" in done.stdout
-    done = subprocess.run([COMMAND, "predict", folder, "a film"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    _, score, text = done.stdout.strip().split("\t")
+    ended = run_command(["predict", str(folder), "a film"], tmp_path)
+    assert ended.code == 0, ended.errors
+    _, score, text = ended.output.strip().split("\t")
     assert text == "a film"
     assert 0 <= float(score) <= 1
-    done = subprocess.run(
-        [COMMAND, "predict", folder], input="one\ntwo\n", capture_output=True, text=True, check=False
-    )
-    assert [line.split("\t")[2] for line in done.stdout.splitlines()] == ["one", "two"]
+    ended = run_command(["predict", str(folder)], tmp_path, standard_input=b"one\ntwo\n")
+    assert [line.split("\t")[2] for line in ended.output.splitlines()] == ["one", "two"]
 
 
 def test_evaluate(

@@ -2,12 +2,12 @@ from .arguments import CRTrainingArguments as CRTrainingArguments
 from .checkpoints import check_same_features as check_same_features
 from .checkpoints import last_complete_checkpoint as last_complete_checkpoint
 from .checkpoints import load_model as load_model
-from .class_labels import normalized_class_weights as normalized_class_weights
 from .lora import ADAPTER as ADAPTER
 from .lora import BASE as BASE
 from .lora import add_lora as add_lora
 from .lora import lora_config as lora_config
 from .lora import merge_lora as merge_lora
+from .preparation import normalized_class_weights as normalized_class_weights
 from .schedules import check_schedule as check_schedule
 from .stacked import Rows as Rows
 from .stacked import Stacked as Stacked

@@ -1,57 +1,45 @@
-"""Checkpoints that are either whole or not there: staged, renamed, and checked before they are resumed from."""
+"""Checkpoints that are whole or not there: staged, renamed, and checked before a run goes on from them."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoTokenizer
+from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import logging
 
 from .. import register_auto_classes
 from ..errors import CheckpointError
-from ..files import check_ordinary, read_json, read_text, sha256_of, write_text
+from ..files import check_ordinary, read_json, sha256_of, write_text
 from ..modeling import CRForFeatureClassification, CRForSequenceClassification
 
 logger = logging.get_logger(__name__)
 
 STAGING = "unfinished"
-"""Where a checkpoint is written before it gets its name; no name that a resume would look at."""
+"""Folder in which a checkpoint is written before it gets its name."""
 STATE, OPTIMIZER, SCHEDULER = "trainer_state.json", "optimizer.pt", "scheduler.pt"
 SHARDED_WEIGHTS, SHARDED_OPTIMIZER = "pytorch_model_fsdp_0", "optimizer_0"
 FEATURES = "features.sha256"
 WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
 CHECKSUMS = "SHA256SUMS"
-"""Of every file of a checkpoint, in the form that `sha256sum --check` reads; older checkpoints have none."""
+"""Checksums of a checkpoint's files, as `sha256sum --check` reads them; older checkpoints have none."""
 
 
 def last_complete_checkpoint(folder: str | Path) -> Path | None:
-    """The newest checkpoint that an exact resume can start from.
+    """The newest checkpoint that an exact resume can start from, `None` if there is none.
 
-    Args:
-        folder: where the checkpoints are.
-
-    Returns:
-        Its path, or `None` if there is none. Torn ones, as an interrupted copy leaves them, are passed over.
+    Torn ones, as an interrupted copy leaves them, are passed over.
     """
-    found = {}
-    for path in Path(folder).glob("checkpoint-*") if Path(folder).is_dir() else ():
-        step = re.fullmatch(r"checkpoint-(\d+)", path.name)
-        if step and path.is_dir():
-            found[int(step[1])] = path
-    for _, path in sorted(found.items(), reverse=True):
+    for path in map(Path, reversed(sort_checkpoints(str(folder)))):
         damage = damage_of(path)
         if damage is None:
             return path
@@ -59,16 +47,10 @@ def last_complete_checkpoint(folder: str | Path) -> Path | None:
     return None
 
 
-def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint is as it was saved and holds all that an exact resume needs."""
-    return damage_of(checkpoint) is None
-
-
 def damage_of(checkpoint: Path) -> str | None:
     """What keeps a checkpoint from being resumed from, `None` if nothing does."""
-    random_states = list(checkpoint.glob("rng_state*.pth"))
-    archives = [path.name for path in random_states] or ["rng_state.pth"]
     is_sharded = (checkpoint / SHARDED_WEIGHTS).is_dir()  # torch's own format; it writes its metadata last
+    archives = [path.name for path in checkpoint.glob("rng_state*.pth")] or ["rng_state.pth"]
     archives += [] if is_sharded else [OPTIMIZER, SCHEDULER]
     parts = [f"{name}/.metadata" for name in (SHARDED_WEIGHTS, SHARDED_OPTIMIZER)] if is_sharded else []
     try:
@@ -115,12 +97,7 @@ def _are_finite(file: Path) -> bool:
 
 
 def checkpoint_to_resume(asked: str | bool, folder: str, processes: int) -> Path:
-    """The checkpoint that a resume starts from.
-
-    Args:
-        asked: its path, or `True` for the newest complete one.
-        folder: where the checkpoints are.
-        processes: how many resume.
+    """The checkpoint that a resume by so many processes starts from: `asked`, or with `True` the newest in `folder`.
 
     Raises:
         CheckpointError: if there is none, it is torn, or another number of processes saved it.
@@ -149,23 +126,8 @@ def stopped_early(checkpoint: Path) -> bool:
     return bool(control.get("should_training_stop")) and state["global_step"] < state["max_steps"]
 
 
-def tensor_shapes(file: Path) -> dict[str, list[int]]:
-    """Shapes of the tensors of a safetensors file, without reading them."""
-    with safe_open(file, framework="pt") as tensors:
-        return {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-
-
-def left_out(model: nn.Module) -> set[str]:
-    """Tensors that a checkpoint of this model need not have: the backbone's, if the model is head-only."""
-    return set(getattr(model, "_keys_to_ignore_on_save", None) or ())
-
-
 def check_fits(checkpoint: str | Path, model: nn.Module) -> None:
-    """Refuse a checkpoint of another model before it is loaded.
-
-    Args:
-        checkpoint: its folder; sharded checkpoints are left to torch.
-        model: what it would be loaded into.
+    """Refuse a checkpoint of another model before it is loaded; sharded checkpoints are left to torch.
 
     Raises:
         CheckpointError: naming the first tensor that is missing or has another shape.
@@ -174,33 +136,31 @@ def check_fits(checkpoint: str | Path, model: nn.Module) -> None:
     file = Path(checkpoint) / WEIGHTS[is_adapter]
     if not file.is_file():
         return
-    wanted: dict[str, Any] = get_peft_model_state_dict(model) if is_adapter else model.state_dict()
-    saved = tensor_shapes(file)
-    missing = [name for name in wanted if name not in saved and name not in left_out(model)]
-    tied = getattr(model, "_tied_weights_keys", None)
-    if missing and not tied:
-        raise CheckpointError(
-            f"{checkpoint} lacks {len(missing)} tensors of the model, {missing[0]} first: resume from a checkpoint of "
-            "this very model"
-        )
+    wanted: dict[str, Tensor] = get_peft_model_state_dict(model) if is_adapter else model.state_dict()
+    with safe_open(file, framework="pt") as tensors:
+        saved = {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    # A head-only model leaves out its backbone.
+    left_out = getattr(model, "_keys_to_ignore_on_save", None) or ()
+    missing = [name for name in wanted if name not in saved and name not in left_out]
+    mend = "resume from a checkpoint of this very model"
+    if missing and not getattr(model, "_tied_weights_keys", None):
+        raise CheckpointError(f"{checkpoint} lacks {len(missing)} tensors of the model, {missing[0]} first: {mend}")
     for name, value in wanted.items():
-        if name in saved and saved[name] != list(value.shape):
-            raise CheckpointError(
-                f"{checkpoint} has {name} of shape {saved[name]}, the model needs {list(value.shape)}: resume from a "
-                "checkpoint of this very model"
-            )
+        shape = list(value.shape)
+        if saved.get(name, shape) != shape:
+            raise CheckpointError(f"{checkpoint} has {name} of shape {saved[name]}, the model needs {shape}: {mend}")
 
 
 def check_same_features(folder: Path, features: NDArray[Any], labels: NDArray[Any]) -> None:
     """Refuse to go on from checkpoints of other features: the backbone, or the rows, may have changed since a kill.
 
     Args:
-        folder: where the checkpoints are; what they were trained on is noted there.
-        features: of the training rows.
+        folder: where the checkpoints are; a hash of what they were trained on is kept there.
+        features: of the training rows, shape (rows, in_features).
         labels: of the same rows.
 
     Raises:
-        CheckpointError: if they are not those of the checkpoints.
+        CheckpointError: if the hash is another one.
     """
     digest = hashlib.sha256(np.ascontiguousarray(labels).data)
     kept_in = getattr(features, "filename", None)
@@ -219,32 +179,20 @@ def check_same_features(folder: Path, features: NDArray[Any], labels: NDArray[An
     path.write_text(digest.hexdigest(), encoding="utf-8")
 
 
-def check_config(folder: Path) -> None:
-    """Refuse a configuration that is no CR classifier's before anything is built from it.
-
-    Raises:
-        CheckpointError: naming the file and what is wrong with it.
-    """
-    path = folder / "config.json"
-    try:
-        config = json.loads(read_text(path))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}): copy it again, or train it anew") from error
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind != "cr":
-        raise CheckpointError(f"{path} is not of a CR model (model_type={kind!r}): give the directory of a run")
-    if config.get("quantization_config"):
-        raise CheckpointError(f"{path} has a quantization_config, which no run has: copy it again, or train it anew")
-
-
 def load_model(run_dir: Path, is_table: bool = False) -> tuple[Any, Any]:
     """Model and tokenizer of a folder that may come from anywhere; the run of a table has no tokenizer.
 
     Raises:
-        CheckpointError: if they are damaged, not safetensors, or need code of their own.
+        CheckpointError: if they are damaged, not safetensors, not finite, not fitted, or need code of their own.
     """
     register_auto_classes()  # the tokenizer looks the configuration up
-    check_config(run_dir)
+    path, mend = run_dir / "config.json", "copy it again, or train it anew"
+    config = read_json(path, mend)
+    if config.get("model_type") != "cr":
+        kind = config.get("model_type")
+        raise CheckpointError(f"{path} is not of a CR model (model_type={kind!r}): give the directory of a run")
+    if config.get("quantization_config"):
+        raise CheckpointError(f"{path} has a quantization_config, which no run has: {mend}")
     try:
         for path in run_dir.iterdir():
             check_ordinary(path)
@@ -252,28 +200,10 @@ def load_model(run_dir: Path, is_table: bool = False) -> tuple[Any, Any]:
         tokenizer = None if is_table else AutoTokenizer.from_pretrained(run_dir, trust_remote_code=False)
     except Exception as error:  # the files may hold anything, and tokenizers raises nothing narrower
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{run_dir} cannot be loaded ({cause}): copy it again, or train it anew") from error
-    check_weights(run_dir, model)
-    return model, tokenizer
-
-
-@torch.no_grad()
-def check_weights(place: Path, model: nn.Module) -> None:
-    """Refuse weights that could only predict nonsense.
-
-    Raises:
-        CheckpointError: naming the first tensor that is not finite, or if the head was never fitted.
-    """
+        raise CheckpointError(f"{run_dir} cannot be loaded ({cause}): {mend}") from error
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise CheckpointError(f"{place}: {name} is not finite: the weights are damaged, copy them or train anew")
+            raise CheckpointError(f"{run_dir}: {name} is not finite: the weights are damaged, copy them or train anew")
     if not model.is_fitted:
-        raise CheckpointError(f"{place} was saved before its feature statistics were fitted: train it anew")
-
-
-def publish(staged: Path, final: Path) -> None:
-    """Give a staged checkpoint its checksums and its name, in one step; an older one of that name is replaced."""
-    write_checksums(staged)
-    if final.exists():
-        shutil.rmtree(final)
-    staged.rename(final)
+        raise CheckpointError(f"{run_dir} was saved before its feature statistics were fitted: train it anew")
+    return model, tokenizer

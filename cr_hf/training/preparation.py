@@ -1,10 +1,11 @@
-"""What has to be settled before the first step: arguments, labels, weights of classes and the standardisation."""
+"""What is settled before the first step: arguments, labels, class weights, the standardisation and learning rates."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from itertools import islice
 from typing import Any
@@ -13,14 +14,13 @@ import datasets
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import has_length
 
 from ..modeling import CRConfig, Standardize, feature_moments, merge_moments
 from .arguments import CRTrainingArguments
-from .class_labels import check_class_labels, normalized_class_weights
 
 LABEL_COLUMNS = ("labels", "label")
 
@@ -40,7 +40,7 @@ def training_labels(dataset: Any) -> Any:
     """
     if hasattr(dataset, "labels"):
         return np.asarray(dataset.labels)
-    is_sized = has_length(dataset)
+    is_sized = has_length(dataset)  # a call in the condition would narrow the type
     if not is_sized or not len(dataset):
         return None
     for name in set(LABEL_COLUMNS) & set(getattr(dataset, "column_names", None) or ()):
@@ -52,12 +52,7 @@ def training_labels(dataset: Any) -> Any:
 
 
 def check_labels(labels: Any, dataset: Any, config: CRConfig) -> None:
-    """Refuse labels that do not fit what the model is asked.
-
-    Args:
-        labels: as `training_labels` returns them.
-        dataset: the training set.
-        config: of the model.
+    """Refuse labels, as `training_labels` returns them, that do not fit what the model is asked.
 
     Raises:
         ValueError: naming the first row that does not fit, or the field of the configuration.
@@ -75,16 +70,41 @@ def check_labels(labels: Any, dataset: Any, config: CRConfig) -> None:
         check_class_labels(labels, int(config.num_labels or 0), config.objective)
 
 
-def scaled_class_weights(weights: list[float] | str, labels: Any, num_labels: int) -> list[float]:
-    """The weight of each class, scaled to mean 1 over the training rows.
+def check_class_labels(labels: Any, num_labels: int, objective: str) -> None:
+    """Refuse labels, shape (rows,), that are no classes before a loss reads them.
 
     Raises:
-        ValueError: if there are no labels to count.
+        ValueError: naming the first row whose label is not an integer from 0 to num_labels - 1.
     """
-    if labels is None:
-        raise ValueError("class_weights need a training set with a column of labels: give the weights to CRConfig")
-    counted = Counter(labels.tolist())
-    return normalized_class_weights(weights, [counted[label] for label in range(num_labels)])
+    for row, label in enumerate(labels.tolist()):
+        if not isinstance(label, int) or not 0 <= label < num_labels:
+            kind = "ordered integers" if objective == "ordinal" else "integers"
+            raise ValueError(
+                f"row {row} of the training set has the label {label!r}: objective={objective!r} needs {kind} from 0 "
+                f"to {num_labels - 1}"
+            )
+
+
+def normalized_class_weights(weights: Sequence[float] | str, counts: Sequence[int]) -> list[float]:
+    """Class weights times one constant, so that their mean over a training set is 1.
+
+    Args:
+        weights: one per class, at least 0; `"balanced"` means the reciprocals of the counts, 0 for no row.
+        counts: training rows of each class.
+
+    Raises:
+        ValueError: if the lengths differ, a weight is negative or not finite, or the mean is 0.
+    """
+    if isinstance(weights, str):
+        weights = [0.0 if count == 0 else 1 / count for count in counts]
+    if len(weights) != len(counts):
+        raise ValueError(f"class_weights has {len(weights)} entries but there are {len(counts)} classes")
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+        raise ValueError(f"class_weights={list(weights)} must be finite and 0 or above")
+    total = sum(weight * count for weight, count in zip(weights, counts, strict=True))
+    if not total > 0:
+        raise ValueError(f"class_weights={list(weights)} give every training row the weight 0")
+    return [weight * sum(counts) / total for weight in weights]
 
 
 def fit_feature_norm(trainer: Trainer, model: Any) -> None:
@@ -93,13 +113,10 @@ def fit_feature_norm(trainer: Trainer, model: Any) -> None:
     Raises:
         ValueError: if the training set gives its rows only once.
     """
-    norms = [module for module in model.modules() if isinstance(module, Standardize)]
-    if not norms or all(norm.is_fitted for norm in norms):
+    if all(module.is_fitted for module in model.modules() if isinstance(module, Standardize)):
         return
     count, mean, squares = feature_moments(_features(trainer, model))
-    gathered: list[Any] = [(count, mean.cpu(), squares.cpu())]
-    if trainer.args.world_size > 1:
-        gathered = gather_object(gathered)
+    gathered = gather_object([(count, mean.cpu(), squares.cpu())])
     model.set_feature_moments(*reduce(merge_moments, gathered))
 
 
@@ -124,3 +141,48 @@ def _features(trainer: Trainer, model: Any) -> Iterator[Tensor]:
     for batch in batches:
         inputs = trainer._prepare_inputs(batch)
         yield model.get_features(**{name: value for name, value in inputs.items() if name != "labels"})
+
+
+def split_by_rate(
+    groups: list[dict[str, Any]],
+    model: nn.Module,
+    head_learning_rate: float | None,
+    threshold_learning_rate: float | None,
+    layer_decay: float | None,
+) -> list[dict[str, Any]]:
+    """The groups of an optimizer of `model`, before its first step, divided so that each has one learning rate.
+
+    The rates are fields of `CRTrainingArguments`; `None` leaves the head the groups' own, the thresholds the head's.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    factors = dict(zip(names, layer_factors(names, layer_decay), strict=True))
+    named = {id(parameter): name for name, parameter in model.named_parameters()}
+    divided = []
+    for group in groups:
+        by_rate: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            name = named[id(parameter)]
+            rate = group["lr"] * factors[name]
+            if head_learning_rate is not None and "classifier" in name.split("."):
+                rate = head_learning_rate
+            if threshold_learning_rate is not None and "thresholds" in name.split("."):
+                rate = threshold_learning_rate
+            by_rate.setdefault(rate, []).append(parameter)
+        divided += [{**group, "params": parameters, "lr": rate} for rate, parameters in by_rate.items()]
+    return divided
+
+
+def layer_factors(names: Sequence[str], layer_decay: float | None) -> list[float]:
+    """What multiplies the learning rate of each parameter of a model.
+
+    It is 1 for the last layer of the backbone and for what is outside it, `layer_decay` for the layer before, and so
+    on down to the embeddings.
+    """
+    found = [re.search(r"(?:^|\.)backbone\..*?\.?(?:layers?|h|blocks?)\.(\d+)\.", name) for name in names]
+    layers = 1 + max((int(match[1]) for match in found if match), default=-1)
+    factors = []
+    for name, match in zip(names, found, strict=True):
+        is_embedding = match is None and re.search(r"backbone\..*(embed|shared)", name) is not None
+        depth = int(match[1]) + 1 if match else 0 if is_embedding else layers
+        factors.append(1.0 if layer_decay is None else layer_decay ** (layers - depth))
+    return factors

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ LENGTH_GROUP = 50
 """Steps whose rows are sorted by length together: enough to pad little, few enough to keep the order random."""
 
 
+@dataclass(eq=False)
 class EpochBatchSampler(Sampler[list[int]]):
     """Batches of row numbers for one process, such that a step sees the same rows however it is divided.
 
@@ -24,35 +26,27 @@ class EpochBatchSampler(Sampler[list[int]]):
     Args:
         num_rows: rows of the training set.
         batch_size: rows of a micro-batch of one process.
-        accumulation: micro-batches of a step.
-        seed: of the order; it is that of `Trainer` (`seed + epoch`), so that both train on the same batches.
+        accumulation: micro-batches of a step, 1 by default.
+        seed: the order is that of `Trainer` (seeded by `seed + epoch`), so that both train on the same batches.
         shuffle: `False` keeps the order of the data set.
-        lengths: tokens of each row; batches are then made of rows of similar length. `None`: they are not.
-        processes: how many share the work.
+        lengths: tokens of each row, shape (num_rows,), to make batches of rows of similar length; `None` (default)
+            makes them of any rows.
+        processes: how many share the work, 1 by default.
         process: which of them this is.
         drop_last: leave out the step at the end of an epoch that is not full.
-
-    Attributes:
         epoch: set it before iterating.
     """
 
-    def __init__(
-        self,
-        num_rows: int,
-        batch_size: int,
-        accumulation: int = 1,
-        seed: int = 0,
-        shuffle: bool = True,
-        lengths: Sequence[int] | NDArray[np.integer] | None = None,
-        processes: int = 1,
-        process: int = 0,
-        drop_last: bool = False,
-    ) -> None:
-        self.num_rows, self.batch_size, self.accumulation = num_rows, batch_size, accumulation
-        self.seed, self.shuffle = seed, shuffle
-        self.lengths = None if lengths is None else np.asarray(lengths)
-        self.processes, self.process, self.drop_last = processes, process, drop_last
-        self.epoch = 0
+    num_rows: int
+    batch_size: int
+    accumulation: int = 1
+    seed: int = 0
+    shuffle: bool = True
+    lengths: NDArray[np.integer] | None = None
+    processes: int = 1
+    process: int = 0
+    drop_last: bool = False
+    epoch: int = 0
 
     @property
     def rows_per_step(self) -> int:
@@ -100,11 +94,7 @@ def dropout_seed(seed: int, step: int, micro_batch: int) -> int:
 
 
 def token_lengths(dataset: Any, column: str) -> NDArray[np.int64]:
-    """Tokens of each row of a tokenised data set.
-
-    Args:
-        dataset: rows with `input_ids`, or with a column of lengths, which is faster.
-        column: its name.
+    """Tokens of each row of a data set: the column of lengths, or else counted in `input_ids`.
 
     Raises:
         ValueError: if there is neither.

@@ -18,7 +18,7 @@ from transformers import SchedulerType
 from ..evaluation import Task
 from ..modeling import CRConfig
 from .arguments import CRTrainingArguments
-from .class_labels import normalized_class_weights
+from .preparation import normalized_class_weights
 from .schedules import check_schedule, scheduled_lambda
 
 # What a sweep has one way of; another value is refused by name.

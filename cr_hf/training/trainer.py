@@ -9,10 +9,10 @@ import tempfile
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, get_last_checkpoint
@@ -23,8 +23,14 @@ from ..evaluation import default_output, gradient_tail_ratio, input_gradient_nor
 from ..modeling import CRPreTrainedModel
 from .arguments import CRTrainingArguments
 from .checkpoints import checkpoint_to_resume, stopped_early
-from .parameter_groups import split_by_rate
-from .preparation import check_labels, fit_feature_norm, scaled_class_weights, training_labels, with_dreg
+from .preparation import (
+    check_labels,
+    fit_feature_norm,
+    normalized_class_weights,
+    split_by_rate,
+    training_labels,
+    with_dreg,
+)
 from .sampling import dropout_seed
 from .schedules import check_schedule, scheduled_lambda
 from .trainer_base import ExactTrainer
@@ -36,12 +42,11 @@ class CRTrainer(ExactTrainer):
     """`Trainer` with `loss = task_loss + lambda_t * dreg.sum()`.
 
     Beside what `Trainer` does, it logs `task_loss`, `dreg`, `dreg_lambda`, DREG per layer and, evaluating, the
-    gradient tail ratio of the first 1024 rows; fits the standardisation on the training rows before the first step;
-    gives the head and every layer of the backbone its own learning rate and spares coefficients and thresholds from
-    weight decay; weights micro-batches by their rows, so that accumulation and several processes equal one large
-    batch; writes checkpoints that are whole or not there, and resumes exactly; stops at the first non-finite loss or
-    gradient it notices, before anything is saved; and publishes as `cr-hf publish` does. A model that is not a CR
-    model (a baseline) trains with its own loss under the same rules.
+    gradient tail ratio of the first 1024 rows; fits the standardisation before the first step; gives the head and
+    every layer of the backbone its own learning rate and spares coefficients and thresholds from weight decay; makes
+    accumulation and several processes equal one large batch; writes checkpoints that are whole or not there, and
+    resumes exactly; stops at the first non-finite loss or gradient; and publishes as `cr-hf publish` does. A model
+    that is not a CR model (a baseline) trains with its own loss under the same rules.
 
     Args:
         model: a CR model, or any model for comparison; `None` with a `model_init`.
@@ -74,7 +79,7 @@ class CRTrainer(ExactTrainer):
         self._tail_batches = 0
         self._is_resumed = False
         self._first_bad_step = torch.tensor(-1, device=args.device)
-        if self._cr_config is not None:
+        if self._cr_model is not None:
             self._configure_objective()
 
     @property
@@ -86,31 +91,23 @@ class CRTrainer(ExactTrainer):
         return None
 
     @property
-    def _cr_config(self) -> Any:
-        model = self._cr_model
-        return None if model is None else model.config
-
-    @property
     def _dreg_lambda_start(self) -> float:
-        return self._cr_config.dreg_lambda if self.args.dreg_lambda is None else self.args.dreg_lambda
+        return self._cr_model.config.dreg_lambda if self.args.dreg_lambda is None else self.args.dreg_lambda
 
     @property
     def dreg_lambda(self) -> float:
         """The DREG coefficient of the current step."""
+        args, state = self.args, self.state
+        ends = (self._dreg_lambda_start, args.dreg_lambda_end)
         return scheduled_lambda(
-            self.state.global_step,
-            max(1, self.state.max_steps),
-            self._dreg_lambda_start,
-            self.args.dreg_lambda_end,
-            self.args.dreg_schedule,
-            self.args.dreg_warmup_steps,
+            state.global_step, max(1, state.max_steps), *ends, args.dreg_schedule, args.dreg_warmup_steps
         )
 
     def _configure_objective(self) -> None:
         """Settle the loss; label smoothing is the objective's job, since `Trainer`'s own would drop DREG."""
         args = self.args
         if args.label_smoothing_factor:
-            self._cr_config.label_smoothing = args.label_smoothing_factor
+            self._cr_model.config.label_smoothing = args.label_smoothing_factor
             self.label_smoother = None
         check_schedule(args.dreg_schedule, self._dreg_lambda_start, args.dreg_lambda_end, args.dreg_warmup_steps)
 
@@ -148,7 +145,13 @@ class CRTrainer(ExactTrainer):
         labels = training_labels(self.train_dataset)
         check_labels(labels, self.train_dataset, model.config)
         if args.class_weights is not None:
-            model.config.class_weights = scaled_class_weights(args.class_weights, labels, model.config.num_labels)
+            if labels is None or model.config.problem_type != "single_label_classification":
+                raise ValueError(
+                    "class_weights need single-label classification and a training set with a column of labels: leave "
+                    "them out, or give the weights to CRConfig"
+                )
+            counts = np.bincount(labels, minlength=model.config.num_labels).tolist()
+            model.config.class_weights = normalized_class_weights(args.class_weights, counts)
         if not self._is_resumed:
             fit_feature_norm(self, model)
 
@@ -178,17 +181,9 @@ class CRTrainer(ExactTrainer):
     ) -> Any:
         """Task loss + lambda_t * DREG while training, the task loss alone in evaluation.
 
-        Args:
-            model: the wrapped model.
-            inputs: of the model, `labels` among them.
-            return_outputs: return (loss, outputs).
-            num_items_in_batch: unused, the loss is a mean over rows.
-
-        Returns:
-            The loss, a scalar, and the outputs if asked for.
+        Both are means over rows, so `num_items_in_batch` is not read.
         """
-        training = model.training
-        cr_model = self._cr_model
+        training, cr_model = model.training, self._cr_model
         if cr_model is None:
             loss, outputs = super().compute_loss(model, dict(inputs), return_outputs=True)  # it takes labels out
             parts = [loss]
@@ -238,9 +233,10 @@ class CRTrainer(ExactTrainer):
         Raises:
             NonFiniteError: if the loss or the gradient norm is not finite.
         """
-        if "loss" in logs and self._parts is not None:
+        parts = self._parts if "loss" in logs else None
+        if parts is not None:
             steps = self.state.global_step - self._parts_steps
-            means = self.accelerator.gather(self._parts[None]).mean(0).div(steps).tolist()
+            means = self.accelerator.gather(parts[None]).mean(0).div(steps).tolist()
             self._parts, self._parts_steps = None, self.state.global_step
             logs["task_loss"] = means[0]
             if len(means) > 1:
@@ -249,10 +245,9 @@ class CRTrainer(ExactTrainer):
                 for number, value in enumerate(means[1:-1], start=1):
                     logs[f"dreg_layer_{number}"] = value
                 logs["dreg_readout"] = means[-1]
-            super().log(logs, start_time)
-            self._stop_if_not_finite(logs)
-            return
         super().log(logs, start_time)
+        if parts is not None:
+            self._stop_if_not_finite(logs)
 
     def _stop_if_not_finite(self, logs: dict[str, float]) -> None:
         step = int(self._first_bad_step)
@@ -282,32 +277,23 @@ class CRTrainer(ExactTrainer):
 
     # ---- the gradient tail ratio ----
 
-    def evaluation_loop(
-        self,
-        dataloader: DataLoader,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """As in `Trainer`, with the tail ratio among the metrics of an evaluation.
 
         Only what the head reads is looked at, so a backbone is never run for it. Left out where the weights of the
         head are not whole in one process (FSDP, DeepSpeed), or where the model is compiled, which hooks would undo.
         """
-        arguments = (dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         whole = not (self.is_fsdp_enabled or self.is_deepspeed_enabled or self.args.torch_compile)
-        if self._cr_model is None or not whole or not metric_key_prefix.startswith("eval"):
-            return super().evaluation_loop(*arguments)
+        prefix = kwargs["metric_key_prefix"]  # `evaluate` and `predict` name it
         norms: list[Tensor] = []
-        self._tail_norms, self._tail_batches = norms, 0
+        if self._cr_model is not None and whole and prefix.startswith("eval"):
+            self._tail_norms, self._tail_batches = norms, 0
         try:
-            output = super().evaluation_loop(*arguments)
+            output = super().evaluation_loop(*args, **kwargs)
         finally:
             self._tail_norms = None
         if norms and output.metrics is not None:
-            ratio = gradient_tail_ratio(torch.cat(norms).double().cpu())
-            output.metrics[f"{metric_key_prefix}_gradient_tail_ratio"] = ratio
+            output.metrics[f"{prefix}_gradient_tail_ratio"] = gradient_tail_ratio(torch.cat(norms).double().cpu())
         return output
 
     def prediction_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -333,10 +319,6 @@ class CRTrainer(ExactTrainer):
 
 def check_arguments(model: nn.Module, args: CRTrainingArguments) -> None:
     """Build what a training is made of and throw it away, so that what cannot work is noticed before work is done.
-
-    Args:
-        model: to be trained, or one like it.
-        args: of the training.
 
     Raises:
         ValueError: naming the arguments and the cause.

@@ -16,7 +16,7 @@ from transformers.trainer_utils import has_length, rotate_checkpoints, seed_work
 
 from ..errors import CheckpointError
 from .arguments import CRTrainingArguments
-from .checkpoints import STAGING, STATE, changed_file, check_fits, publish
+from .checkpoints import STAGING, STATE, changed_file, check_fits, write_checksums
 from .sampling import EpochBatchSampler, token_lengths
 
 
@@ -37,11 +37,7 @@ class ExactTrainer(Trainer):
     # ---- the data ----
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches whose rows are a function of (seed, epoch): see `EpochBatchSampler`.
-
-        Raises:
-            ValueError: if lengths are asked for and there are none.
-        """
+        """Batches whose rows are a function of (seed, epoch): see `EpochBatchSampler`."""
         args, dataset = self.args, self.train_dataset
         self._batches = None
         if isinstance(dataset, IterableDataset | None) or not has_length(dataset):
@@ -135,7 +131,9 @@ class ExactTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             self.state.save_to_json(str(staged / name / STATE))
-            publish(staged / name, folder / name)
+            write_checksums(staged / name)
+            shutil.rmtree(folder / name, ignore_errors=True)
+            (staged / name).rename(folder / name)
             staged.rmdir()
             rotate_checkpoints(str(folder), self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
@@ -163,10 +161,7 @@ class ExactTrainer(Trainer):
         """Publish the model as it is now as `cr-hf publish` does: checked, in one commit, verified, with a card.
 
         Arguments are those of `Trainer.push_to_hub`, where `blocking` must be True and `revision` None, and `tag`,
-        `head_only` and `license` of `publish_run`.
-
-        Returns:
-            A `Published`; `None` in other processes than the first.
+        `head_only` and `license` of `publish_run`. Returns a `Published`, in other processes than the first `None`.
 
         Raises:
             PublishError: saying what was published, what was not, and the mend.

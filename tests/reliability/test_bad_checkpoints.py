@@ -107,12 +107,12 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda run: [(run / "model.safetensors").unlink(), (run / "model.safetensors").mkdir()].clear(),
         "run cannot be loaded",
     ),
-    "no config": (lambda run: (run / "config.json").unlink(), "run/config.json cannot be read"),
-    "an empty config": (write("config.json", ""), "run/config.json cannot be read"),
-    "a config cut short": (cut("config.json", 100), "run/config.json cannot be read"),
+    "no config": (lambda run: (run / "config.json").unlink(), "run/config.json is missing"),
+    "an empty config": (write("config.json", ""), "run/config.json is not JSON"),
+    "a config cut short": (cut("config.json", 100), "run/config.json is not JSON"),
     "a config that is a list": (
         write("config.json", "[]"),
-        "run/config.json is not of a CR model (model_type=None): give the directory of",
+        "run/config.json holds a list, not an object: copy it again, or train it anew",
     ),
     "a config of another model": (
         write("config.json", '{"model_type": "bert"}'),

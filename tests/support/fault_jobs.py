@@ -15,7 +15,7 @@ import cr_hf.features.encode
 from cr_hf import CRForFeatureClassification, CRForSequenceClassification
 from cr_hf.errors import CRError
 from cr_hf.features.encode import encode_texts
-from cr_hf.training.checkpoints import is_complete
+from cr_hf.training.checkpoints import damage_of
 
 DEMO = Path(__file__).resolve().parents[2] / "recipes" / "demo.yaml"
 TINY = ["data.max_train_samples=120", "data.max_eval_samples=40", "hidden_sizes=[8]", "use_cpu=true"]
@@ -106,7 +106,7 @@ class Training(Job):
 
     def what_is_left_loads(self, place: Path) -> str:
         for checkpoint in (place / OUT / "checkpoints").glob("checkpoint-*"):
-            if not is_complete(checkpoint):
+            if damage_of(checkpoint) is not None:
                 return f"{checkpoint.name} is torn"
             CRForFeatureClassification.from_pretrained(checkpoint)
         return ""

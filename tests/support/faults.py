@@ -23,7 +23,7 @@ import cr_hf.features.encode
 import cr_hf.training.trainer
 from cr_hf import CRForSequenceClassification
 from cr_hf.features.encode import encode_texts
-from cr_hf.training.checkpoints import is_complete, last_complete_checkpoint, write_checksums
+from cr_hf.training.checkpoints import damage_of, last_complete_checkpoint, write_checksums
 
 # ---- each fault returns what broke a promise, empty if nothing did ----
 
@@ -252,7 +252,7 @@ def flipped_bit(job: Job, moments: random.Random) -> str:
     content = bytearray(path.read_bytes())
     content[moments.randrange(len(content))] ^= 1 << moments.randrange(8)
     path.write_bytes(content)
-    if is_complete(newest):
+    if damage_of(newest) is None:
         return f"a bit of {path.name} was not noticed"
     return job.goes_on(place, loads=False)
 
@@ -267,7 +267,7 @@ def nan_in_a_checkpoint(job: Job, moments: random.Random) -> str:
     weights[name].view(-1)[0] = float("nan")
     save_file(weights, newest / "model.safetensors", metadata={"format": "pt"})
     write_checksums(newest)
-    if is_complete(newest):
+    if damage_of(newest) is None:
         return "NaN was not noticed"
     return job.goes_on(place, loads=False)
 

@@ -64,7 +64,7 @@ CASES: dict[str, Case] = {
     "results that are no numbers": Case(
         lambda run, canary: edit(run / "results.json", metrics={"test": "<script>"}), "no card can be made", PUBLISH
     ),
-    "a config nested too deeply": Case(file("config.json", DEEP), "config.json cannot be read"),
+    "a config nested too deeply": Case(file("config.json", DEEP), "config.json is not JSON"),
     "a tokenizer nested too deeply": Case(file("tokenizer.json", DEEP), "run cannot be loaded"),
     "a tokenizer configuration nested too deeply": Case(file("tokenizer_config.json", DEEP), "run cannot be loaded"),
     "a tokenizer that is a list": Case(file("tokenizer.json", "[]"), "run cannot be loaded"),

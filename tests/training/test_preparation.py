@@ -1,7 +1,8 @@
-"""What is settled before the first step: with `model_init`, in a search, for streams and for wrong labels."""
+"""What is settled before the first step: with `model_init`, for streams, for wrong labels, and rates of learning."""
 
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,16 @@ import datasets
 import pytest
 import torch
 from feature_rows import Rows, head, trainer_of
+from process_jobs import arguments as learning_arguments
 from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
 
-from cr_hf import CRTrainer, CRTrainingArguments
+from cr_hf import CRForSequenceClassification, CRTrainer, CRTrainingArguments
+from cr_hf.training.lora import add_lora
+from cr_hf.training.preparation import check_class_labels, layer_factors, normalized_class_weights
 
+TinyBackbone = Callable[..., Path]
 QUIET: dict[str, Any] = {
     "max_steps": 3,
     "report_to": "none",
@@ -141,3 +146,110 @@ def test_text_labels_of_a_list_of_rows_are_refused(tmp_path: Path) -> None:
     rows = [{"features": values, "label": "bad"} for values in FEATURES]
     with pytest.raises(ValueError, match="row 0 of the training set has the label 'bad'"):
         CRTrainer(model=head(), args=arguments(tmp_path), train_dataset=rows).train()
+
+
+class TestClassWeights:
+    def test_mean_is_one_over_the_training_set(self) -> None:
+        counts = [70, 5, 25]
+        weights = normalized_class_weights([1.0, 10.0, 3.0], counts)
+        assert sum(w * c for w, c in zip(weights, counts, strict=True)) == pytest.approx(sum(counts))
+        assert [w / weights[0] for w in weights] == pytest.approx([1.0, 10.0, 3.0])
+
+    @pytest.mark.parametrize(
+        ("weights", "counts", "message"),
+        [
+            ([1.0, 1.0], [1, 2, 3], r"has 2 entries but there are 3 classes"),
+            ([1.0, -1.0], [1, 2], r"class_weights=\[1.0, -1.0\] must be finite and 0 or above"),
+            ([1.0, math.nan], [1, 2], r"must be finite"),
+            ([1.0, 0.0], [0, 5], r"every training row the weight 0"),
+        ],
+    )
+    def test_bad_weights(self, weights: list[float], counts: list[int], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            normalized_class_weights(weights, counts)
+
+
+class TestClassLabels:
+    def test_classes_pass(self) -> None:
+        check_class_labels(torch.tensor([0, 2, 1, 2]), 3, "ordinal")
+
+    @pytest.mark.parametrize(
+        ("labels", "message"),
+        [
+            ([0, 3], r"row 1 .* label 3: objective='ordinal' needs ordered integers from 0 to 2"),
+            ([0, 1, -1], r"row 2 .* label -1"),
+            ([0.0, 1.0], r"row 0 .* label 0.0"),
+        ],
+    )
+    def test_the_first_bad_row_is_named(self, labels: list[float], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            check_class_labels(torch.tensor(labels), 3, "ordinal")
+
+
+# ---- learning rates ----
+
+
+def rates_of(trainer: CRTrainer) -> dict[str, float]:
+    groups = trainer.create_optimizer().param_groups
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    trained = {name: value for name, value in trainer.model.named_parameters() if value.requires_grad}
+    assert len(rates) == len(trained)
+    return {name: rates[id(value)] for name, value in trained.items()}
+
+
+def test_every_family_has_its_layers_found(family: str, tiny_backbone: TinyBackbone, tmp_path: Path) -> None:
+    """Two layers each: the last at the full rate, the first at half, the embeddings at a quarter."""
+    model = CRForSequenceClassification.from_backbone(
+        str(tiny_backbone(family)), num_labels=3, hidden_sizes=[8], objective="ordinal"
+    )
+    values = {"learning_rate": 1.0, "head_learning_rate": 5.0, "threshold_learning_rate": 7.0, "layer_decay": 0.5}
+    rates = rates_of(CRTrainer(model=model, args=learning_arguments(tmp_path, **values)))
+    seen = set()
+    for name, rate in rates.items():
+        if name.startswith("classifier."):
+            assert rate == (7.0 if "thresholds" in name else 5.0), name
+            continue
+        seen.add(rate)
+        if "embed" in name or "shared" in name:
+            assert rate == 0.25, name
+        elif ".0." in name.replace(".layer.0.", ".", family == "t5" and ".block.1." in name):
+            assert rate == 0.5, name
+        else:
+            assert rate == 1.0, name
+    assert seen == {0.25, 0.5, 1.0}
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_adapters_and_their_head_have_rates_too(tiny_backbone: TinyBackbone, tmp_path: Path) -> None:
+    model = CRForSequenceClassification.from_backbone(
+        str(tiny_backbone("bert")), num_labels=3, hidden_sizes=[8], freeze_backbone=True, feature_norm="layer_norm"
+    )
+    values = {"learning_rate": 1.0, "head_learning_rate": 5.0, "layer_decay": 0.5}
+    rates = rates_of(CRTrainer(model=add_lora(model, tmp_path / "base"), args=learning_arguments(tmp_path, **values)))
+    for name, rate in rates.items():
+        assert rate == (5.0 if ".classifier." in name else 0.5 if ".layer.0." in name else 1.0), name
+
+
+def test_without_a_decay_every_factor_is_one() -> None:
+    assert layer_factors(["backbone.encoder.layer.0.x", "classifier.readout.weight"], None) == [1.0, 1.0]
+
+
+def test_the_schedule_scales_every_rate(tiny_backbone: TinyBackbone, tmp_path: Path) -> None:
+    model = CRForSequenceClassification.from_backbone(str(tiny_backbone("bert")), num_labels=3, hidden_sizes=[8])
+    values = {"learning_rate": 1.0, "head_learning_rate": 5.0, "warmup_steps": 4, "max_steps": 8}
+    trainer = CRTrainer(model=model, args=learning_arguments(tmp_path, **values))
+    trainer.create_optimizer_and_scheduler(8)
+    trainer.optimizer.step()
+    trainer.lr_scheduler.step()
+    assert sorted({group["lr"] for group in trainer.optimizer.param_groups}) == [0.25, 1.25]
+    assert torch.isfinite(torch.tensor([group["lr"] for group in trainer.optimizer.param_groups])).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"layer_decay": 0.0}, "layer_decay=0.0"), ({"layer_decay": 1.5}, "at most 1"),
+     ({"threshold_learning_rate": -1.0}, "threshold_learning_rate=-1.0")],
+)  # fmt: skip
+def test_rates_out_of_range_are_refused(values: dict[str, float], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        learning_arguments(tmp_path, **values)

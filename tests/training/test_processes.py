@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from children import run_command
@@ -93,7 +94,7 @@ def test_the_gradient_tail_ratio_is_that_of_one_process(both: tuple[Any, Any], j
 @pytest.mark.parametrize("rows", [16, 70, 33])
 @pytest.mark.parametrize("by_length", [False, True])
 def test_every_division_of_a_step_sees_the_same_rows(rows: int, by_length: bool) -> None:
-    lengths = [1 + row * 7 % 13 for row in range(rows)] if by_length else None
+    lengths = np.array([1 + row * 7 % 13 for row in range(rows)]) if by_length else None
 
     def steps(batch_size: int, accumulation: int, processes: int) -> list[set[int]]:
         samplers = [
@@ -118,7 +119,7 @@ def test_every_division_of_a_step_sees_the_same_rows(rows: int, by_length: bool)
 
 
 def test_the_order_is_a_function_of_seed_and_epoch() -> None:
-    lengths = list(range(100))
+    lengths = np.arange(100)
 
     def order(seed: int, epoch: int) -> list[list[int]]:
         sampler = EpochBatchSampler(100, 8, seed=seed, lengths=lengths)

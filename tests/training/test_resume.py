@@ -23,7 +23,7 @@ from cr_hf.errors import CheckpointError, RecipeError
 from cr_hf.runs.directory import open_directory
 from cr_hf.runs.recipe import Recipe, load_recipe
 from cr_hf.runs.train import train_recipe
-from cr_hf.training.checkpoints import check_same_features, is_complete, last_complete_checkpoint, write_checksums
+from cr_hf.training.checkpoints import check_same_features, damage_of, last_complete_checkpoint, write_checksums
 
 TinyBackbone = Callable[..., Path]
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -80,11 +80,17 @@ def test_killed_at_random_moments(kind: str, tiny_backbone: TinyBackbone, tmp_pa
         assert one == other, name
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> CRTrainer:
+    """A run that was never stopped but by early stopping."""
+    trainer = early_stopping_trainer(tmp_path_factory.mktemp("whole"))
+    trainer.train()
+    return trainer
+
+
 @pytest.mark.parametrize("call", [1, 2, 5, 6])
-def test_killed_while_a_checkpoint_is_written(call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_while_a_checkpoint_is_written(call: int, whole: CRTrainer, tmp_path: Path) -> None:
     """Each checkpoint calls torch.save three times: optimizer, schedule, random state."""
-    whole = early_stopping_trainer(tmp_path / "whole")
-    whole.train()
     save, calls = torch.save, []
 
     def killing(value: object, file: str) -> None:
@@ -114,10 +120,8 @@ def assert_resumes_to(whole: CRTrainer, folder: Path, resume: bool = True) -> No
         assert torch.equal(value, resumed.model.state_dict()[name]), name
 
 
-def test_killed_after_early_stopping_had_ended_it(tmp_path: Path) -> None:
+def test_killed_after_early_stopping_had_ended_it(whole: CRTrainer, tmp_path: Path) -> None:
     """The checkpoint of the last evaluation is saved, the best one not yet loaded back."""
-    whole = early_stopping_trainer(tmp_path / "whole")
-    whole.train()
     assert whole.state.global_step < whole.state.max_steps
 
     def train() -> None:
@@ -146,7 +150,7 @@ def test_a_torn_checkpoint_is_passed_over(name: str, checkpoints: Path, tmp_path
     assert last_complete_checkpoint(tmp_path) == torn
     content = (torn / name).read_bytes()
     (torn / name).write_bytes(content[: len(content) // 2])
-    assert not is_complete(torn)
+    assert damage_of(torn) is not None
     assert last_complete_checkpoint(tmp_path) == tmp_path / f"checkpoint-{steps[-2]}"
     with pytest.raises(CheckpointError, match="is no complete checkpoint"):
         early_stopping_trainer(tmp_path).train(resume_from_checkpoint=str(torn))
