@@ -188,8 +188,8 @@ def load_model(run_dir: Path, is_table: bool = False) -> tuple[Any, Any]:
     register_auto_classes()  # the tokenizer looks the configuration up
     path, mend = run_dir / "config.json", "copy it again, or train it anew"
     config = read_json(path, mend)
-    if config.get("model_type") != "cr":
-        kind = config.get("model_type")
+    kind = config.get("model_type")
+    if kind != "cr":
         raise CheckpointError(f"{path} is not of a CR model (model_type={kind!r}): give the directory of a run")
     if config.get("quantization_config"):
         raise CheckpointError(f"{path} has a quantization_config, which no run has: {mend}")

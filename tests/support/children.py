@@ -3,11 +3,13 @@
 import ctypes
 import os
 import resource
+import socket
 import struct
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,25 @@ def start_command(command: list[str], folder: Path, **limits: Any) -> Child:
 def run_command(command: list[str], folder: Path, **limits: Any) -> Ended:
     """The same, until it has ended."""
     return start_command(command, folder, **limits).wait()
+
+
+def start_together(action: Callable[[], object], processes: int = 2) -> list[Child]:
+    """The same action in processes that work together: what `torchrun` tells its own, without starting Python anew."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def join(rank: int) -> None:
+        from accelerate.state import AcceleratorState, GradientState
+
+        numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+        os.environ.update({name: str(value) for name, value in {**numbers, "MASTER_PORT": port}.items()})
+        os.environ["MASTER_ADDR"] = "127.0.0.1"
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        action()
+
+    return [Child(partial(join, rank)) for rank in range(processes)]
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:

@@ -1,8 +1,6 @@
-"""What `test_processes.py` and `test_resume.py` run in processes of their own: `python process_jobs.py JOB FOLDER`."""
+"""What `test_processes.py` and `test_resume.py` train, alone or in processes that work together."""
 
-import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -156,15 +154,3 @@ def early_stopping_trainer(folder: Path, **more: Any) -> CRTrainer:
         eval_dataset=Rows(31, torch.float32, seed=2),
         callbacks=[EarlyStoppingCallback(3)],
     )
-
-
-def main() -> None:
-    torch.set_num_threads(1)
-    folder, backbone, batches = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-    results = compare(folder, backbone, **batches)
-    if os.environ.get("RANK", "0") == "0":
-        torch.save(results, folder / "results.pt")
-
-
-if __name__ == "__main__":
-    main()

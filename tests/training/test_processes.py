@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from children import run_command
+from children import run_command, start_together
 from process_jobs import SINGLE, compare
 from safetensors.torch import load_file
 
@@ -23,28 +23,20 @@ HERE = Path(__file__).resolve().parents[1]
 JOBS = ("head", "chain", "texts")
 
 
-def launch(*command: str, processes: int = 2) -> None:
-    """Run a Python program in several processes of this machine, as `accelerate launch` does."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    options = [f"--nproc-per-node={processes}", "--standalone"]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *options, *command],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-
-
 @pytest.fixture(scope="module")
 def both(tiny_backbone: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """Results of one process with batches of 16, and of two with two micro-batches of 4 each."""
     folder, backbone = tmp_path_factory.mktemp("processes"), tiny_backbone("bert")
-    divided = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
-    launch(str(HERE / "support" / "process_jobs.py"), str(folder), str(backbone), json.dumps(divided))
+
+    def divided() -> None:
+        results = compare(folder, backbone, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+        if os.environ["RANK"] == "0":
+            torch.save(results, folder / "results.pt")
+
+    children = start_together(divided)
     whole = compare(tmp_path_factory.mktemp("single"), backbone, **SINGLE)
+    for ended in [child.wait() for child in children]:
+        assert ended.code == 0, ended.errors[-4000:]
     return whole, torch.load(folder / "results.pt", weights_only=False)
 
 

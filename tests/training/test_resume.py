@@ -5,16 +5,14 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
+from children import Child, start_together
 from process_jobs import early_stopping_trainer
 from safetensors.torch import load_file, save_file
 
@@ -33,20 +31,6 @@ TINY += ["eval_strategy=steps", "save_strategy=steps", "eval_steps=3", "save_ste
 TINY += ["per_device_train_batch_size=16", "early_stopping_patience=2", "dreg_schedule=linear"]
 
 
-def in_a_child(action: Callable[[], object]) -> int:
-    """Start an action in a forked process."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-        action()
-        code = 0
-    finally:
-        os._exit(code)
-
-
 def recipe_of(kind: str, folder: Path, backbone: Path) -> Recipe:
     name = {"frozen": "demo", "fine-tuned": "sst5_finetune", "lora": "sst5_lora"}[kind]
     more = ["lora_r=2"] if kind == "lora" else []
@@ -63,10 +47,9 @@ def test_killed_at_random_moments(kind: str, tiny_backbone: TinyBackbone, tmp_pa
     duration = time.perf_counter() - started
     moments, recipe = random.Random(7), recipe_of(kind, broken, backbone)
     for _ in range(5):
-        child = in_a_child(lambda: train_recipe(recipe, resume=True))
+        child = Child(lambda: train_recipe(recipe, resume=True))
         time.sleep(moments.uniform(0.3, 0.9) * duration)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        child.kill()
     if not (broken / "results.json").is_file():
         train_recipe(recipe, resume=True)
     for name in (
@@ -104,8 +87,7 @@ def test_killed_while_a_checkpoint_is_written(call: int, whole: CRTrainer, tmp_p
         torch.save = killing
         early_stopping_trainer(tmp_path / "broken").train()
 
-    _, status = os.waitpid(in_a_child(train), 0)
-    assert os.WIFSIGNALED(status)
+    assert Child(train).wait().code == -signal.SIGKILL
     last = last_complete_checkpoint(tmp_path / "broken")
     assert (last is None) == (call <= 3)
     assert_resumes_to(whole, tmp_path / "broken", resume=last is not None)
@@ -129,8 +111,7 @@ def test_killed_after_early_stopping_had_ended_it(whole: CRTrainer, tmp_path: Pa
         trainer._load_best_model = lambda: os.kill(os.getpid(), signal.SIGKILL)
         trainer.train()
 
-    _, status = os.waitpid(in_a_child(train), 0)
-    assert os.WIFSIGNALED(status)
+    assert Child(train).wait().code == -signal.SIGKILL
     assert_resumes_to(whole, tmp_path / "broken")
 
 
@@ -249,21 +230,22 @@ def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_killed_while_they_save(tiny_backbone: TinyBackbone, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cr_hf.cli", "train", str(RECIPES / "sst5_finetune.yaml"), "--num-processes", "2"]
-    command += [f"backbone={tiny_backbone('bert')}", *TINY]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
-    broken = [*command, f"output_dir={tmp_path / 'broken'}"]
-    running = subprocess.Popen(broken, **quiet)
+    def start(name: str, resume: bool = False) -> list[Child]:
+        recipe = recipe_of("fine-tuned", tmp_path / name, tiny_backbone("bert"))
+        return start_together(lambda: train_recipe(recipe, resume=resume))
+
+    broken = start("broken")
     staged = tmp_path / "broken" / "checkpoints" / "unfinished" / "checkpoint-6"
     until = time.monotonic() + 300
-    while not staged.exists() and running.poll() is None and time.monotonic() < until:
+    while not staged.exists() and time.monotonic() < until:
         time.sleep(0.001)
-    for process in [*psutil.Process(running.pid).children(recursive=True), psutil.Process(running.pid)]:
-        process.kill()
-    running.wait()
+    for child in broken:
+        os.kill(child.pid, signal.SIGKILL)
+    for child in broken:
+        child.wait()
     assert not (tmp_path / "broken" / "results.json").exists()
-    subprocess.run([*broken, "--resume"], check=True, timeout=400, **quiet)
-    subprocess.run([*command, f"output_dir={tmp_path / 'whole'}"], check=True, timeout=400, **quiet)
+    for children in (start("broken", resume=True), start("whole")):
+        for ended in [child.wait() for child in children]:
+            assert ended.code == 0, ended.errors[-3000:]
     one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "broken"))
     assert one == other
