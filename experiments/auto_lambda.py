@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cr_hf.evaluation.statistics import compare
 from cr_hf.study.arms import HEADS
 
-from .runner import Regime, hits_of, part, pick_lambda, read_regime, start, subsets_of, train, write_result
+from .runner import Regime, compare, hits_of, part, pick_lambda, read_regime, start, subsets_of, train, write_result
 
 FRACTIONS = (0.05, 0.25, 1.0)
 FIXED = 0.02

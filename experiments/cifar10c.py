@@ -7,7 +7,7 @@ corruption accuracy is the mean over 15 corruptions x 5 severities x test images
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         record["curves"] = {kind: [float(one.mean()) for one in hits] for kind, hits in corrupted[name].items()}
     found = compared(means)
     comparisons = {
-        name: [{"head": OURS, "reference": other, **one.to_json()} for other, one in part.items()]
+        name: [{"head": OURS, "reference": other, **asdict(one)} for other, one in part.items()]
         for name, part in (("mean_corruption_accuracy", found), ("clean_accuracy", compared(clean)))
     }
     rows, apart, tested = (len(labels) for _, labels in (regime.data.train, regime.data.validation, regime.data.test))

@@ -7,6 +7,7 @@ the features are, and with Gaussian noise on the standardised test features. The
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rule=RULE,
         seeds=options.seeds,
         comparisons=[
-            {"rows": kind, "reference": name, **one.to_json()}
+            {"rows": kind, "reference": name, **asdict(one)}
             for kind, part in (("clean", clean), ("noise", noisy))
             for name, one in part.items()
         ],

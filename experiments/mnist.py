@@ -9,7 +9,7 @@ of the margin by the standardised pixels, averaged over seeds, CR + DREG against
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,7 @@ def fewer_parameters(records: Records, hits: dict[str, list[Hits]]) -> list[dict
             "relu": other["hidden_sizes"],
             "cr+dreg": ours[own]["hidden_sizes"],
             "parameter_ratio": other["parameters"] / ours[own]["parameters"],
-            **comparison.to_json(),
+            **asdict(comparison),
         }
         for own, other, comparison in zip(fitting, theirs, compare_all(differences, RESAMPLES), strict=True)
     ]

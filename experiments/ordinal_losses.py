@@ -22,12 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cr_hf.evaluation import Task
-from cr_hf.evaluation.statistics import compare
 from cr_hf.modeling import CRConfig, CRHead, network_dreg
 from cr_hf.runs import Recipe
 from cr_hf.study.results import pack_hits
 
-from .runner import Regime, hits_of_runs, part, read_regime, start, write_result
+from .runner import Regime, compare, hits_of_runs, part, read_regime, start, write_result
 
 METHODS = ("cumulative link", "cross-entropy", "CORAL", "CORN")
 Splits = dict[str, tuple[Tensor, Tensor]]

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.stats
 import sklearn
 import torch
 import xgboost
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.impute import SimpleImputer
 from sklearn.model_selection import (
     RepeatedStratifiedKFold,
@@ -23,7 +24,7 @@ from sklearn.model_selection import (
 )
 
 from cr_hf.evaluation import gradient_tail_ratio, input_gradient_norms
-from cr_hf.evaluation.statistics import LEVEL, corrected_resampled_t, holm
+from cr_hf.evaluation.statistics import LEVEL, holm
 from cr_hf.study import arms as study
 from cr_hf.training import HeadResult
 
@@ -165,6 +166,24 @@ def measure_head(arm: Arm, table: Table, splits: list[Split], fraction: float) -
         "settings": arm.settings,
         "times_chosen": np.bincount(chosen, minlength=len(arm.settings)).tolist(),
     }
+
+
+def corrected_resampled_t(differences: ArrayLike, train_rows: int, test_rows: int) -> dict[str, float]:
+    """Paired t test for repeated splits of one data set, whose training rows overlap.
+
+    The variance of the mean is `(1 / n + test_rows / train_rows) * variance` in place of `variance / n`.
+
+    Source: Nadeau and Bengio (2003), Inference for the generalization error, Machine Learning 52.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if values.ndim != 1 or len(values) < 2 or min(train_rows, test_rows) < 1:
+        raise ValueError(f"differences of shape {values.shape} with {train_rows=} and {test_rows=} cannot be tested")
+    mean, degrees = float(values.mean()), len(values) - 1
+    error = float(np.sqrt((1 / len(values) + test_rows / train_rows) * values.var(ddof=1)))
+    half = float(scipy.stats.t.ppf(0.975, degrees)) * error
+    t = mean / error if error else 0.0 if mean == 0 else float(np.copysign(np.inf, mean))
+    p = float(2 * scipy.stats.t.sf(abs(t), degrees))
+    return {"difference": mean, "t": t, "p": p, "interval_low": mean - half, "interval_high": mean + half}
 
 
 def measure(table: Table, design: str, fraction: float) -> dict[str, Any]:

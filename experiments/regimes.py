@@ -16,12 +16,11 @@ import torch
 
 from cr_hf.data import load_rows
 from cr_hf.evaluation import Task
-from cr_hf.evaluation.statistics import compare
 from cr_hf.features import encode_texts
 from cr_hf.runs import Run, train_recipe
 from cr_hf.study.results import pack_hits
 
-from .runner import RESULTS, RUNS, hits_of_runs, part, recipe_of, start, write_result
+from .runner import RESULTS, RUNS, compare, hits_of_runs, part, recipe_of, start, write_result
 
 LINEAR = ("hidden_sizes=[]", "dreg_lambda=0")
 GELU = ("activation=gelu", "dreg_lambda=0")

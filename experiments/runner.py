@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from transformers.utils import logging
 
 from cr_hf.data import stratified_order
+from cr_hf.evaluation import crossed_bootstrap
 from cr_hf.files import write_json
 from cr_hf.runs import Recipe, describe_data, describe_machine, load_recipe, override_recipe
 from cr_hf.runs.choose_lambda import LambdaChoice, choose_lambda
@@ -206,6 +207,16 @@ def hits_of(heads: Sequence[HeadResult], features: Rows, labels: NDArray[np.int6
 def hits_of_runs(runs: Sequence[dict[str, Any]]) -> Hits:
     """The hits that runs hold packed, one row a run, shape (len(runs), rows)."""
     return np.concatenate([unpack_hits(run["hits"]) for run in runs]).astype(np.float64)
+
+
+def compare(first: Hits, second: Hits) -> dict[str, Any]:
+    """Mean difference of paired hits (seeds, rows), its 95 % interval by the crossed bootstrap, and seeds won."""
+    difference = np.asarray(first, np.float64) - second
+    return {
+        "difference": float(difference.mean()),
+        "interval": crossed_bootstrap([difference])[0, 0].tolist(),
+        "seeds_won": int((difference.mean(1) > 0).sum()),
+    }
 
 
 def part(options: argparse.Namespace, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,12 +40,8 @@ class PairedDifference:
         t_p: of the paired t test over seeds; NaN where all seeds differ by the same amount.
         wilcoxon_p: of the signed-rank test over seeds.
         cohens_d_z: mean over standard deviation over seeds; 0 where nothing differs, NaN where t_p is.
-        seeds_won: seeds with a higher accuracy.
-        seeds_lost: seeds with a lower accuracy.
+        seeds_won: seeds with a higher accuracy; `seeds_lost` those with a lower one.
         t_p_holm: `t_p` corrected for the number of comparisons; likewise the next three.
-        t_p_bonferroni: likewise.
-        wilcoxon_p_holm: likewise.
-        wilcoxon_p_bonferroni: likewise.
         claimed: whether `t_p_holm` is below 0.05 and the corrected interval, which test rows widen too, excludes 0.
     """
 
@@ -62,10 +58,6 @@ class PairedDifference:
     wilcoxon_p_holm: float
     wilcoxon_p_bonferroni: float
     claimed: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields by name."""
-        return asdict(self)
 
 
 def declare(text: str | None, heads: Sequence[str]) -> tuple[Comparison, ...]:
@@ -109,17 +101,14 @@ def bootstrap_interval(
     confidence: float = 0.95,
     statistic: Callable[..., Any] = np.mean,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean, or of another statistic, over rows.
+    """Percentile bootstrap interval (low, high) of a mean, or of another statistic, over rows.
 
     Args:
         per_row_values: one value a row (a hit, a loss, a paired difference), shape (rows,), at least two.
-        seed: of the resampling.
+        seed: of the resampling, 0 by default.
         resamples: number of bootstrap samples.
         confidence: coverage, between 0 and 1.
-        statistic: takes `axis`.
-
-    Returns:
-        (low, high), in the statistic's unit.
+        statistic: takes `axis`; the mean by default.
 
     Raises:
         ValueError: if there are fewer than two values, or one is not finite.
@@ -144,14 +133,7 @@ def bootstrap_interval(
 def permutation_interval(
     values: NDArray[np.float64], reference: NDArray[np.float64], statistic: Callable[..., Any], resamples: int
 ) -> tuple[float, float]:
-    """95 % interval of a statistic of two samples when all their rows are dealt out anew.
-
-    Args:
-        values: shape (rows,).
-        reference: shape (other rows,).
-        statistic: of the two samples; takes `axis`.
-        resamples: permutations.
-    """
+    """95 % interval of a statistic of two samples, one number a row, when all their rows are dealt out anew."""
     found = scipy.stats.permutation_test(
         (values, reference),
         statistic,
@@ -170,8 +152,7 @@ def crossed_bootstrap(
     """Percentile intervals of the mean over seeds and test rows, both resampled with replacement.
 
     Args:
-        values: each of shape (seeds, rows), all of one shape: hits, or paired differences of hits. All of them see
-            the same resamples.
+        values: each of one shape (seeds, rows): hits, or paired differences of hits. All see the same resamples.
         confidences: coverage of the intervals.
         resamples: bootstrap samples.
 
@@ -194,25 +175,6 @@ def crossed_bootstrap(
     return np.moveaxis(np.quantile(means, tails, axis=1), -1, 0)
 
 
-def compare(first: NDArray[Any], second: NDArray[Any], resamples: int = RESAMPLES) -> dict[str, Any]:
-    """Paired difference of accuracy with a 95 % interval by the crossed bootstrap over seeds and test rows.
-
-    Args:
-        first: 1 where the head was right, else 0, shape (seeds, rows); seed by seed on the training rows of `second`.
-        second: the same of the reference.
-        resamples: bootstrap samples.
-
-    Returns:
-        `difference` and `interval` as shares (0.01 is a point), and `seeds_won`.
-    """
-    difference = np.asarray(first, np.float64) - second
-    return {
-        "difference": float(difference.mean()),
-        "interval": crossed_bootstrap([difference], resamples=resamples)[0, 0].tolist(),
-        "seeds_won": int((difference.mean(1) > 0).sum()),
-    }
-
-
 def paired_tests(differences: NDArray[np.float64]) -> dict[str, Any]:
     """Two-sided paired tests over seeds, and the size of the effect.
 
@@ -220,7 +182,7 @@ def paired_tests(differences: NDArray[np.float64]) -> dict[str, Any]:
         differences: one a seed, shape (seeds,), at least two.
 
     Returns:
-        `t_p`, `wilcoxon_p`, `cohens_d_z`, `seeds_won` and `seeds_lost`, see `PairedDifference`.
+        Fields of `PairedDifference`.
     """
     counts = {"seeds_won": int((differences > 0).sum()), "seeds_lost": int((differences < 0).sum())}
     if not differences.any():
@@ -233,38 +195,6 @@ def paired_tests(differences: NDArray[np.float64]) -> dict[str, Any]:
         "cohens_d_z": np.nan if is_constant else float(differences.mean() / differences.std(ddof=1)),
         **counts,
     }
-
-
-def corrected_resampled_t(
-    differences: Sequence[float] | NDArray[np.float64], train_rows: int, test_rows: int
-) -> dict[str, float]:
-    """Paired t test for repeated splits of one data set, whose training rows overlap.
-
-    The variance of the mean is `(1 / n + test_rows / train_rows) * variance` in place of `variance / n`.
-
-    Args:
-        differences: of a metric, one a split: shape (repeats * folds,), at least two.
-        train_rows: of a split.
-        test_rows: of a split.
-
-    Returns:
-        `difference` (the mean), `t`, `p` (two-sided, n - 1 degrees of freedom), `interval_low` and `interval_high`
-        (95 %).
-
-    Raises:
-        ValueError: if there are fewer than two differences, or a number of rows is below 1.
-
-    Source: Nadeau and Bengio (2003), Inference for the generalization error, Machine Learning 52.
-    """
-    values = np.asarray(differences, dtype=np.float64)
-    if values.ndim != 1 or len(values) < 2 or min(train_rows, test_rows) < 1:
-        raise ValueError(f"differences of shape {values.shape} with {train_rows=} and {test_rows=} cannot be tested")
-    mean, degrees = float(values.mean()), len(values) - 1
-    error = float(np.sqrt((1 / len(values) + test_rows / train_rows) * values.var(ddof=1)))
-    half = float(scipy.stats.t.ppf(0.975, degrees)) * error
-    t = mean / error if error else 0.0 if mean == 0 else float(np.copysign(np.inf, mean))
-    p = float(2 * scipy.stats.t.sf(abs(t), degrees))
-    return {"difference": mean, "t": t, "p": p, "interval_low": mean - half, "interval_high": mean + half}
 
 
 def bonferroni(p_values: Sequence[float]) -> list[float]:
@@ -327,12 +257,7 @@ class CalibrationBin:
 
 
 def calibration_bins(confidence: NDArray[np.float64], hits: NDArray[np.bool_]) -> list[CalibrationBin]:
-    """Confidence against accuracy in bins of equal width; bins without a prediction are left out.
-
-    Args:
-        confidence: probability of the predicted class, shape (predictions,).
-        hits: whether it was right, shape (predictions,).
-    """
+    """Confidence against accuracy, a prediction each, in bins of equal width; empty bins are left out."""
     bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
     members = [bins == number for number in np.unique(bins)]
     return [CalibrationBin(*(float(x.mean()) for x in (own, confidence[own], hits[own]))) for own in members]

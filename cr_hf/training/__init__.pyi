@@ -1,4 +1,5 @@
 from .arguments import CRTrainingArguments as CRTrainingArguments
+from .arguments import check_schedule as check_schedule
 from .checkpoints import check_same_features as check_same_features
 from .checkpoints import last_complete_checkpoint as last_complete_checkpoint
 from .checkpoints import load_model as load_model
@@ -8,11 +9,9 @@ from .lora import add_lora as add_lora
 from .lora import lora_config as lora_config
 from .lora import merge_lora as merge_lora
 from .preparation import normalized_class_weights as normalized_class_weights
-from .schedules import check_schedule as check_schedule
 from .stacked import Rows as Rows
 from .stacked import Stacked as Stacked
 from .stacked import stacked_forward as stacked_forward
-from .stacked import stacked_task_loss as stacked_task_loss
 from .sweep import HeadGroup as HeadGroup
 from .sweep import HeadResult as HeadResult
 from .sweep import predict_heads as predict_heads

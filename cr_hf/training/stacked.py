@@ -12,11 +12,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers.utils import logging
 
-from ..errors import DataError
 from ..modeling import (
+    MASK_LEVELS,
     CRConfig,
     CRForFeatureClassification,
     OrderedThresholds,
@@ -26,8 +25,10 @@ from ..modeling import (
     ordinal_log_probabilities,
     polynomial,
     squared_norms,
+    to_mask,
 )
 from .arguments import CRTrainingArguments
+from .sampling import dropout_seed
 
 logger = logging.get_logger(__name__)
 
@@ -66,11 +67,7 @@ def initial_parameters(
 ) -> Stacked:
     """The parameters of `CRForFeatureClassification(config)` right after its seed was set, of every head, stacked.
 
-    Args:
-        configs: one per head, all of one shape.
-        seeds: one per head; the caller's random state is left as it is.
-        dtype: of the result; the draws are made in float32 on the CPU.
-        device: of the result.
+    The draws are made in float32 on the CPU, and the caller's random state is left as it is.
 
     Returns:
         Leaf tensors by the names of `CRHead`, each of shape (K, ...).
@@ -120,29 +117,6 @@ def stacked_forward(
     return logits, dreg + row_norms.sum(-1)
 
 
-def stacked_task_loss(
-    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, class_weights: Tensor | None = None
-) -> Tensor:
-    """`objectives.task_loss` of each head.
-
-    Args:
-        logits: shape (K, batch, num_labels).
-        labels: class indices, shape (K, batch), or (1, batch) if all heads have the same.
-        label_smoothing: share of the target spread over all classes.
-        class_weights: factors of each head's classes, shape (K, num_labels).
-
-    Returns:
-        Shape (K,).
-    """
-    labels = labels.expand(logits.shape[:2])
-    losses = F.cross_entropy(
-        logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=label_smoothing
-    ).view(labels.shape)
-    if class_weights is not None:
-        losses = losses * class_weights.gather(1, labels)
-    return losses.mean(1)
-
-
 class StackedAdamW:
     """AdamW as `CRTrainer` uses it, on stacked parameters: each head has its learning rate, decay and clipping.
 
@@ -153,9 +127,6 @@ class StackedAdamW:
         parameters: returned by `initial_parameters`.
         rates: learning rate, learning rate of the thresholds, and weight decay of each head.
         arguments: shared by the heads: betas, epsilon, and the gradient norm to which each head is clipped by itself.
-
-    Attributes:
-        optimizer: the `torch.optim.AdamW`, for a learning rate schedule.
     """
 
     def __init__(
@@ -181,14 +152,7 @@ class StackedAdamW:
         )
 
     def step(self, gradients: Stacked) -> Tensor:
-        """Clip the gradients, in place, and move the parameters.
-
-        Args:
-            gradients: by the names of the parameters, in their shapes.
-
-        Returns:
-            The norm of each head's gradient before clipping, shape (K,).
-        """
+        """Clip the gradients in place, move the parameters, and return the norms before clipping, shape (K,)."""
         norms = torch.stack([torch.linalg.vector_norm(values.flatten(1), dim=1) for values in gradients.values()])
         norm = torch.linalg.vector_norm(norms, dim=0)
         if self.max_grad_norm > 0:
@@ -207,15 +171,44 @@ def _kind(name: str) -> str:
     return "weight" if name.endswith(".weight") else "other"
 
 
-def check_subsets(subsets: Sequence[Sequence[int] | None], rows: int) -> None:
-    """Refuse row numbers that are not there.
+class StackedDropout:
+    """The dropout masks that `CRTrainer` would draw for each of K heads; on a CPU they are equal bit by bit.
 
-    Raises:
-        DataError: naming the head.
+    Args:
+        rates: one per head.
+        seeds: one per head.
+        widths: units of each CR layer.
+        micro_batch: rows of a forward pass; a step may have several.
+        like: a tensor of the type and device of the masks.
     """
-    for number, indices in enumerate(subsets):
-        if indices is not None and (not indices or min(indices) < 0 or max(indices) >= rows):
-            raise DataError(f"train_indices of head {number} must name rows from 0 to {rows - 1}, at least one")
+
+    def __init__(
+        self, rates: Sequence[float], seeds: Sequence[int], widths: Sequence[int], micro_batch: int, like: Tensor
+    ) -> None:
+        self.widths, self.seeds, self.micro_batch = widths if any(rates) else [], seeds, micro_batch
+        self.generator = torch.Generator(like.device)
+        chances = [max(1, round((1 - rate) * MASK_LEVELS)) / MASK_LEVELS for rate in rates]
+        self.keep = like.new_tensor(chances).unsqueeze(1)
+
+    def masks(self, step: int, batch: int) -> list[Tensor]:
+        """One mask a layer, 0 or 1 / keep, shape (K, batch, width); an empty list if no head has dropout."""
+        if not self.widths:
+            return []
+        parts = [
+            self._draw(step, number, min(self.micro_batch, batch - start))
+            for number, start in enumerate(range(0, batch, self.micro_batch))
+        ]
+        return parts[0] if len(parts) == 1 else [torch.cat(layer, 1) for layer in zip(*parts, strict=True)]
+
+    def _draw(self, step: int, number: int, rows: int) -> list[Tensor]:
+        # 16 bits a decision, whole words of 64 bits a layer, as `Dropout` draws them.
+        words = [-(-rows * width // 4) for width in self.widths]
+        bits = torch.empty(len(self.seeds), sum(words), dtype=torch.int64, device=self.keep.device)
+        for row, seed in zip(bits, self.seeds, strict=True):
+            row.random_(-(2**63), None, generator=self.generator.manual_seed(dropout_seed(seed, step, number)))
+        masks = to_mask(bits.view(torch.int16).to(self.keep.dtype), self.keep)
+        layers = zip(masks.split([4 * count for count in words], dim=1), self.widths, strict=True)
+        return [mask[:, : rows * width].unflatten(1, (rows, width)) for mask, width in layers]
 
 
 class TrainingRows:
@@ -224,7 +217,7 @@ class TrainingRows:
     Args:
         features: raw, shape (rows, in_features).
         labels: class indices, shape (rows,).
-        subsets: the row numbers of each head, all of one length (`num_rows`); `None` for every row.
+        subsets: the row numbers of each head, all of one length; `None` for every row.
         like: a tensor of the type and device of the rows.
 
     Attributes `mean` and `scale` have shape (1 or K, 1, in_features); 1 if all heads have the same rows.
@@ -249,11 +242,7 @@ class TrainingRows:
                 start += len(rows)
 
     def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows at positions (1 or K, batch) of each head's subset.
-
-        Returns:
-            Features, shape (1 or K, batch, in_features), and labels, shape (1 or K, batch).
-        """
+        """Features (1 or K, batch, in_features) and labels (1 or K, batch) at these positions of each subset."""
         index = (positions + self.offsets).to(self.features.device)
         return self.features.index_select(0, index.flatten()).unflatten(0, index.shape), self.labels[index]
 
@@ -286,13 +275,7 @@ def stacked_logits(
 ) -> Tensor:
     """Logits of raw features of shape (rows, in_features), without a gradient, shape (K, rows, num_labels).
 
-    Args:
-        parameters: returned by `initial_parameters`.
-        mean: of each head's training rows, shape (1 or K, 1, in_features); the same of scale.
-        scale: one over the standard deviation.
-        features: raw.
-        config: of the heads.
-        batch_size: rows at a time.
+    `mean` and `scale` are those of `TrainingRows`, and `batch_size` is the number of rows at a time.
     """
     count, parts = len(parameters["readout.bias"]), []
     with torch.no_grad():
@@ -309,13 +292,7 @@ def default_group_size(
 
     On two cores the time of a head is lowest at 6 to 12 heads of 2688-128-128-5 and at 10 to 20 of 384-128-128-5, a
     tenth above that at twice as many, and half above or more where malloc gives up. `STEP_BYTES` is where it is least.
-
-    Args:
-        config: of the heads.
-        batch_size: rows of a step.
-        dtype: of the parameters.
-        device: of the parameters.
-        copied_rows: training rows that each head has a copy of; 0 if all heads share theirs.
+    `copied_rows` are the training rows that each head has a copy of; 0 if all heads share theirs.
     """
     widths = [config.in_features, *config.hidden_sizes, int(config.num_labels or 0)]
     parameters = sum(above * below for above, below in pairwise(widths))

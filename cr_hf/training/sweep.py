@@ -15,6 +15,7 @@ from itertools import groupby
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import get_scheduler
 
 from ..errors import DataError
@@ -25,16 +26,14 @@ from .stacked import (
     Rows,
     Stacked,
     StackedAdamW,
+    StackedDropout,
     TrainingRows,
     all_rows,
-    check_subsets,
     default_group_size,
     initial_parameters,
     stacked_forward,
     stacked_logits,
-    stacked_task_loss,
 )
-from .stacked_dropout import StackedDropout
 from .sweep_head import SweepHead
 
 EVALUATED_ROWS = 128  # at a time
@@ -136,8 +135,14 @@ class HeadGroup:
         self.update(losses + self.lambdas[self.step] * dreg if self.penalised else losses)
 
     def task_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of every head without penalties, shape (K,)."""
-        return stacked_task_loss(logits, labels, self.config.label_smoothing, self.class_weights)
+        """`objectives.task_loss` of each head, (K,), from logits (K, batch, classes) and labels (1 or K, batch)."""
+        labels = labels.expand(logits.shape[:2])
+        losses = F.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=self.config.label_smoothing
+        ).view(labels.shape)
+        if self.class_weights is not None:
+            losses = losses * self.class_weights.gather(1, labels)
+        return losses.mean(1)
 
     def update(self, losses: Tensor) -> None:
         """Backward and optimizer, on the losses of all heads, shape (K,)."""
@@ -155,7 +160,8 @@ class HeadGroup:
         logits = stacked_logits(self.parameters, mean, scale, features, self.config, EVALUATED_ROWS)
         finite = torch.isfinite(logits).flatten(1).all(1)
         accuracy = torch.where(finite, (logits.argmax(-1) == labels).to(logits.dtype).mean(1), torch.nan)
-        loss, name, task = self.task_losses(logits, labels.unsqueeze(0)), self.heads[0].metric, Task.of(self.config)
+        loss = self.task_losses(logits, labels.unsqueeze(0))
+        name, task = self.heads[0].metric, Task.of(self.config)
         if name in ("accuracy", "loss"):
             return accuracy, loss, accuracy if name == "accuracy" else loss
         found = [
@@ -224,7 +230,7 @@ def train_heads(
     group_size: int | None = None,
     group_type: type[HeadGroup] = HeadGroup,
 ) -> list[HeadResult]:
-    """Train heads, many at a time, each as `CRTrainer` would train it alone.
+    """Train heads, many at a time, each as `CRTrainer` would train it alone; one result per head, in their order.
 
     On a CPU a head has the initialisation, data order and dropout of `CRTrainer` with the same arguments, and differs
     by rounding alone. On a GPU dropout is drawn otherwise.
@@ -239,9 +245,6 @@ def train_heads(
         group_size: heads in one program; `None` (default) computes it, see `default_group_size`.
         group_type: what trains them; for penalties other than DREG see `study/penalties.py`.
 
-    Returns:
-        One result per head, in their order.
-
     Raises:
         ValueError: if a head asks for what a sweep does not have.
         DataError: if rows, labels or indices cannot be used.
@@ -254,7 +257,10 @@ def train_heads(
     targets = _checked_labels("labels", features, labels, config)
     validation_targets = _checked_labels("validation_labels", validation_features, validation_labels, config)
     validation = (all_rows(validation_features, device), validation_targets.to(device))
-    check_subsets([head.subset for head in heads], len(features))
+    last = len(features) - 1
+    for number, subset in enumerate(head.subset for head in heads):
+        if subset is not None and not (subset and min(subset) >= 0 and max(subset) <= last):
+            raise DataError(f"train_indices of head {number} must name rows from 0 to {last}, at least one")
     if device.type == "cpu":
         # The first freed block of a size makes glibc's malloc keep blocks up to that size.
         torch.empty(REUSED_BYTES, dtype=torch.uint8)
@@ -296,16 +302,13 @@ def _checked_labels(name: str, features: Rows, labels: Sequence[int] | Rows, con
 def predict_heads(
     results: Sequence[HeadResult], features: Rows, *, device: str | torch.device | None = None, batch_size: int = 128
 ) -> Tensor:
-    """Logits of several heads of one shape.
+    """Logits of several heads of one shape, shape (len(results), rows, num_labels), on the CPU.
 
     Args:
         results: returned by `train_heads`.
         features: raw, shape (rows, in_features).
         device: `None` (default) takes the GPU if there is one.
-        batch_size: rows at a time.
-
-    Returns:
-        Shape (len(results), rows, num_labels), on the CPU.
+        batch_size: rows at a time, 128 by default.
 
     Raises:
         RuntimeError: if the heads have different shapes.

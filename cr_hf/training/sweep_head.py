@@ -17,9 +17,8 @@ from transformers import SchedulerType
 
 from ..evaluation import Task
 from ..modeling import CRConfig
-from .arguments import CRTrainingArguments
+from .arguments import CRTrainingArguments, check_schedule, scheduled_lambda
 from .preparation import normalized_class_weights
-from .schedules import check_schedule, scheduled_lambda
 
 # What a sweep has one way of; another value is refused by name.
 CONFIG_ONLY = {"problem_type": "single_label_classification", "feature_norm": "standardize", "dreg_mode": "layer"}
@@ -32,14 +31,11 @@ EVALUATION_ONLY = {"eval_strategy": ("epoch",), "eval_delay": (0, None)}
 STEPPED_BY_METRIC = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 # Heads that agree in these train in one program.
 SHAPE = ("in_features", "hidden_sizes", "num_labels", "degree", "activation", "polynomial_range", "objective")
-SHARED: tuple[str, ...] = (
-    "num_train_epochs",
-    "max_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
+SHARED = (
+    *("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
+    *("adam_beta1", "adam_beta2", "adam_epsilon", "train_sampling_strategy"),
+    *("metric_for_best_model", "greater_is_better", "load_best_model_at_end"),
 )
-SHARED += ("adam_beta1", "adam_beta2", "adam_epsilon", "train_sampling_strategy")
-SHARED += ("metric_for_best_model", "greater_is_better", "load_best_model_at_end")
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,11 +116,7 @@ class SweepHead:
         return rate, rate if own.threshold_learning_rate is None else own.threshold_learning_rate, own.weight_decay
 
     def configured(self, labels: Tensor) -> CRConfig:
-        """The configuration as `CRTrainer` leaves it: with label smoothing and class weights of the arguments.
-
-        Args:
-            labels: classes of all training rows, shape (rows,).
-        """
+        """The configuration as `CRTrainer` leaves it; `labels` are the classes of all training rows, shape (rows,)."""
         config, own = copy.copy(self.config), self.arguments
         config.label_smoothing = own.label_smoothing_factor or config.label_smoothing
         if own.class_weights is not None:

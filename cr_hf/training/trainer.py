@@ -21,7 +21,7 @@ from transformers.utils import is_liger_kernel_available
 from ..errors import CheckpointError, NonFiniteError
 from ..evaluation import default_output, gradient_tail_ratio, input_gradient_norms
 from ..modeling import CRPreTrainedModel
-from .arguments import CRTrainingArguments
+from .arguments import CRTrainingArguments, check_schedule, scheduled_lambda
 from .checkpoints import checkpoint_to_resume, stopped_early
 from .preparation import (
     check_labels,
@@ -32,7 +32,6 @@ from .preparation import (
     with_dreg,
 )
 from .sampling import dropout_seed
-from .schedules import check_schedule, scheduled_lambda
 from .trainer_base import ExactTrainer
 
 TAIL_ROWS = 1024

@@ -11,9 +11,7 @@ from cr_hf.errors import RecipeError
 from cr_hf.evaluation.statistics import (
     Comparison,
     bonferroni,
-    compare,
     compare_all,
-    corrected_resampled_t,
     crossed_bootstrap,
     declare,
     holm,
@@ -25,31 +23,6 @@ HEADS = ["linear", "mlp-relu", "mlp-gelu", "cr", "cr+dreg", "gelu+dreg"]
 
 
 class TestCompare:
-    def test_difference_is_exact_and_the_interval_is_that_of_scipy_with_one_factor(self) -> None:
-        """With identical seeds only the rows vary: scipy's percentile bootstrap knows that case."""
-        generator = np.random.default_rng(3)
-        row_a, row_b = (generator.random(400) < share for share in (0.6, 0.5))
-        first, second = (np.tile(row.astype(float), (5, 1)) for row in (row_a, row_b))
-        found = compare(first, second)
-        assert found["difference"] == pytest.approx(row_a.mean() - row_b.mean())
-        assert found["seeds_won"] == 5
-        expected = scipy.stats.bootstrap(
-            (row_a.astype(float) - row_b,), np.mean, n_resamples=10_000, method="percentile", rng=generator
-        ).confidence_interval
-        assert found["interval"] == pytest.approx([expected.low, expected.high], abs=0.006)
-
-    def test_seeds_widen_the_interval(self) -> None:
-        generator = np.random.default_rng(4)
-        rows = (generator.random((6, 300)) < 0.5).astype(float)
-        shifted = np.clip(rows + np.repeat([[0.0], [1.0]], 3, axis=0), 0, 1)
-        low, high = compare(shifted, rows)["interval"]
-        one_low, one_high = compare(np.tile(shifted.mean(0), (6, 1)), np.tile(rows.mean(0), (6, 1)))["interval"]
-        assert high - low > 2 * (one_high - one_low)
-
-    def test_no_difference(self) -> None:
-        same = np.ones((3, 10))
-        assert compare(same, same) == {"difference": 0.0, "interval": [0.0, 0.0], "seeds_won": 0}
-
     def test_crossed_bootstrap_is_that_of_every_resample(self) -> None:
         """Two seeds and three rows have 4 x 27 resamples: enumerate them all."""
         values = np.array([[0.0, 1.0, 3.0], [2.0, 5.0, -4.0]])
@@ -102,26 +75,6 @@ class TestPairedTests:
         assert not first.claimed
         assert np.isnan([first.t_p, first.t_p_holm, first.t_p_bonferroni]).all()
         assert second.t_p_holm == second.t_p_bonferroni == 2 * second.t_p
-
-
-class TestCorrectedResampledT:
-    def test_hand_computed(self) -> None:
-        differences = [0.02, 0.00, 0.03, 0.01, 0.04, -0.01, 0.02, 0.01, 0.00, 0.03]
-        found = corrected_resampled_t(differences, train_rows=90, test_rows=10)
-        error = np.sqrt((1 / 10 + 1 / 9) * np.var(differences, ddof=1))
-        assert found["t"] == pytest.approx(np.mean(differences) / error)
-        assert found["p"] == pytest.approx(2 * scipy.stats.t.sf(found["t"], 9))
-        low, high = scipy.stats.t.interval(0.95, 9, np.mean(differences), error)
-        assert (found["interval_low"], found["interval_high"]) == pytest.approx((low, high))
-
-    def test_with_endless_training_rows_it_is_the_plain_test(self) -> None:
-        differences = np.random.default_rng(1).normal(0.1, 1, 30)
-        plain = scipy.stats.ttest_1samp(differences, 0)
-        assert corrected_resampled_t(differences, 10**12, 1)["p"] == pytest.approx(plain.pvalue)
-
-    def test_refuses_too_little(self) -> None:
-        with pytest.raises(ValueError, match=r"shape \(1,\)"):
-            corrected_resampled_t([0.1], 10, 10)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -20,7 +20,7 @@ from cr_hf.modeling.dreg import (
     layer_dreg,
 )
 from cr_hf.modeling.layers import CRLayer
-from cr_hf.training.schedules import scheduled_lambda
+from cr_hf.training.arguments import scheduled_lambda
 
 DEGREES = [1, 2, 3, 4, 5]
 # (activation, degree): every degree of the polynomial, and every fixed activation once.

@@ -21,7 +21,7 @@ import cr_hf.cli
 import cr_hf.study.study
 from cr_hf.data.splits import stratified_order
 from cr_hf.errors import CheckpointError, RecipeError
-from cr_hf.evaluation.statistics import calibration_bins, compare
+from cr_hf.evaluation.statistics import calibration_bins
 from cr_hf.modeling.configuration_cr import CRConfig
 from cr_hf.runs.build import sweep_head
 from cr_hf.runs.recipe import load_recipe
@@ -31,6 +31,7 @@ from cr_hf.study.report import write_report
 from cr_hf.study.results import Cell, Study, pack_hits, recipe_words, unpack_hits
 from cr_hf.study.study import read_features, run_study
 from cr_hf.study.tables import claims, recommendation, study_csv, study_tables
+from experiments.runner import compare
 
 DEMO = Path(__file__).resolve().parents[2] / "recipes" / "demo.yaml"
 TINY = ["data.max_train_samples=80", "data.max_eval_samples=40", "num_train_epochs=1", "hidden_sizes=[8]"]

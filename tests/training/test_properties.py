@@ -13,7 +13,7 @@ from cr_hf.modeling.activations import ACTIVATIONS, fixed_activation, polynomial
 from cr_hf.modeling.configuration_cr import FEATURE_NORMS, POOLINGS
 from cr_hf.modeling.layers import pool
 from cr_hf.modeling.objectives import OrderedThresholds, ordinal_log_probabilities
-from cr_hf.training.schedules import DREG_SCHEDULES, check_schedule, scheduled_lambda
+from cr_hf.training.arguments import DREG_SCHEDULES, check_schedule, scheduled_lambda
 
 settings.register_profile("steady", deadline=None, max_examples=60, derandomize=True, database=None)
 settings.load_profile("steady")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cr_hf.training.schedules import DREG_SCHEDULES, check_schedule, scheduled_lambda
+from cr_hf.training.arguments import DREG_SCHEDULES, check_schedule, scheduled_lambda
 
 
 @pytest.mark.parametrize(

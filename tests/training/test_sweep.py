@@ -20,8 +20,7 @@ from cr_hf.modeling.modeling_cr import CRForFeatureClassification, CRHead
 from cr_hf.modeling.objectives import task_loss
 from cr_hf.training.arguments import CRTrainingArguments
 from cr_hf.training.sampling import dropout_seed
-from cr_hf.training.stacked import default_group_size
-from cr_hf.training.stacked_dropout import StackedDropout
+from cr_hf.training.stacked import StackedDropout, default_group_size
 from cr_hf.training.sweep import HeadResult, predict_heads, train_heads
 from cr_hf.training.sweep_head import SweepHead
 

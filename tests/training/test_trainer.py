@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Data
 from cr_hf import CRForSequenceClassification, CRTrainer, CRTrainingArguments
 from cr_hf.errors import CheckpointError, NonFiniteError, PublishError
 from cr_hf.evaluation.sensitivity import gradient_tail_ratio, input_gradient_norms
-from cr_hf.training.schedules import scheduled_lambda
+from cr_hf.training.arguments import scheduled_lambda
 
 TEXTS = ["a witty film", "a dull plot and awful acting", "good food", "the service was terrible", "fine", "so boring"]
 
