@@ -184,5 +184,5 @@ def layer_factors(names: Sequence[str], layer_decay: float | None) -> list[float
     for name, match in zip(names, found, strict=True):
         is_embedding = match is None and re.search(r"backbone\..*(embed|shared)", name) is not None
         depth = int(match[1]) + 1 if match else 0 if is_embedding else layers
-        factors.append(1.0 if layer_decay is None else layer_decay ** (layers - depth))
+        factors.append((1.0 if layer_decay is None else layer_decay) ** (layers - depth))
     return factors

@@ -283,7 +283,7 @@ class CRTrainer(ExactTrainer):
         head are not whole in one process (FSDP, DeepSpeed), or where the model is compiled, which hooks would undo.
         """
         whole = not (self.is_fsdp_enabled or self.is_deepspeed_enabled or self.args.torch_compile)
-        prefix = kwargs["metric_key_prefix"]  # `evaluate` and `predict` name it
+        prefix = kwargs.get("metric_key_prefix", "eval")
         norms: list[Tensor] = []
         if self._cr_model is not None and whole and prefix.startswith("eval"):
             self._tail_norms, self._tail_batches = norms, 0

@@ -2,16 +2,16 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import accelerate.commands.launch
 import numpy as np
 import pytest
 import torch
-from children import run_command, start_together
+from children import Child, run_command, start_together
 from process_jobs import SINGLE, compare
 from safetensors.torch import load_file
 
@@ -19,7 +19,7 @@ from cr_hf.runs.recipe import load_recipe
 from cr_hf.runs.train import train_recipe
 from cr_hf.training.sampling import EpochBatchSampler
 
-HERE = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 JOBS = ("head", "chain", "texts")
 
 
@@ -127,24 +127,27 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
 
 @pytest.mark.slow
 def test_the_command_line_and_accelerate_launch_are_the_same_run(
-    tiny_backbone: Callable[..., Path], tmp_path: Path
+    tiny_backbone: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, configs = HERE.parent / "recipes" / "demo.yaml", HERE.parent / "configs" / "accelerate"
+    recipe, configs = ROOT / "recipes" / "demo.yaml", ROOT / "configs" / "accelerate"
     values = ["data.max_train_samples=60", "data.max_eval_samples=31", "num_train_epochs=2", "hidden_sizes=[8]"]
     values += ["dropout=0", "optim=sgd", "use_cpu=true", f"backbone={tiny_backbone('bert')}"]
     train = ["train", str(recipe), *values, "per_device_train_batch_size=8"]
-    launcher = ["-m", "accelerate.commands.launch", "--main_process_port=0", "--config_file"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for folder, command in (
-        ("flag", ["-m", "cr_hf.cli", *train, "--num-processes", "2"]),
-        ("launch", [*launcher, str(configs / "ddp.yaml"), "-m", "cr_hf.cli", *train]),
-        ("sharded", [*launcher, str(configs / "fsdp2.yaml"), "-m", "cr_hf.cli", *train]),
+
+    def launch(configuration: str, folder: str) -> None:
+        options = ["--main_process_port=0", "--config_file", str(configs / configuration), "-m", "cr_hf.cli"]
+        sys.argv = ["accelerate", *options, *train, f"output_dir={tmp_path / folder}"]
+        accelerate.commands.launch.main()
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for folder, ended in (
+        ("flag", run_command([*train, "--num-processes", "2", f"output_dir={tmp_path / 'flag'}"], tmp_path)),
+        ("launch", Child(lambda: launch("ddp.yaml", "launch")).wait()),
+        ("sharded", Child(lambda: launch("fsdp2.yaml", "sharded")).wait()),
     ):
-        command = [sys.executable, *command, f"output_dir={tmp_path / folder}"]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stdout.count("Saved in") == 1
-        assert done.stderr.count("on the CPU every process holds the whole model") == (folder == "sharded")
+        assert ended.code == 0, ended.errors[-3000:]
+        assert ended.output.count("Saved in") == 1
+        assert ended.errors.count("on the CPU every process holds the whole model") == (folder == "sharded")
     train_recipe(load_recipe(recipe, [*values, "per_device_train_batch_size=16", f"output_dir={tmp_path / 'single'}"]))
     files = [tmp_path / name / "model.safetensors" for name in ("flag", "launch", "sharded", "single")]
     assert files[0].read_bytes() == files[1].read_bytes() == files[2].read_bytes()
