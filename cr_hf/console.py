@@ -140,25 +140,21 @@ def _cell_of(value: Any, safe: bool) -> Any:
 
 def print_metrics(metrics: dict[str, dict[str, Any]]) -> None:
     """A table of metrics, one column a split."""
-    names = [name for name in next(iter(metrics.values())) if name not in ("rows", "accuracy_interval", "robustness")]
-    _print_table(
-        "95 % interval of the accuracy over rows, by bootstrap",
-        ["metric", *(f"{split} ({values['rows']} rows)" for split, values in metrics.items())],
-        [[name, *(_metric(values, name) for values in metrics.values())] for name in names],
-    )
+    from .runs import metric_table
+
+    _print_table("95 % interval of the accuracy over rows, by bootstrap", metric_table(metrics))
 
 
 def print_robustness(found: dict[str, Any]) -> None:
     """A table of accuracies on damaged texts, one row a kind of damage."""
-    rows = []
+    rows = [["damage", "none", *"12345", "mean - none [95 %]"]]
     for kind, curve in found["kinds"].items():
         accuracies = [100 * accuracy for accuracy in (found["clean_accuracy"], *curve["accuracies"])]
         change, low, high = (100 * value for value in (curve["change"], *curve["change_interval"]))
         rows.append(
             [kind, *(f"{accuracy:.1f}" for accuracy in accuracies), f"{change:+.1f} [{low:+.1f}, {high:+.1f}]"]
         )
-    title = f"accuracy in % on damaged texts ({found['rows']} rows, seed {found['seed']})"
-    _print_table(title, ["damage", "none", *"12345", "mean - none [95 %]"], rows)
+    _print_table(f"accuracy in % on damaged texts ({found['rows']} rows, seed {found['seed']})", rows)
 
 
 def print_diagnostics(columns: dict[str, dict[str, Any]], output: str) -> None:
@@ -167,24 +163,18 @@ def print_diagnostics(columns: dict[str, dict[str, Any]], output: str) -> None:
 
     title = "[low, high]: 95 % intervals by bootstrap over rows. Gradients by normalised features."
     rows = [[name, *cells] for name, cells in diagnostic_rows(columns, output)]
-    _print_table(title, ["diagnostic", *columns], rows)
+    _print_table(title, [["diagnostic", *columns], *rows])
 
 
-def _print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
+def _print_table(title: str, rows: list[list[str]]) -> None:
+    """Print a table whose first row is its header."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=escape(title))
-    for number, name in enumerate(header):
+    for number, name in enumerate(rows[0]):
         table.add_column(escape(name), justify="right" if number else "left", no_wrap=not number)
-    for row in rows:
+    for row in rows[1:]:
         table.add_row(*map(escape, row))
     Console().print(table)
-
-
-def _metric(values: dict[str, Any], name: str) -> str:
-    if name != "accuracy" or values.get("accuracy_interval") is None:
-        return f"{values[name]:.4f}"
-    low, high = values["accuracy_interval"]
-    return f"{values[name]:.4f} [{low:.3f}, {high:.3f}]"

@@ -15,7 +15,7 @@ from huggingface_hub import eval_result_entries_to_yaml as entries_to_yaml
 
 from ..errors import CheckpointError
 from ..files import markdown_table, read_json, write_text
-from ..runs import CARD, CARD_BEGINS, CARD_ENDS, EVAL_RESULTS, RESULTS
+from ..runs import CARD, CARD_BEGINS, CARD_ENDS, EVAL_RESULTS, RESULTS, metric_table
 
 DATA_LICENCES = {
     "SetFit/sst5": "SST-5 comes from the Stanford Sentiment Treebank (Socher et al., 2013), which names no licence: "
@@ -29,7 +29,6 @@ SECONDS = (
 )
 # Those that the Hub knows: its name and ours.
 METRICS = (("accuracy", "accuracy"), ("f1", "macro_f1"), ("mse", "mean_squared_error"))
-NOT_METRICS = ("rows", "accuracy_interval")
 
 
 def write_card(
@@ -284,17 +283,8 @@ def _lambda_choice(choice: dict[str, Any]) -> str:
 def _results_table(metrics: dict[str, dict[str, Any]]) -> str:
     if not metrics:
         return ""
-    splits = [f"{escape(split)} ({values['rows']:,} rows)" for split, values in metrics.items()]
-    names = dict.fromkeys(name for values in metrics.values() for name in values if name not in NOT_METRICS)
-    rows = [[escape(name.replace("_", " ")), *(_cell(name, values) for values in metrics.values())] for name in names]
-    return markdown_table([["metric", *splits], *rows])
-
-
-def _cell(name: str, values: dict[str, Any]) -> str:
-    if values.get(name) is None:
-        return "-"
-    interval = values.get("accuracy_interval") if name == "accuracy" else None
-    return f"{values[name]:.4f}" + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
+    header, *rows = metric_table({escape(split): values for split, values in metrics.items()})
+    return markdown_table([header, *([escape(name.replace("_", " ")), *cells] for name, *cells in rows)])
 
 
 def _comparison(study: dict[str, Any]) -> str:

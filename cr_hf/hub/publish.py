@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import PublishError
 from ..files import write_json
-from ..runs import CARD, PROBE, PROBE_TEXTS, RESULTS, describe_trainer
+from ..runs import CARD, PROBE, RESULTS, describe_trainer, text_probe
 from .card import write_card
 from .export import (
     ALLOWED,
@@ -103,8 +103,7 @@ def publish_trainer(trainer: Any, repo_id: str, **options: Any) -> Published:
         run_dir = Path(scratch) / "run"
         model.save_pretrained(run_dir)
         tokenizer.save_pretrained(run_dir)
-        logits = model.predict_texts(PROBE_TEXTS, tokenizer).tolist()
-        write_json(run_dir / PROBE, {"texts": list(PROBE_TEXTS), "logits": logits})
+        write_json(run_dir / PROBE, text_probe(model, tokenizer))
         write_json(run_dir / RESULTS, describe_trainer(trainer, model))
         return publish_run(run_dir, repo_id, **options)
 

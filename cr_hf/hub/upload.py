@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha1
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +26,7 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, Reposi
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils._http import default_client_factory
+from huggingface_hub.utils.sha import git_hash
 
 from ..errors import PublishError
 from ..runs import CARD, EVAL_RESULTS
@@ -40,6 +40,13 @@ PASSING = (408, 409, 412, 429)
 FAILURES = (httpx2.HTTPError, OSError, ValueError, KeyError, RuntimeError)
 """What the client raises when a call fails: its own errors, the network's, a failed upload wrapped in a RuntimeError,
 and an answer that is no JSON or lacks a part."""
+EXPLANATIONS = {
+    401: "the token is not accepted, or the repository is not there for it (401): log in with `hf auth login`",
+    403: "the token may not do this (403): use one with write access to the namespace",
+    409: "somebody else pushed meanwhile (409): run the same command again",
+    412: "somebody else pushed meanwhile (412): run the same command again",
+    429: "too many requests (429): wait and run the same command again",
+}
 REPLACED = ("model.safetensors", "model.safetensors.index.json", "model-", EVAL_RESULTS)
 """Starts of the files that only a publish makes: they go when the next publish does not make them."""
 TAG = re.compile(r"(?!.*(\.\.|\.lock$))[\w][\w.+-]{0,200}")
@@ -81,9 +88,7 @@ def check_access(repo_id: str, token: str | None = None, tag: str | None = None)
     check_name(repo_id)
     if tag is not None and not TAG.fullmatch(tag):
         raise PublishError(f"tag {tag!r} is no name of a tag: use letters, digits, dots, dashes and underscores")
-    token, state = token or get_token(), "nothing was published"
-    if not token:
-        raise PublishError(f"{repo_id}: {state}: no access token, log in with `hf auth login` first")
+    token, state = _token(repo_id, token), "nothing was published"
     with _timeouts():
         account = _call(f"{repo_id}: asking whose token it is", state, lambda: HfApi(token=token).whoami())
     names = [account["name"], *(organisation["name"] for organisation in account.get("orgs", []))]
@@ -93,6 +98,13 @@ def check_access(repo_id: str, token: str | None = None, tag: str | None = None)
             f"{repo_id}: {state}: the token of {account['name']} may not write there: use one with write access to "
             f"the namespace {repo_id.split('/')[0]}"
         )
+    return token
+
+
+def _token(repo_id: str, token: str | None) -> str:
+    token = token or get_token()
+    if not token:
+        raise PublishError(f"{repo_id}: nothing was published: no access token, log in with `hf auth login` first")
     return token
 
 
@@ -126,20 +138,14 @@ def upload(
     Args:
         folder: the repository's files.
         repo_id: `namespace/name`.
-        private: see `publish_run`, like the three that follow.
-        tag: see there.
-        token: see there.
-        message: see there.
+        private, tag, token, message: see `publish_run`.
         before: called with the card that is on the Hub (`None` without one) before anything is compared.
         after: called with the files of a new commit as they were downloaded again; raises if they are not right.
 
     Raises:
         PublishError: saying what was published, what was not, and the mend.
     """
-    check_name(repo_id)
-    token = token or get_token()
-    if not token:
-        raise PublishError(f"{repo_id}: nothing was published: no access token, log in with `hf auth login` first")
+    token = _token(repo_id, token)
     api, state = HfApi(token=token), "nothing was published"
     with _timeouts():
         _call(f"{repo_id}: making the repository", state, lambda: _make_repository(api, repo_id, private))
@@ -204,14 +210,11 @@ def _changes(api: HfApi, repo_id: str, commit: str, folder: Path) -> tuple[list[
     additions = []
     for path, digest in local.items():
         item = remote.get(path)
-        if item is None or (item.lfs.sha256 != digest if item.lfs else item.blob_id != _git_digest(folder / path)):
+        if item is None or (
+            item.lfs.sha256 != digest if item.lfs else item.blob_id != git_hash((folder / path).read_bytes())
+        ):
             additions.append(path)
     return additions, [path for path in remote if path not in local and path.startswith(REPLACED)]
-
-
-def _git_digest(path: Path) -> str:
-    content = path.read_bytes()
-    return sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def _make_repository(api: HfApi, repo_id: str, private: bool | None) -> None:
@@ -270,14 +273,8 @@ def _call(what: str, state: str, action: Callable[[], T]) -> T:
 
 
 def _explain(error: Exception, status: int | None) -> str:
-    if status == 401:
-        return "the token is not accepted, or the repository is not there for it (401): log in with `hf auth login`"
-    if status == 403:
-        return "the token may not do this (403): use one with write access to the namespace"
-    if status in (409, 412):
-        return f"somebody else pushed meanwhile ({status}): run the same command again"
-    if status == 429:
-        return "too many requests (429): wait and run the same command again"
+    if status in EXPLANATIONS:
+        return EXPLANATIONS[status]
     if status is not None and status >= 500:
         return f"the Hub is in trouble ({status}): run the same command again later"
     if isinstance(error, httpx2.TimeoutException):

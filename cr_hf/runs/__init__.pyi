@@ -18,10 +18,11 @@ from .recipe import data_overrides as data_overrides
 from .recipe import load_recipe as load_recipe
 from .recipe import override_recipe as override_recipe
 from .recipe import read_recipe as read_recipe
-from .results import PROBE_TEXTS as PROBE_TEXTS
 from .results import describe_data as describe_data
 from .results import describe_machine as describe_machine
 from .results import describe_trainer as describe_trainer
+from .results import metric_table as metric_table
+from .results import text_probe as text_probe
 from .train import train_recipe as train_recipe
 from .use import Prediction as Prediction
 from .use import Run as Run

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import datasets
@@ -20,7 +21,7 @@ MODEL_FIELDS = (
     *("activation", "degree", "polynomial_range", "coefficient_init", "hidden_sizes", "in_features", "dropout"),
     *("pooling", "feature_layers", "feature_norm", "objective", "dreg_lambda", "dreg_mode", "freeze_backbone"),
 )
-# Made up, to see that a saved or published model still answers as it did.
+NOT_METRICS = ("rows", "accuracy_interval", "robustness")
 PROBE_TEXTS = (
     "A warm, funny film that earns every laugh.",
     "The room was clean, but the breakfast was cold and the staff were rude.",
@@ -80,6 +81,27 @@ def describe_model(model: Any) -> dict[str, Any]:
         "parameters_head": head,
         "parameters_total": sum(parameter.numel() for parameter in model.parameters()),
     }
+
+
+def text_probe(model: Any, tokenizer: Any, reads_pairs: bool = False) -> dict[str, Any]:
+    """Made-up texts and the model's logits, to see that a saved or published model still answers as it did."""
+    pairs = list(PROBE_TEXTS[::-1]) if reads_pairs else None
+    probe = {"texts": list(PROBE_TEXTS), "logits": model.predict_texts(PROBE_TEXTS, tokenizer, pairs).tolist()}
+    return {**probe, "text_pairs": pairs} if pairs else probe
+
+
+def metric_table(metrics: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Metrics by split as a header and one row a metric; the accuracy is followed by its 95 % interval."""
+    names = dict.fromkeys(name for values in metrics.values() for name in values if name not in NOT_METRICS)
+    header = ["metric", *(f"{split} ({values['rows']:,} rows)" for split, values in metrics.items())]
+    return [header, *([name, *(_metric(name, values) for values in metrics.values())] for name in names)]
+
+
+def _metric(name: str, values: Mapping[str, Any]) -> str:
+    if values.get(name) is None:
+        return "-"
+    interval = values.get("accuracy_interval") if name == "accuracy" else None
+    return f"{values[name]:.4f}" + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
 
 
 def describe_trainer(trainer: Any, model: Any) -> dict[str, Any]:

@@ -16,12 +16,7 @@ from typing import Any
 
 import datasets
 import numpy as np
-from transformers import (
-    DataCollatorWithPadding,
-    EarlyStoppingCallback,
-    PreTrainedTokenizerBase,
-    set_seed,
-)
+from transformers import DataCollatorWithPadding, EarlyStoppingCallback, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging
 
 from .. import __version__
@@ -32,14 +27,7 @@ from ..features import FeatureDataset, classify_features, collate_features, enco
 from ..files import read_json, write_json, writing
 from ..modeling import CRForFeatureClassification, CRForSequenceClassification, prepare_tokenizer, tokenize
 from ..training import CRTrainer, CRTrainingArguments, check_same_features, last_complete_checkpoint
-from .build import (
-    build_model,
-    check_together,
-    recipe_lora_config,
-    sweep_head,
-    training_arguments,
-    trains_on_features,
-)
+from .build import build_model, check_together, recipe_lora_config, sweep_head, training_arguments, trains_on_features
 from .choose_lambda import kept_lambda, lambda_of_run
 from .diagnose import reference_diagnostics
 from .directory import (
@@ -56,12 +44,7 @@ from .directory import (
     staged,
 )
 from .recipe import Recipe
-from .results import (
-    PROBE_TEXTS,
-    describe_data,
-    describe_environment,
-    describe_model,
-)
+from .results import describe_data, describe_environment, describe_model, text_probe
 
 logger = logging.get_logger(__name__)
 
@@ -170,13 +153,18 @@ def _train(
     predictions: dict[str, Any] = {
         name: trainer.predict(split).predictions for name, split in splits.items() if name != "train"
     }
+    state = trainer.state
     if trainer.is_world_process_zero():
         results = {
             "cr_hf_version": __version__,
             "data": describe_data(recipe.data, dataset),
             "model": describe_model(model),
             "training": {
-                **_describe_training(recipe, trainer),
+                "seed": recipe.seed,
+                "epochs": state.epoch,
+                "steps": state.global_step,
+                "best_step": state.best_global_step,
+                "best_metric": state.best_metric,
                 "seconds_preparing": round(prepared - started, 2),
                 "seconds_training": round(trained - prepared, 2),
             },
@@ -196,17 +184,6 @@ def _train(
             write_json(folder / RESULTS, results)
             _write_card(run_dir, folder)
     trainer.accelerator.wait_for_everyone()
-
-
-def _describe_training(recipe: Recipe, trainer: CRTrainer) -> dict[str, Any]:
-    state = trainer.state
-    return {
-        "seed": recipe.seed,
-        "epochs": state.epoch,
-        "steps": state.global_step,
-        "best_step": state.best_global_step,
-        "best_metric": state.best_metric,
-    }
 
 
 def _read_data(recipe: Recipe) -> Any:
@@ -324,12 +301,10 @@ def _save(
     model.save_pretrained(folder)
     if tokenizer is None:
         made_up = np.random.default_rng(0).standard_normal((4, model.config.in_features), np.float32)
-        probe: dict[str, Any] = {"features": made_up.tolist(), "logits": classify_features(model, made_up).tolist()}
+        probe = {"features": made_up.tolist(), "logits": classify_features(model, made_up).tolist()}
     else:
         tokenizer.save_pretrained(folder)
-        pairs = PROBE_TEXTS[::-1] if reads_pairs else None
-        probe = {"texts": list(PROBE_TEXTS), **({"text_pairs": list(pairs)} if pairs else {})}
-        probe["logits"] = model.predict_texts(PROBE_TEXTS, tokenizer, pairs).tolist()
+        probe = text_probe(model, tokenizer, reads_pairs)
     write_json(folder / PROBE, probe)
     trainer.state.best_model_checkpoint = None
     write_json(folder / TRAINER_STATE, dataclasses.asdict(trainer.state))

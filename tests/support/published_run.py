@@ -13,7 +13,7 @@ from hub_server import HubServer
 from transformers import AutoTokenizer
 
 from cr_hf import CRForSequenceClassification
-from cr_hf.runs.results import PROBE_TEXTS, describe_model
+from cr_hf.runs.results import describe_model, text_probe
 
 TEXT = "The quick brown fox of this training row jumps over the lazy dog."
 RESULTS: dict[str, Any] = {
@@ -35,8 +35,7 @@ def make_run(folder: Path, backbone: Path) -> Path:
     model.save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(backbone)
     tokenizer.save_pretrained(folder)
-    probe = {"texts": list(PROBE_TEXTS), "logits": model.predict_texts(PROBE_TEXTS, tokenizer).tolist()}
-    (folder / "probe.json").write_text(json.dumps(probe), encoding="utf-8")
+    (folder / "probe.json").write_text(json.dumps(text_probe(model, tokenizer)), encoding="utf-8")
     data = {**RESULTS["data"], "rows": {"train": 2, "test": 10}}
     results = {**RESULTS, "data": data, "model": describe_model(model)}
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
