@@ -1,4 +1,4 @@
-"""Files that are whole or absent, JSON that may be damaged, checksums, locks, and what a disk says."""
+"""Files that are whole or absent, JSON that may be damaged, locks, and what a disk says."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
-
-from huggingface_hub.utils.sha import sha_fileobj
 
 from .errors import CheckpointError
 
@@ -101,12 +99,6 @@ def read_json(path: Path, mend: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds a {type(found).__name__}, not an object: {mend}")
     return found
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal, read in parts."""
-    with path.open("rb") as handle:
-        return sha_fileobj(handle).hex()
 
 
 @contextlib.contextmanager

@@ -19,8 +19,8 @@ import yaml
 from huggingface_hub import get_token
 
 from ..errors import CheckpointError, DataError, PublishError
-from ..files import read_json, sha256_of, write_text
-from ..modeling import CRForSequenceClassification
+from ..files import read_json, write_text
+from ..modeling import CRForSequenceClassification, sha256_of
 from ..runs import CARD, PROBE, RECIPE, RESULTS, TABLE, TOKENIZER_FILES, load_recipe, read_recipe
 from .card import write_card
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers.utils import logging
@@ -44,10 +43,6 @@ class LambdaChoice:
     accuracies: list[float]
     standard_errors: list[float]
     seeds: list[int]
-
-    def to_dict(self) -> dict[str, Any]:
-        """For `results.json`."""
-        return asdict(self)
 
 
 def choose_lambda(
@@ -114,7 +109,7 @@ def lambda_of_run(
             except ValueError as error:
                 raise RecipeError(f"dreg_lambda: auto cannot train this recipe: {error}") from error
             kept.parent.mkdir(parents=True, exist_ok=True)
-            write_json(kept, choice.to_dict())
+            write_json(kept, asdict(choice))
     return kept_lambda(arguments)
 
 

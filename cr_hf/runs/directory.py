@@ -68,11 +68,12 @@ def staged(run_dir: Path) -> Iterator[Path]:
     for name in names:
         (run_dir / name).parent.mkdir(exist_ok=True)
         os.replace(folder / name, run_dir / name)
-    _remove(folder)
+    _empty(folder)
+    folder.rmdir()
 
 
 def _own_names(run_dir: Path) -> set[str]:
-    """Names at the top of the directory that are the run's; empty if no run is there."""
+    """Names of the files and folders in the directory that are the run's; empty if no run is there."""
     if (run_dir / OWN_FILES).is_file():
         names = read_json(run_dir / OWN_FILES, "remove it, and keep the directory").get("files")
         return {str(name) for name in names} if isinstance(names, list) else set()
@@ -99,13 +100,13 @@ def _foreign_file(run_dir: Path) -> str | None:
     return None
 
 
-def _remove(folder: Path, itself: bool = True) -> None:
-    """Remove the known files of a folder, and what folders are empty then; a link is never followed."""
-    for place, _, files in os.walk(folder, topdown=False):
+def _empty(folder: Path) -> None:
+    """Remove what a folder holds; a link is never followed."""
+    for place, folders, files in os.walk(folder, topdown=False):
         for name in files:
             Path(place, name).unlink()
-        if itself or Path(place) != folder:
-            Path(place).rmdir()
+        for name in folders:
+            Path(place, name).rmdir()
 
 
 def check_directory(recipe: Recipe, overwrite: bool, resume: bool) -> None:
@@ -113,7 +114,7 @@ def check_directory(recipe: Recipe, overwrite: bool, resume: bool) -> None:
 
     Args:
         recipe: of the run to start.
-        overwrite: a run that stands there may go.
+        overwrite: a run that is there may be replaced.
         resume: it is to be continued.
 
     Raises:
@@ -197,7 +198,7 @@ def open_directory(recipe: Recipe, overwrite: bool, resume: bool) -> Iterator[No
                 )
             check_directory(recipe, overwrite, resume)
             if overwrite:
-                _remove(run_dir, itself=False)
+                _empty(run_dir)
             claim(run_dir, OWN_FILES, RECIPE, CHECKPOINTS)
             if not (run_dir / RECIPE).is_file():
                 recipe.save(run_dir / RECIPE)
@@ -209,8 +210,8 @@ def open_directory(recipe: Recipe, overwrite: bool, resume: bool) -> Iterator[No
             yield
         except (RecipeError, DataError, FeatureCacheError):
             if not resume and not any((run_dir / CHECKPOINTS).glob("checkpoint-*")) and not _foreign_file(run_dir):
-                _remove(run_dir, itself=run_dir in made)
-                for folder in made[1:]:
+                _empty(run_dir)
+                for folder in made:
                     with contextlib.suppress(OSError):
                         folder.rmdir()
             raise

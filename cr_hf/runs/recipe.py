@@ -114,17 +114,10 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as its YAML file would say it, defaults of `data` left out."""
-        own = {item.name: (getattr(self, item.name), item.default) for item in dataclasses.fields(self)}
-        values = {
-            name: value
-            for name, (value, default) in own.items()
-            if value != default and name not in ("data", "model", "training", "output_dir")
-        }
-        defaults = DataConfig()
-        data = {
-            name: value for name, value in dataclasses.asdict(self.data).items() if value != getattr(defaults, name)
-        }
-        return {**values, "data": data, **self.model, **self.training, "output_dir": self.output_dir}
+        own, data = _not_default(self), _not_default(self.data)
+        for name in ("model", "training", "data", "output_dir"):
+            own.pop(name, None)
+        return {**own, "data": data, **self.model, **self.training, "output_dir": self.output_dir}
 
     def to_yaml(self) -> str:
         """The recipe as a run keeps it."""
@@ -133,6 +126,11 @@ class Recipe:
     def save(self, path: Path) -> None:
         """Write the recipe as YAML."""
         write_text(path, self.to_yaml())
+
+
+def _not_default(config: Recipe | DataConfig) -> dict[str, Any]:
+    values = {item.name: (getattr(config, item.name), item.default) for item in dataclasses.fields(config)}
+    return {name: value for name, (value, default) in values.items() if value != default}
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
@@ -266,22 +264,16 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 def _check(values: dict[str, Any], place: str) -> Recipe:
     own = {item.name for item in dataclasses.fields(Recipe)} - {"data", "model", "training"}
-    sorted_out: dict[str, dict[str, Any]] = {"own": {}, "model": {}, "training": {}}
-    for key, value in values.items():
-        if key == "data":
-            continue
-        # `dreg_lambda` is a field of both; the model's is the one that travels with the checkpoint.
-        kind = next(
-            (k for k, keys in (("own", own), ("model", MODEL_KEYS), ("training", TRAINING_KEYS)) if key in keys), ""
-        )
-        if not kind:
-            hint = nearest(str(key), own | MODEL_KEYS | TRAINING_KEYS | {f"data.{name}" for name in DATA_KEYS})
-            raise RecipeError(f"{place}: unknown key {key!r}{hint or NO_HINT}")
-        sorted_out[kind][key] = value if key in AS_WRITTEN else _number(value)
-    for name in values["data"]:
-        if name not in DATA_KEYS:
-            hint = nearest(f"data.{name}", {f"data.{known}" for known in DATA_KEYS})
-            raise RecipeError(f"{place}: unknown key 'data.{name}'{hint or NO_HINT}")
+    known = own | MODEL_KEYS | TRAINING_KEYS
+    unknown = [key for key in values if key not in known | {"data"}]
+    unknown += [f"data.{name}" for name in values["data"] if name not in DATA_KEYS]
+    if unknown:
+        hint = nearest(str(unknown[0]), known | {f"data.{name}" for name in DATA_KEYS})
+        raise RecipeError(f"{place}: unknown key {unknown[0]!r}{hint or NO_HINT}")
+    # `dreg_lambda` is a field of both; the model's is the one that travels with the checkpoint.
+    parts = {"own": own, "model": MODEL_KEYS, "training": TRAINING_KEYS - MODEL_KEYS}
+    numbered = {key: value if key in AS_WRITTEN else _number(value) for key, value in values.items()}
+    sorted_out = {part: {key: value for key, value in numbered.items() if key in keys} for part, keys in parts.items()}
     if not isinstance(sorted_out["own"].get("backbone"), str):
         raise RecipeError(f"{place}: backbone is missing: give a Hub id, a folder, or backbone=offline")
     for name in sorted_out["own"]:
@@ -290,8 +282,8 @@ def _check(values: dict[str, Any], place: str) -> Recipe:
     if "vectors_file" in sorted_out["own"] and sorted_out["own"]["backbone"] != STATIC_BACKBONE:
         raise RecipeError(f"{place}: vectors_file is only for backbone: static")
     _check_table(sorted_out, values["data"], place)
-    for kind, owner, prefix in (("own", Recipe, ""), ("training", CRTrainingArguments, "")):
-        _check_types(sorted_out[kind], owner, place, prefix)
+    _check_types(sorted_out["own"], Recipe, place)
+    _check_types(sorted_out["training"], CRTrainingArguments, place)
     _check_types(values["data"], DataConfig, place, "data.")
     for name, least in AT_LEAST.items():
         value = sorted_out["own"].get(name)
@@ -347,7 +339,7 @@ def _data_value(name: str, value: Any) -> Any:
     return value if f"data.{name}" in AS_WRITTEN else _number(value)
 
 
-def _check_types(values: dict[str, Any], owner: type, place: str, prefix: str) -> None:
+def _check_types(values: dict[str, Any], owner: type, place: str, prefix: str = "") -> None:
     """Refuse a value of another type than its field has, before anything is loaded."""
     hints = _hints(owner)
     for name, value in values.items():

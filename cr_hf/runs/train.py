@@ -176,7 +176,7 @@ def _train(
             "environment": describe_environment(arguments),
         }
         if recipe.chooses_lambda:
-            results["lambda_choice"] = kept_lambda(trainer.args).to_dict()
+            results["lambda_choice"] = dataclasses.asdict(kept_lambda(trainer.args))
         with staged(run_dir) as folder:
             if recipe.kind == "table":
                 write_json(folder / TABLE, dataclasses.asdict(schema_of(dataset["train"])))

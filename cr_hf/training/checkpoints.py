@@ -19,8 +19,8 @@ from transformers.utils import logging
 
 from .. import register_auto_classes
 from ..errors import CheckpointError
-from ..files import check_ordinary, read_json, sha256_of, write_text
-from ..modeling import CRForFeatureClassification, CRForSequenceClassification
+from ..files import check_ordinary, read_json, write_text
+from ..modeling import CRForFeatureClassification, CRForSequenceClassification, sha256_of
 
 logger = logging.get_logger(__name__)
 
