@@ -1,11 +1,11 @@
 from .config import DataConfig as DataConfig
-from .inputs import InputRow as InputRow
 from .inputs import read_inputs as read_inputs
 from .label_cells import NUMBERS as NUMBERS
 from .label_cells import SEPARATOR as SEPARATOR
 from .label_cells import SEVERAL as SEVERAL
 from .label_cells import SINGLE as SINGLE
 from .labels import refuse_unordered as refuse_unordered
+from .sources import Row as Row
 from .splits import RowSplits as RowSplits
 from .splits import label_names_of as label_names_of
 from .splits import load_rows as load_rows

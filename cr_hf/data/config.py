@@ -18,7 +18,6 @@ COLUMN_NAMES = {
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,2})?", re.ASCII)
 SEPARATORS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
 """Other ways to write `data.separator`."""
-MISSING_LABELS = ("error", "drop")
 
 
 @dataclass
@@ -113,9 +112,8 @@ class DataConfig:
             raise DataError(f"data.test_fraction={self.test_fraction} must be 0 or above and below 1")
         if not 0 < self.train_fraction <= 1:
             raise DataError(f"data.train_fraction={self.train_fraction} must be above 0 and at most 1")
-        whole = ("max_train_samples", "max_eval_samples", "max_cell_characters", "max_rows")
-        for key, least in (*((key, 1) for key in whole), ("seed", 0)):
-            limit = getattr(self, key)
+        for key in ("max_train_samples", "max_eval_samples", "max_cell_characters", "max_rows", "seed"):
+            limit, least = getattr(self, key), int(key != "seed")
             if limit is not None and not (isinstance(limit, int) and limit >= least):
                 raise DataError(f"data.{key}={limit} must be a whole number from {least}, or leave it out")
         if self.label_names is not None:
@@ -124,9 +122,8 @@ class DataConfig:
                 raise DataError(f"data.label_names={self.label_names} must be two or more different names")
         if self.label_start not in (None, 0, 1):
             raise DataError(f"data.label_start={self.label_start} must be 0 or 1")
-        if self.missing_labels not in MISSING_LABELS:
-            hint = nearest(self.missing_labels, MISSING_LABELS)
-            raise DataError(f"data.missing_labels={self.missing_labels!r}{hint} must be 'error' or 'drop'")
+        if self.missing_labels not in ("error", "drop"):
+            raise DataError(f"data.missing_labels={self.missing_labels!r} must be 'error' or 'drop'")
         if self.separator is not None:
             self.separator = SEPARATORS.get(self.separator, self.separator)
             if len(self.separator) != 1 or self.separator in '\r\n"':
@@ -155,6 +152,11 @@ def usual_columns(columns: Sequence[str], role: str) -> list[str]:
     return sorted(found, key=lambda column: (COLUMN_NAMES[role].index(_plain(column)), column != _plain(column)))
 
 
+def has_usual_names(columns: Sequence[str]) -> bool:
+    """Whether any column has a usual name."""
+    return any(usual_columns(columns, role) for role in COLUMN_NAMES)
+
+
 def find_column(columns: Sequence[str], asked: str | float | None, role: str, place: str) -> str:
     """The column that plays a role, "text", "text_pair" or "label".
 
@@ -174,7 +176,8 @@ def find_column(columns: Sequence[str], asked: str | float | None, role: str, pl
         return found[0]
     missing = f"no {role} column found" if asked is None else f"no column {asked!r}{nearest(str(asked), columns)}"
     mend = f"set data.{role}_column" + (", or data.label_columns for a column a label" if role == "label" else "")
-    has_names = any(usual_columns(columns, known) for known in COLUMN_NAMES)
-    if not has_names and not all(column.isdigit() for column in columns):
+    if len(columns) == 1 and place.removesuffix(".gz").endswith((".csv", ".tsv")):
+        mend += ", or data.separator to what stands between the columns"
+    if not has_usual_names(columns) and not all(column.isdigit() for column in columns):
         mend += ", or data.has_header=false if the first row of the file is data and no names"
     raise DataError(f"{place}: {missing} among {list(columns)[:50]}: {mend}")

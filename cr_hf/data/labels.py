@@ -22,7 +22,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import DataError, RecipeError, nearest
@@ -46,6 +46,17 @@ class Seen:
     first_place: dict[str, str] = field(default_factory=dict)
     rows: int = 0
     lengths: set[int] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, parts: Iterable[Seen], spelling: Callable[[str], str] = str) -> Seen:
+        """The labels of several splits together, under the spelling that is given for each."""
+        found = cls()
+        for part in parts:
+            found.rows += part.rows
+            for label, count in part.counts.items():
+                found.counts[spelling(label)] += count
+                found.first_place.setdefault(spelling(label), part.first_place[label])
+        return found
 
     def add(self, labels: Sequence[str], place: Place) -> None:
         """Count the labels of a row."""
@@ -138,12 +149,11 @@ def find_classes(
 def _from_train(seen: Mapping[str, Seen], several: bool, notes: list[str]) -> Classes:
     """The classes that stand in train, refused where they are unlikely to be classes."""
     reference = [seen["train"]] if "train" in seen else list(seen.values())
+    together = Seen.of(reference, key_of)
+    first = together.first_place
     spellings: dict[str, set[str]] = defaultdict(set)
-    first: dict[str, str] = {}
-    for part in reference:
-        for label in part.counts:
-            spellings[key_of(label)].add(label)
-            first.setdefault(key_of(label), part.first_place[label])
+    for label in Seen.of(reference).counts:
+        spellings[key_of(label)].add(label)
     if not spellings:
         raise DataError("no row of train has a class: check data.label_column")
     is_number = {key: NUMBER.fullmatch(key) is not None for key in spellings}
@@ -160,13 +170,11 @@ def _from_train(seen: Mapping[str, Seen], several: bool, notes: list[str]) -> Cl
     if words and len(words) < len(spellings):
         notes.append(f"some labels are numbers and others words, such as {words[0]!r} ({first[words[0]]})")
     _refuse_lists(spellings, first, several)
-    if not several:
-        rows = sum(part.rows for part in reference)
-        if rows == len(spellings) > MANY_CLASSES:
-            raise DataError(
-                f"{next(iter(first.values()))}: every row of train has a label of its own, such as "
-                f"{next(iter(spellings))!r}: check data.label_column, or set data.label_names"
-            )
+    if not several and together.rows == len(spellings) > MANY_CLASSES:
+        raise DataError(
+            f"{next(iter(first.values()))}: every row of train has a label of its own, such as "
+            f"{next(iter(spellings))!r}: check data.label_column, or set data.label_names"
+        )
     # A class is called as it is written, if that is in one way; of a number only zeros in front of it are kept.
     as_written = {key: min(found) for key, found in spellings.items() if len(found) == 1}
     names = [name if not is_number[key] or name.isdecimal() else key for key, name in as_written.items()]
@@ -191,42 +199,38 @@ def _start(
     seen: Mapping[str, Seen], names: list[str], ids: Mapping[str, int], label_start: int | None, notes: list[str]
 ) -> int | None:
     """The number of the first class; None where labels are names."""
-    first: dict[str, tuple[str, str]] = {}
-    for split, part in seen.items():
-        for label, place in part.first_place.items():
-            first.setdefault(key_of(label), (place, split))
+    together = Seen.of(seen.values(), key_of)
+    first = together.first_place
     if not first or not all(map(is_whole, first)) or set(first) & set(ids) or all(map(is_whole, ids)):
         return None
     if label_start is not None:
         return label_start
-    last = len(names) - 1
-    numbers = {int(key): found for key, found in first.items()}
-    if 0 in numbers and max(numbers) <= last and min(numbers) == 0:
+    lowest, highest, size = min(map(int, first)), max(map(int, first)), len(names)
+    if lowest == 0 and highest < size:
         return 0
-    if min(numbers) >= 1 and max(numbers) == last + 1:
-        notes.append(f"labels are 1 to {last + 1} and count data.label_names from 1")
+    if lowest >= 1 and highest == size:
+        notes.append(f"labels are 1 to {size} and count data.label_names from 1")
         return 1
-    if min(numbers) >= 1 and max(numbers) <= last:
+    if lowest >= 1 and highest < size:
         raise DataError(
-            f"{numbers[min(numbers)][0]}: the labels are {min(numbers)} to {max(numbers)}, of {last + 1} classes: set "
-            f"data.label_start to the number of {names[0]!r}, 0 or 1"
+            f"{first[str(lowest)]}: the labels are {lowest} to {highest}, of {size} classes: set data.label_start to "
+            f"the number of {names[0]!r}, 0 or 1"
         )
-    stray = min(numbers) if min(numbers) < 0 or max(numbers) == last + 1 else max(numbers)
-    place, split = numbers[stray]
+    stray = str(lowest if lowest < 0 else highest)
+    if lowest == 0 and highest == size:
+        # Either could be the mistake; likelier is the one that fewer rows have.
+        stray = min(stray, "0", key=together.counts.__getitem__)
+    split = next(split for split, part in seen.items() if first[stray] in part.first_place.values())
     raise DataError(
-        f"{place}: label '{stray}' of {split} is not one of the {last + 1} classes {names[:20]}, as numbers "
-        f"0 to {last} or all of them 1 to {last + 1}: mend the row, or set data.label_names"
+        f"{first[stray]}: label {stray!r} of {split} is not one of the {size} classes {names[:20]}, as numbers "
+        f"0 to {size - 1} or all of them 1 to {size}: mend the row, or set data.label_names"
     )
 
 
 def _refuse_invisible(seen: Mapping[str, Seen], names: Sequence[str] | None, notes: list[str]) -> None:
     """Refuse labels that look the same and are not, and note those that look alike."""
-    counts: Counter[str] = Counter()
-    first: dict[str, str] = {}
-    for part in seen.values():
-        for label, count in part.counts.items():
-            counts[label] += count
-            first.setdefault(label, part.first_place[label])
+    together = Seen.of(seen.values())
+    counts, first = together.counts, together.first_place
     for label, place in first.items():
         if len(label) > 1 and label[0] == label[-1] and label[0] in "'\"" and label not in (names or ()):
             raise DataError(f"{place}: the label {label} has quotes around it: take them off, csv knows double ones")

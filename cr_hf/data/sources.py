@@ -90,21 +90,14 @@ class Row(NamedTuple):
 def _columns(names: list[str], config: DataConfig, place: str, labelled: bool) -> Columns:
     text = find_column(names, config.text_column, "text", place)
     pair = None if config.text_pair_column is None else find_column(names, config.text_pair_column, "text_pair", place)
-    if not labelled:
-        return Columns(text, pair, [], [])
-    if config.label_columns:
-        return Columns(text, pair, [find_column(names, name, "label", place) for name in config.label_columns], [])
-    label = find_column(names, config.label_column, "label", place)
-    others = [] if config.label_column is not None else usual_columns(names, "label")
-    return Columns(text, pair, [label], [name for name in others if name not in (label, text, pair)])
-
-
-def _checked(columns: Columns, place: str) -> Columns:
-    roles = [columns.text, *([] if columns.text_pair is None else [columns.text_pair]), *columns.labels]
+    asked: Sequence[str | int | None] = (config.label_columns or [config.label_column]) if labelled else []
+    labels = [find_column(names, name, "label", place) for name in asked]
+    roles = [name for name in (text, pair, *labels) if name is not None]
     for name in roles:
         if roles.count(name) > 1:
             raise DataError(f"{place}: the column {name!r} is asked for twice: check data.text_column and the others")
-    return columns
+    others = usual_columns(names, "label") if asked == [None] else []
+    return Columns(text, pair, labels, [name for name in others if name not in roles])
 
 
 def read_sources(sources: Sequence[Source], config: DataConfig, labelled: bool = True) -> Iterator[Row]:
@@ -117,17 +110,17 @@ def read_sources(sources: Sequence[Source], config: DataConfig, labelled: bool =
         columns = None
         for where, record in source.records():
             place = partial("{}, {}".format, source.name, where)
-            columns = columns or _checked(_columns(list(record), config, source.name, labelled), source.name)
+            columns = columns or _columns(list(record), config, source.name, labelled)
             count += 1
             if count > config.max_rows:
                 raise DataError(f"{place()}: more than {config.max_rows} rows: raise data.max_rows")
-            text = text_of(record, columns.text, source.unescape, config, place)
-            pair = columns.text_pair and text_of(record, columns.text_pair, source.unescape, config, place)
+            text = _text(record, columns.text, source.unescape, config, place)
+            pair = columns.text_pair and _text(record, columns.text_pair, source.unescape, config, place)
             label: Any = [record.get(name) for name in columns.labels]
             yield Row(place, text, pair, label if config.label_columns else next(iter(label), None), record, columns)
 
 
-def text_of(record: Record, column: str, unescape: bool, config: DataConfig, place: Callable[[], str]) -> str:
+def _text(record: Record, column: str, unescape: bool, config: DataConfig, place: Callable[[], str]) -> str:
     """The text in a cell, "" where there is none. Without the column, or with no text in it, it is refused."""
     if column not in record:
         raise DataError(f"{place()}: no {column!r} among {list(record)[:20]}: give every row the same columns")
@@ -135,19 +128,11 @@ def text_of(record: Record, column: str, unescape: bool, config: DataConfig, pla
     if value is not None and not isinstance(value, str):
         raise DataError(f"{place()}: the text is a {type(value).__name__}, not a string: check data.text_column")
     text = value or ""
-    check_text(text, config, place)
-    return PTB_PATTERN.sub(lambda match: PTB_ESCAPES[match.group().lower()], text) if unescape else text
-
-
-def check_text(text: str, config: DataConfig, place: Callable[[], str]) -> None:
-    """Refuse what no tokenizer could read, and what is longer than the limit."""
     if len(text) > config.max_cell_characters:
         raise DataError(f"{place()}: a text of {len(text)} characters: cut it, or raise data.max_cell_characters")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(f"{place()}: half a surrogate pair in the text: remove it") from error
+    if not text.isascii() and re.search("[\ud800-\udfff]", text):
+        raise DataError(f"{place()}: half a surrogate pair in the text: remove it")
+    return PTB_PATTERN.sub(lambda match: PTB_ESCAPES[match.group().lower()], text) if unescape else text
 
 
 # ---- files ----
@@ -157,7 +142,7 @@ def split_paths(config: DataConfig) -> dict[str, list[Path]]:
     """Files of each split that has any: those given, and those that a folder's file names declare."""
     folder = Path(config.dir).expanduser() if config.dir else Path()
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder: check data.dir")
+        raise DataError(f"{config.dir}: no such folder: check data.dir")
     if config.config_name and (folder / config.config_name).is_dir():
         folder = folder / config.config_name
     found: dict[str, list[Path]] = {}
@@ -166,7 +151,7 @@ def split_paths(config: DataConfig) -> dict[str, list[Path]]:
         names = [given] if isinstance(given, str) else given
         paths = [path for name in names for path in _matching(folder / Path(name).expanduser(), name)]
         if not paths and config.dir and not _is_saved(folder):
-            paths = find_split(folder, split)
+            paths = _find_split(folder, split)
         if paths:
             found[split] = paths
     return found
@@ -182,7 +167,7 @@ def _matching(path: Path, name: str) -> list[Path]:
     return found
 
 
-def find_split(folder: Path, split: str) -> list[Path]:
+def _find_split(folder: Path, split: str) -> list[Path]:
     """The file of a folder that its name declares to be a split, or the parts of one; none, where there is none.
 
     A name that ends in a word of the split is preferred ("sst5_train.tsv"); one with a word of `NOT_A_SPLIT`
@@ -192,48 +177,39 @@ def find_split(folder: Path, split: str) -> list[Path]:
     named: dict[Path, list[str]] = {}
     words = set(SPLIT_WORDS[split])
     for path in sorted(folder.iterdir()):
-        stem = SHARD.sub("", path.name.lower().removesuffix(".gz").rpartition(".")[0])
-        parts = re.findall("[a-z]+", stem)
+        parts = re.findall("[a-z]+", _stem(path))
         is_table = path.is_file() and file_type(path) in text_files.TABLE_TYPES
         if is_table and words & set(parts) and not NOT_A_SPLIT & set(parts):
             named[path] = parts
     found = [path for path, parts in named.items() if parts[-1] in words] or list(named)
-    shards = {SHARD.sub("", path.name.lower().removesuffix(".gz").rpartition(".")[0]) for path in found}
-    if len(found) > 1 and (len(shards) > 1 or not all(SHARD.search(path.name.split(".")[0]) for path in found)):
+    are_shards = len(set(map(_stem, found))) == 1 and all(SHARD.search(path.name.split(".")[0]) for path in found)
+    if len(found) > 1 and not are_shards:
         raise DataError(f"{folder}: {[path.name for path in found]} could each be {split}: set data.{split}_file")
     if not found:
-        inner = [folder / name for name in ("data", *SPLIT_WORDS[split]) if (folder / name).is_dir()]
-        for name in inner:
-            files = [path for path in sorted(name.iterdir()) if file_type(path) in text_files.TABLE_TYPES]
-            found = find_split(name, split) if name.name == "data" else files
-            if found:
-                break
+        if (folder / "data").is_dir():
+            found = _find_split(folder / "data", split)
+        for inner in (folder / word for word in SPLIT_WORDS[split]):
+            if not found and inner.is_dir():
+                found = [path for path in sorted(inner.iterdir()) if file_type(path) in text_files.TABLE_TYPES]
     return found
 
 
-def _file_sources(config: DataConfig) -> dict[str, list[Source]]:
-    sources: dict[str, list[Source]] = {}
-    for split, paths in split_paths(config).items():
-        for path in paths:
-            unescape = path.name.startswith("sst5") if config.unescape_ptb is None else config.unescape_ptb
-            sources.setdefault(split, []).append(file_source(path, config, unescape))
-    return sources
+def _stem(path: Path) -> str:
+    """The name of a file without its types, and without the number of a shard."""
+    return SHARD.sub("", path.name.lower().removesuffix(".gz").rpartition(".")[0])
 
 
-def file_source(path: Path, config: DataConfig, unescape: bool, more_types: Sequence[str] = ()) -> Source:
+def file_source(path: Path, config: DataConfig) -> Source:
     """The source that a file is; parquet may name its classes."""
-    check_file(path, more_types)
+    check_file(path)
+    unescape = path.name.startswith("sst5") if config.unescape_ptb is None else config.unescape_ptb
     features = None
     if file_type(path) == ".parquet":
         try:
             features = datasets.Features.from_arrow_schema(pq.read_schema(path))
         except (pa.ArrowException, OSError, ValueError, TypeError, KeyError):
             features = None  # reading it says what is wrong with it
-    return Source(str(path), partial(_file_records, path, config), unescape, features)
-
-
-def _file_records(path: Path, config: DataConfig) -> Iterable[tuple[str, Record]]:
-    return text_files.read_records(path, config)
+    return Source(str(path), partial(text_files.read_records, path, config), unescape, features)
 
 
 # ---- data sets ----
@@ -299,7 +275,8 @@ def loaded_sources(name: str, loaded: Any, config: DataConfig) -> dict[str, list
 def sources_of(config: DataConfig, streaming: bool = False) -> dict[str, list[Source]]:
     """Where the rows of each split come from; no row of a file, or of a data set that is streamed, is read yet."""
     if config.reads_files:
-        given, folder = _file_sources(config), Path(config.dir or "").expanduser()
+        paths, folder = split_paths(config), Path(config.dir or "").expanduser()
+        given = {split: [file_source(path, config) for path in found] for split, found in paths.items()}
         return {**loaded_sources(str(folder), _from_disk(folder), config), **given} if _is_saved(folder) else given
     name = config.name
     if name is None:

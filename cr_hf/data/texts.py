@@ -7,6 +7,7 @@ texts such as "NA" for missing: only parquet is left to them.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -22,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import DataError, nearest
-from .config import COLUMN_NAMES, NUMBER, DataConfig, column_name, usual_columns
+from .config import NUMBER, DataConfig, column_name, has_usual_names, usual_columns
 
 TABLE_TYPES = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 WHOLE_JSON_CHARACTERS = 500_000_000
@@ -43,19 +44,23 @@ def file_type(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def check_file(path: Path, more_types: Sequence[str] = ()) -> Path:
-    """The path itself, if it is a file of one of `TABLE_TYPES` or `more_types`; refused otherwise."""
+def check_file(path: Path, types: Sequence[str] = TABLE_TYPES) -> None:
+    """Refuse what is no file of one of the types."""
     if re.match(r"[a-zA-Z][\w+.-]+:/", str(path)):
-        raise DataError(f"{path}: a URL is not read: fetch the file, or name a data set of the Hub as data.name")
+        url = re.sub(":/+", "://", str(path), count=1)  # a Path keeps one slash of two
+        raise DataError(f"{url}: a URL is not read: fetch the file, or name a data set of the Hub as data.name")
     if path.is_dir():
         raise DataError(f"{path}: a folder where a file is needed: name the file, or give the folder as data.dir")
     if not path.is_file():
         near = nearest(path.name, (other.name for other in path.parent.glob("*")))
         raise DataError(f"{path}: no such file{near}: check the path")
-    allowed = (*more_types, *TABLE_TYPES)
-    if file_type(path) not in allowed:
-        raise DataError(f"{path}: files of this type are not read: use {', '.join(allowed)}, each also .gz")
-    return path
+    if file_type(path) not in types:
+        raise DataError(f"{path}: files of this type are not read: use {', '.join(types)}, each also .gz")
+    with contextlib.suppress(OSError), path.open("rb") as handle:
+        start = handle.read(64).lstrip(b"\xef\xbb\xbf\r\n\t ").lower()
+        if start.startswith((b"<!doctype html", b"<html", b"version https://git-lfs")):
+            kind = "a web page" if start[:1] == b"<" else "a git-lfs pointer (git lfs pull)"
+            raise DataError(f"{path}: {kind} and not the file itself: fetch the file again")
 
 
 # ---- lines ----
@@ -152,7 +157,7 @@ def read_cells(path: Path, config: DataConfig) -> Iterator[tuple[int, list[str]]
         if mark:
             asked = asked or mark[1]
         is_comment = first.startswith("#") and config.has_header is not False and not is_tsv
-        if first.strip() and not mark and not (is_comment and not _has_roles(_split(first, ","))):
+        if first.strip() and not mark and not (is_comment and not has_usual_names(_split(first, ","))):
             break
         skipped, first = skipped + 1, ""
     rows = itertools.chain([first], lines)
@@ -191,21 +196,17 @@ def _split(line: str, separator: str) -> list[str]:
         return []
 
 
-def _has_roles(columns: Sequence[str]) -> bool:
-    return any(usual_columns(columns, role) for role in COLUMN_NAMES)
-
-
 def _separator(line: str) -> str:
     """The one that finds usual names in the first line, or else the only one that stands there."""
     found = {mark: _split(line, mark) for mark in ",;\t|"}
-    named = [mark for mark, columns in found.items() if len(columns) > 1 and _has_roles(columns)]
+    named = [mark for mark, columns in found.items() if len(columns) > 1 and has_usual_names(columns)]
     present = [mark for mark, columns in found.items() if len(columns) > 1]
     return named[0] if named else present[0] if len(present) == 1 else ","
 
 
 def _is_header(first: list[str]) -> bool:
     """Whether the first row of texts names columns: two columns of which one is a number do not."""
-    return _has_roles(first) or len(first) != 2 or not any(NUMBER.fullmatch(cell.strip()) for cell in first)
+    return has_usual_names(first) or len(first) != 2 or not any(NUMBER.fullmatch(cell.strip()) for cell in first)
 
 
 def named_cells(
@@ -239,7 +240,7 @@ def _even(path: Path, rows: Iterator[tuple[int, list[str]]], width: int) -> Iter
         while len(cells) > width and not cells[-1].strip():
             cells.pop()
         if len(cells) != width:
-            mend = "remove what stands above the names of the columns" if _has_roles(cells) else "mend the row"
+            mend = "remove what stands above the names of the columns" if has_usual_names(cells) else "mend the row"
             raise DataError(f"{path}, line {number}: {len(cells)} columns instead of {width}: {mend}")
         yield number, cells
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data import DataConfig, InputRow, TableSchema, load_rows, load_tables, read_inputs, read_rows, table_features
+from ..data import DataConfig, Row, TableSchema, load_rows, load_tables, read_inputs, read_rows, table_features
 from ..errors import CheckpointError, DataError
 from ..evaluation import Task, check_kinds, text_robustness
 from ..features import classify_features
@@ -161,14 +161,14 @@ def predict_run(
             yield Prediction(input_row.text, input_row.record, row)
 
 
-def _columns(rows: Sequence[InputRow], config: DataConfig, tokenizer: Any) -> tuple[list[str], Any, list[str] | None]:
+def _columns(rows: Sequence[Row], config: DataConfig, tokenizer: Any) -> tuple[list[str], Any, list[str] | None]:
     """What `predict_texts` takes of some rows: texts, tokenizer, second texts."""
     pairs = None if config.text_pair_column is None else [row.text_pair or "" for row in rows]
     return [row.text for row in rows], tokenizer, pairs
 
 
-def _chunks(rows: Iterator[InputRow]) -> Iterator[list[InputRow]]:
-    chunk: list[InputRow] = []
+def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    chunk: list[Row] = []
     characters = 0
     for row in rows:
         chunk.append(row)

@@ -207,7 +207,7 @@ def test_rows_to_predict(name: str, options: dict[str, Any], first: str) -> None
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        (["https://x.org/a.csv"], {}, "URL"),
+        (["https://x.org/a.csv"], {}, "https://x.org/a.csv: a URL"),
         ([str(DATA)], {}, "folder"),
         (["no_such.csv"], {}, "no such file"),
         ([str(DATA / "26-excel-csv/ok.csv"), "a text"], {}, "give files or texts"),

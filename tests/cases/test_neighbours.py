@@ -54,6 +54,7 @@ READ: dict[str, tuple[str, str | bytes, dict[str, Any], list[tuple[str, Any]] | 
     "pipe": ("a.csv", lines(GOOD, "|"), {}, GOOD),
     "caret, given": ("a.csv", lines(GOOD, "^"), {"separator": "^"}, GOOD),
     "caret, not given": ("a.csv", lines(GOOD, "^"), {}, Refused("data.text_column")),
+    "colons, not given": ("a.csv", lines(GOOD, ":"), {}, Refused("data.separator")),
     "comma in a tsv": ("a.tsv", lines(GOOD), {"separator": ","}, GOOD),
     "sep line with a tab": ("a.csv", "sep=\t\n" + lines(GOOD, "\t"), {}, GOOD),
     "semicolon with quotes": ("a.csv", 'text;label\n"a; b";x\n"c";y\n', {}, [("a; b", "x"), ("c", "y")]),
@@ -210,6 +211,18 @@ READ: dict[str, tuple[str, str | bytes, dict[str, Any], list[tuple[str, Any]] | 
         {"label_names": ["a", "b", "c"]},
         Refused("label '"),
     ),
+    "three in one row": (
+        "a.csv",
+        lines(labelled(0, 1, 2, 0, 1, 2, 3)),
+        {"label_names": ["a", "b", "c"]},
+        Refused("line 8"),
+    ),
+    "nought in one row": (
+        "a.csv",
+        lines(labelled(1, 2, 3, 1, 2, 3, 0)),
+        {"label_names": ["a", "b", "c"]},
+        Refused("line 8"),
+    ),
     "minus one among numbers": ("a.csv", lines(labelled(0, 1, -1)), {"label_names": ["a", "b"]}, Refused("line 4")),
     "a name among numbers": ("a.csv", lines(labelled(0, 1, "b")), {"label_names": ["a", "b"]}, Refused("line 2")),
     "numbers as names": ("a.csv", lines(labelled(0, 1, 2)), {"label_names": ["1", "2"]}, Refused("line 2")),
@@ -252,6 +265,8 @@ READ: dict[str, tuple[str, str | bytes, dict[str, Any], list[tuple[str, Any]] | 
     "a list as one class": ("a.csv", "text,label\na,\"['x', 'y']\"\nb,x\n", {}, Refused(SEVERAL)),
     "a JSON list as one class": ("a.jsonl", jsonl(labelled('["x"]', "y")), {}, Refused(SEVERAL)),
     "commas as one class": ("a.csv", 'text,label\na,"x,y"\nb,x\nc,y\n', {}, Refused("label_separator")),
+    "a web page": ("a.csv", "\n<!DOCTYPE html>\n<p>404, sorry</p>\n", {}, Refused("web page")),
+    "a git-lfs pointer": ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", {}, Refused("git lfs pull")),
     "no parquet": ("a.parquet", b"", {}, Refused("not a readable parquet")),
 }
 LISTS = ["['x', 'y']", '["x", "y"]', "['x' 'y']", "('x', 'y')", "{'x', 'y'}", "[x, y]", "x|y", " x | y "]
