@@ -5,14 +5,14 @@ from .configuration_cr import OWN_FIELDS as OWN_FIELDS
 from .configuration_cr import CRConfig as CRConfig
 from .dreg import network_dreg as network_dreg
 from .dreg import squared_norms as squared_norms
-from .dropout import MASK_LEVELS as MASK_LEVELS
-from .dropout import to_mask as to_mask
 from .head import CRHead as CRHead
+from .layers import MASK_LEVELS as MASK_LEVELS
 from .layers import CRLayer as CRLayer
 from .layers import Standardize as Standardize
 from .layers import feature_moments as feature_moments
 from .layers import merge_moments as merge_moments
 from .loading import sha256_of as sha256_of
+from .layers import to_mask as to_mask
 from .modeling_cr import CRClassifierOutput as CRClassifierOutput
 from .modeling_cr import CRForFeatureClassification as CRForFeatureClassification
 from .modeling_cr import CRForSequenceClassification as CRForSequenceClassification

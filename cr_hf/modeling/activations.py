@@ -14,7 +14,7 @@ ACTIVATIONS = ("polynomial", *FIXED_ACTIVATIONS)
 
 
 def polynomial(z: Tensor, coefficients: Tensor, polynomial_range: float | None = None) -> tuple[Tensor, Tensor]:
-    """Value and derivative of one polynomial per unit, both by Horner's rule.
+    """Value and derivative of one polynomial per unit, by Horner's rule, each of the shape of `z`.
 
     Outside `[-polynomial_range, polynomial_range]` the polynomial goes on as its tangent, so that the slope stays
     bounded on inputs never seen in training. Value and slope are continuous there, the second derivative jumps.
@@ -22,10 +22,7 @@ def polynomial(z: Tensor, coefficients: Tensor, polynomial_range: float | None =
     Args:
         z: pre-activations, shape (..., batch, out_features).
         coefficients: lowest degree first, shape (..., degree + 1, out_features).
-        polynomial_range: where the linear tails begin; `None` means no tails.
-
-    Returns:
-        The value p(z) and the derivative p'(z), each of the shape of `z`.
+        polynomial_range: where the linear tails begin; `None` for no tails.
 
     Source: arXiv 2605.15463 (learnable cubic); the linear tails are this package's own.
     """

@@ -7,7 +7,7 @@ import math
 import reprlib
 from collections.abc import Callable
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import transformers
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
@@ -16,13 +16,13 @@ from .static_embeddings import StaticEmbeddingConfig as StaticEmbeddingConfig  #
 
 POOLINGS = ("cls", "mean", "max", "last")
 FEATURE_NORMS = ("standardize", "layer_norm")
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 # Their positions start after the padding id, so max_position_embeddings (514, say) promises too much (512).
 POSITIONS_AFTER_PADDING = (
     *("camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta"),
     *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
 )
 POSITIONS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len")
-PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 NO_LIMIT = 2**31 - 1
 MAX_LAYERS = 1_000  # of a backbone or a head: each is built, even to find that there are no weights for it
 MAX_DEGREE = 32  # powers beyond it leave the range of float32 soon after z = 6
@@ -36,13 +36,15 @@ NOT_BY_NAME = (
     *("backbone_config", "backbone_source", "head_only"),
     *("sub_configs", "has_no_defaults_at_init", "keys_to_ignore_at_inference"),
 )
-ALLOWED = {
+DREG_MODES = ("layer", "chain")
+Rule: TypeAlias = tuple[Callable[[Any], bool], str]
+ALLOWED: dict[str, tuple[Any, ...]] = {
     "activation": ("polynomial", "gelu", "relu", "tanh", "silu"),
     "coefficient_init": ("hermite", "identity"),
     "pooling": POOLINGS,
     "feature_norm": FEATURE_NORMS,
     "objective": ("cross_entropy", "ordinal"),
-    "dreg_mode": ("layer", "chain"),
+    "dreg_mode": DREG_MODES,
     "freeze_backbone": (True, False),
 }
 
@@ -51,26 +53,27 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any, least: float = 0.0, below: float = math.inf) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value < below
-
-
 def _is_count(value: Any) -> bool:
     return _is_integer(value) and value > 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def _is_list_of(is_item: Callable[[Any], bool], value: Any) -> bool:
     return isinstance(value, list) and len(value) <= MAX_LAYERS and all(map(is_item, value))
 
 
-def _one_of(name: str, allowed: tuple[Any, ...]) -> tuple[Callable[[Any], bool], str]:
-    hint = " (of the head: there is no penalty through the backbone)" if name == "dreg_mode" else ""
-    return lambda value: value in allowed, f"one of {', '.join(map(str, allowed))}{hint}"
-
-
-# Of each field: whether a value is allowed, and what to use instead.
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **{name: _one_of(name, allowed) for name, allowed in ALLOWED.items()},
+# For each field: whether a value is allowed, and what to use instead.
+SHARE: Rule = (lambda value: _is_number(value) and value < 1, "0 or above and below 1")
+COUNT_OR_NULL: Rule = (lambda value: value is None or _is_count(value), "a positive integer or null")
+RULES: dict[str, Rule] = {
+    **{name: (allowed.__contains__, f"one of {', '.join(map(str, allowed))}") for name, allowed in ALLOWED.items()},
+    "dreg_mode": (
+        DREG_MODES.__contains__,
+        "one of layer, chain (of the head: there is no penalty through the backbone)",
+    ),
     "feature_layers": (
         lambda value: value in ("last", "all") or (bool(value) and _is_list_of(_is_integer, value)),
         f"'last', 'all' or a list of integers, {MAX_LAYERS} at most",
@@ -83,16 +86,15 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: _is_count(value) and value <= MAX_DEGREE,
         f"an integer, 1 or above, {MAX_DEGREE} at most",
     ),
-    **dict.fromkeys(("dropout", "label_smoothing"), (lambda value: _is_number(value, 0, 1), "0 or above and below 1")),
+    "dropout": SHARE,
+    "label_smoothing": SHARE,
     "dreg_lambda": (_is_number, "a finite number, 0 or above"),
     "polynomial_range": (
         lambda value: value is None or (_is_number(value) and value > 0),
         "a number above 0, or null for no tails",
     ),
-    **dict.fromkeys(
-        ("dreg_num_tangents", "max_seq_length"),
-        (lambda value: value is None or _is_count(value), "a positive integer or null"),
-    ),
+    "dreg_num_tangents": COUNT_OR_NULL,
+    "max_seq_length": COUNT_OR_NULL,
     "num_labels": (lambda value: _is_count(value) and value <= MAX_LABELS, f"an integer from 1 to {MAX_LABELS}"),
     "return_dict": (lambda value: value is not False, "True: a CR model returns an object"),
 }
@@ -184,9 +186,8 @@ class CRConfig(PreTrainedConfig):
         if self.feature_norm is None:
             frozen = self.backbone_config is None or self.freeze_backbone
             self.feature_norm = "standardize" if frozen else "layer_norm"
-        num_labels = kwargs.get("num_labels", 1)
         for name, (is_allowed, rule) in RULES.items():
-            value = num_labels if name == "num_labels" else getattr(self, name)
+            value = kwargs.get("num_labels", 1) if name == "num_labels" else getattr(self, name)
             if not is_allowed(value):
                 raise ValueError(f"{name}={reprlib.repr(value)} is not allowed: use {rule}")
         if self.backbone_config is not None:
@@ -272,7 +273,7 @@ class CRConfig(PreTrainedConfig):
         return width
 
     def _check_problem(self) -> None:
-        if self.backbone_config is None and not (_is_integer(self.in_features) and self.in_features > 0):
+        if self.backbone_config is None and not _is_count(self.in_features):
             raise ValueError(
                 f"in_features={self.in_features!r} is not allowed without a backbone_config: "
                 "use a positive integer, the width of the features (or start from a pretrained backbone with "
@@ -283,29 +284,26 @@ class CRConfig(PreTrainedConfig):
                 f"problem_type={self.problem_type!r} is not allowed: use one of {', '.join(PROBLEM_TYPES)} "
                 "(ordered classes are objective='ordinal')"
             )
-        single = self.problem_type == "single_label_classification"
-        if self.objective == "ordinal" and not (single and self.num_labels != 1):
+        is_single = self.problem_type == "single_label_classification"
+        if self.objective == "ordinal" and (not is_single or self.num_labels == 1):
             raise ValueError(
                 f"objective='ordinal' needs two or more ordered classes, got problem_type={self.problem_type!r} and "
                 f"num_labels={self.num_labels}"
             )
-        for name, needed in (
-            ("class_weights", "single_label_classification"),
-            ("pos_weight", "multi_label_classification"),
-        ):
+        if self.label_smoothing and not is_single:
+            raise ValueError(
+                f"label_smoothing={self.label_smoothing} is only for single_label_classification, "
+                f"got problem_type={self.problem_type!r}"
+            )
+        for name, needed in (("class_weights", PROBLEM_TYPES[0]), ("pos_weight", PROBLEM_TYPES[1])):
             values = getattr(self, name)
             if values is None:
                 continue
             if self.problem_type != needed:
                 raise ValueError(f"{name} is only for problem_type={needed!r}, got {self.problem_type!r}")
-            listed = isinstance(values, list | tuple) and len(values) == self.num_labels
-            if not listed or not all(_is_number(v) and 0 <= v < math.inf for v in values):
+            is_whole = isinstance(values, list | tuple) and len(values) == self.num_labels
+            if not (is_whole and all(map(_is_number, values))):
                 raise ValueError(f"{name}={values!r} is not allowed: use {self.num_labels} numbers, 0 or above")
-        if self.label_smoothing and not single:
-            raise ValueError(
-                f"label_smoothing={self.label_smoothing} is only for single_label_classification, "
-                f"got problem_type={self.problem_type!r}"
-            )
 
 
 def _read_backbone_config(values: Any) -> PreTrainedConfig | None:
@@ -313,8 +311,7 @@ def _read_backbone_config(values: Any) -> PreTrainedConfig | None:
         return values
     if not isinstance(values, dict):
         raise ValueError(f"backbone_config={values!r} is not allowed: use a configuration object, its dict or null")
-    model_type = values.get("model_type")
-    if not model_type:
+    if not (model_type := values.get("model_type")):
         raise ValueError("backbone_config has no model_type: give a configuration of the backbone, or its whole dict")
     if model_type not in CONFIG_MAPPING:
         raise ValueError(

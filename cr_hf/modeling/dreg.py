@@ -19,15 +19,11 @@ DREG_MODES = ("layer", "chain")
 
 
 def layer_dreg(derivative: Tensor | None, weight: Tensor) -> Tensor:
-    """Squared Frobenius norm of one layer's Jacobian, averaged over the batch.
+    """Squared Frobenius norm of one layer's Jacobian, averaged over the batch, shape (...); a scalar for one layer.
 
     Args:
-        derivative: p'(z) at this layer's pre-activations, shape (..., batch, out_features); `None` for the readout,
-            whose derivative is 1.
-        weight: the layer's weight, shape (..., out_features, in_features).
-
-    Returns:
-        Shape (...), a scalar for one layer, in squared output units per squared input unit.
+        derivative: p'(z), shape (..., batch, out_features); `None` for the readout, whose derivative is 1.
+        weight: shape (..., out_features, in_features).
 
     Source: arXiv 2605.15463; the closed form is at the head of this file.
     """
@@ -86,16 +82,12 @@ class _SquaredNorms(torch.autograd.Function):
 
 
 def chain_tangents(in_features: int, num_tangents: int | None, seed: int) -> Tensor:
-    """Directions T with E[T'T] = I, for `chain_dreg`, float64 on the CPU.
+    """Directions T with E[T'T] = I, for `chain_dreg`, shape (num_tangents, in_features), float64 on the CPU.
 
     Args:
         in_features: length of a direction.
-        num_tangents: how many random orthogonal ones, at least 1; `None`, or in_features and more, for the identity,
-            which makes the norm exact.
+        num_tangents: random orthogonal ones; `None`, or in_features and more, for the identity: the norm is exact.
         seed: of a stream apart from data order and dropout.
-
-    Returns:
-        Shape (num_tangents or in_features, in_features).
     """
     if num_tangents is None or num_tangents >= in_features:
         return torch.eye(in_features, dtype=torch.float64, device="cpu")
@@ -113,17 +105,15 @@ def chain_dreg(
     tangents: Tensor,
     dropout_masks: Sequence[Tensor | None],
 ) -> Tensor:
-    """Squared Frobenius norm of the Jacobian of every prefix of the network, by forward-mode propagation of tangents.
+    """||J_l ... J_1||**2 of every prefix of the network, averaged over the batch, shape (num_layers,).
+
+    The Jacobians are never built: tangents are propagated forwards, layer by layer.
 
     Args:
         derivatives: p'(z) of each layer, shape (batch, out_features); `None` where it is 1 (the readout).
         weights: of each layer, shape (out_features, in_features).
-        tangents: rows T with E[T'T] = I, shape (num_tangents, in_features of the first layer).
-        dropout_masks: what each layer's output was multiplied with (0 or 1 / keep), shape (batch, out_features), or
-            `None` for no dropout.
-
-    Returns:
-        The norms ||J_l ... J_1||**2, averaged over the batch, shape (num_layers,).
+        tangents: from `chain_tangents`.
+        dropout_masks: for each layer 0 or 1 / keep, shape (batch, out_features), or `None` for no dropout.
 
     Source: this package's reading of the papers' chained penalty.
     """

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from .configuration_cr import CRConfig
 from .dreg import chain_dreg, chain_tangents, network_dreg
-from .dropout import Dropout
-from .layers import CRLayer, Standardize
+from .layers import CRLayer, Dropout, Standardize
 from .objectives import OrderedThresholds, ordinal_log_probabilities
 
 LAYER_OPTIONS = ("degree", "activation", "polynomial_range", "coefficient_init")
@@ -23,8 +22,7 @@ class Trace(NamedTuple):
     Args:
         pre_activations: z of each CR layer, shape (batch, out_features).
         derivatives: p'(z) of each CR layer, shape (batch, out_features).
-        masks: what each layer's output was multiplied with, 0 or 1 / keep; empty without dropout or outside
-            the chain mode, which alone needs them.
+        masks: dropout of each layer, 0 or 1 / keep; empty outside the chain mode, which alone needs them.
         scores: what the readout gives, shape (batch, num_labels), or (batch, 1) under the ordinal objective.
         logits: shape (batch, num_labels); the scores themselves, or log-probabilities under the ordinal objective.
     """

@@ -1,4 +1,4 @@
-"""The layers of a CR classifier, in plain torch: pooling, standardisation, and the CR layer.
+"""The layers of a CR classifier, in plain torch: the CR layer, dropout, pooling and standardisation.
 
 A CR layer is a linear map followed by an elementwise function whose derivative is known in closed form: a learnable
 polynomial with linear tails, or a fixed activation (see `activations.py`). Value and derivative are returned together,
@@ -8,15 +8,18 @@ because DREG (see `dreg.py`) needs the derivative that the forward pass has half
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from .activations import ACTIVATIONS, fixed_activation, hermite_coefficients, polynomial
 
+Moments: TypeAlias = tuple[int, Tensor, Tensor]
 COEFFICIENT_INITS = ("hermite", "identity")
 COEFFICIENT_NOISE = 0.01
 DEGENERATE_DEVIATION = 1e-6
+MASK_LEVELS = 2**16  # of dropout: what 16 random bits tell apart
 
 
 class CRLayer(nn.Module):
@@ -25,14 +28,12 @@ class CRLayer(nn.Module):
     Args:
         in_features: width of the input.
         out_features: number of units.
-        degree: of the polynomial, at least 1; ignored by fixed activations.
-        activation: `"polynomial"` (learnable) or one of gelu, relu, tanh, silu.
-        polynomial_range: where the polynomial's linear tails begin; `None` turns them off.
+        degree, activation, polynomial_range: see `CRConfig`.
         coefficient_init: `"hermite"` (the best polynomial to GELU under N(0, 1)) or `"identity"` (p(z) = z), each plus
             normal noise of standard deviation 0.01.
 
     Attributes:
-        linear: the `nn.Linear`, initialised as torch does.
+        linear: the `nn.Linear`.
         coefficients: lowest degree first, shape (degree + 1, out_features); `None` for a fixed activation.
     """
 
@@ -95,6 +96,49 @@ class CRLayer(nn.Module):
         return f"degree={self.degree}, polynomial_range={self.polynomial_range}"
 
 
+def to_mask(drawn: Tensor, keep: Tensor | float) -> Tensor:
+    """Turn random numbers into a dropout mask of 0 and 1 / keep, in place.
+
+    Args:
+        drawn: uniform over the signed whole numbers of 16 bits, shape (..., n), in float32 or float64.
+        keep: chance of keeping a unit, a whole number of parts in 65536, above 0; one number, or shape (..., 1).
+    """
+    last_dropped = (1 - keep) * MASK_LEVELS - MASK_LEVELS // 2 - 1
+    # Between whole numbers the clamped difference is the comparison, without a slow boolean tensor.
+    return drawn.sub_(last_dropped).clamp_(0, 1).mul_(1 / keep)
+
+
+def _fill_mask(mask: Tensor, keep: float) -> None:
+    count = mask.numel()
+    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
+    units = mask.view(-1)
+    units.copy_(bits.view(torch.int16)[:count])
+    to_mask(units, keep)
+
+
+# To a compiler one operation: it cannot trace `random_`, and its own draws are the slow ones. Two layers' masks would
+# be drawn once for both, were it not for the fresh tensor that each is written to.
+_compiled_fill_mask = torch.library.custom_op("cr_hf::fill_dropout_mask", _fill_mask, mutates_args=("mask",))
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout` that draws 16 random bits for a decision, so a rate is exact to one part in 65536.
+
+    torch's own draws a number for every unit, which takes a CPU four times as long, and longer than all the
+    elementwise work of a CR layer; under `torch.compile` longer still.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Zero units at random and scale the others by 1 / keep, in training only."""
+        keep = round((1 - self.p) * MASK_LEVELS) / MASK_LEVELS
+        precise = input.dtype in (torch.float32, torch.float64)
+        if not (self.training and precise and input.device.type == "cpu" and 0 < keep < 1):
+            return super().forward(input)
+        mask = torch.empty(input.shape, dtype=input.dtype, device=input.device)
+        (_compiled_fill_mask if torch.compiler.is_compiling() else _fill_mask)(mask, keep)
+        return input * mask
+
+
 def pool(hidden_state: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
     """One vector per text, shape (batch, hidden_size), from its attended tokens, whatever the padding side.
 
@@ -120,9 +164,6 @@ def pool(hidden_state: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
 
 class Standardize(nn.Module):
     """Centres and scales every feature with statistics fitted once on the training rows.
-
-    Args:
-        in_features: width of the features.
 
     Attributes:
         mean: per feature, shape (in_features,).
@@ -166,8 +207,9 @@ class Standardize(nn.Module):
         Raises:
             ValueError: if a statistic is not finite.
         """
-        if not (torch.isfinite(mean).all() and torch.isfinite(variance).all()):
-            column = int((~(torch.isfinite(mean) & torch.isfinite(variance))).nonzero()[0])
+        is_finite = torch.isfinite(mean) & torch.isfinite(variance)
+        if not is_finite.all():
+            column = int((~is_finite).nonzero()[0])
             raise ValueError(
                 f"feature column {column} of the training rows is not finite: remove NaN and infinity first"
             )
@@ -191,7 +233,7 @@ class Standardize(nn.Module):
 
 
 @torch.no_grad()
-def feature_moments(batches: Iterable[Tensor]) -> tuple[int, Tensor, Tensor]:
+def feature_moments(batches: Iterable[Tensor]) -> Moments:
     """Count of rows, mean and sum of squared deviations of each feature, in float64, in one pass over batches.
 
     Raises:
@@ -199,21 +241,18 @@ def feature_moments(batches: Iterable[Tensor]) -> tuple[int, Tensor, Tensor]:
 
     Source: Chan, Golub and LeVeque (1983), the pairwise update.
     """
-    total: tuple[int, Tensor, Tensor] | None = None
+    total: Moments | None = None
     for batch in batches:
-        if len(batch) == 0:
-            continue
-        rows = batch.double()
-        mean = rows.mean(0)
-        total = merge_moments(total, (len(rows), mean, (rows - mean).square().sum(0)))
+        if len(batch):
+            rows = batch.double()
+            mean = rows.mean(0)
+            total = merge_moments(total, (len(rows), mean, (rows - mean).square().sum(0)))
     if total is None:
         raise ValueError("there are no training rows to fit the feature statistics on")
     return total
 
 
-def merge_moments(
-    first: tuple[int, Tensor, Tensor] | None, second: tuple[int, Tensor, Tensor]
-) -> tuple[int, Tensor, Tensor]:
+def merge_moments(first: Moments | None, second: Moments) -> Moments:
     """Moments of two sets of rows together, from what `feature_moments` returns for each."""
     if first is None:
         return second

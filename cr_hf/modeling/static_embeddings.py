@@ -5,8 +5,6 @@ The vectors come from a file, or are learned from scratch with the head.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
@@ -41,19 +39,12 @@ class StaticEmbeddingModel(PreTrainedModel):
     config_class = StaticEmbeddingConfig
     base_model_prefix = "static"
     supports_gradient_checkpointing = True
+    _input_embed_layer = "embeddings"
 
     def __init__(self, config: StaticEmbeddingConfig) -> None:
         super().__init__(config)
         self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The table."""
-        return self.embeddings
-
-    def set_input_embeddings(self, value: Any) -> None:
-        """Replace the table."""
-        self.embeddings = value
 
     @can_return_tuple
     def forward(
@@ -63,16 +54,13 @@ class StaticEmbeddingModel(PreTrainedModel):
         inputs_embeds: Tensor | None = None,
         output_hidden_states: bool | None = None,
     ) -> BaseModelOutputWithPooling:
-        """Look words up.
+        """Look words up: `last_hidden_state` and its masked mean, `pooler_output` of shape (batch, hidden_size).
 
         Args:
             input_ids: shape (batch, length).
             attention_mask: 1 on words, shape (batch, length); all of them by default.
             inputs_embeds: instead of input_ids, shape (batch, length, hidden_size).
             output_hidden_states: return the vectors as the only hidden state too.
-
-        Returns:
-            `last_hidden_state` and its masked mean, `pooler_output` of shape (batch, hidden_size).
         """
         vectors = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         mask = torch.ones(vectors.shape[:2], dtype=torch.long, device=vectors.device)
@@ -83,11 +71,6 @@ class StaticEmbeddingModel(PreTrainedModel):
         )
 
 
-def register() -> None:
-    """Teach `AutoConfig` and `AutoModel` this backbone. Called on import."""
-    if StaticEmbeddingConfig.model_type not in CONFIG_MAPPING:
-        AutoConfig.register(StaticEmbeddingConfig.model_type, StaticEmbeddingConfig)
-        AutoModel.register(StaticEmbeddingConfig, StaticEmbeddingModel)
-
-
-register()
+if StaticEmbeddingConfig.model_type not in CONFIG_MAPPING:
+    AutoConfig.register(StaticEmbeddingConfig.model_type, StaticEmbeddingConfig)
+    AutoModel.register(StaticEmbeddingConfig, StaticEmbeddingModel)

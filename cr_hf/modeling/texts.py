@@ -1,16 +1,19 @@
-"""From texts to batches of token ids, on a copy of the tokenizer: what a user hands over is never changed.
+"""From texts to batches of token ids, and from these to hidden states, by any backbone.
 
-Texts are cut by characters first, so that a very long one costs no more than what the model reads of it, and are
-tokenized in chunks of bounded size.
+The tokenizer is a copy: what a user hands over is never changed. Texts are cut by characters first, so that a very
+long one costs no more than what the model reads of it, and are tokenized in chunks of bounded size. A backbone sees
+the attended tokens first and the padding after them, whatever the padding side.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
+from torch import Tensor
 from transformers import BatchEncoding
 from transformers.utils import logging
 
@@ -50,10 +53,10 @@ def prepare_tokenizer(tokenizer: Any, max_length: int) -> Any:
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, list[list[int]]]:
-    """What the tokenizer makes of each text, cut to its length: by name (`input_ids` and so on) a list for each text.
+    """What the tokenizer makes of each text, cut to its length: a list a text by name (`input_ids` and so on).
 
     Args:
-        tokenizer: of `prepare_tokenizer`.
+        tokenizer: from `prepare_tokenizer`.
         texts: any number.
         pairs: second texts, one for each; `None` for single texts.
 
@@ -119,3 +122,54 @@ def padded_batches(
     for rows in token_batches([len(ids) for ids in encoded["input_ids"]], token_budget):
         chosen = {name: [values[row] for row in rows] for name, values in encoded.items()}
         yield rows, tokenizer.pad(chosen, return_tensors="pt")
+
+
+def hidden_states(
+    backbone: Any,
+    takes: Container[str],
+    inputs: dict[str, Tensor | None],
+    layers: list[int] | None,
+    max_positions: int,
+) -> tuple[list[Tensor], Tensor]:
+    """Hidden states of a batch of texts, and their attention mask, both with the padding on the right.
+
+    Args:
+        backbone: to run.
+        takes: names of the arguments of its forward pass; `token_type_ids` are left out if it does not take them.
+        inputs: `input_ids` or `inputs_embeds`, shape (batch, length, ...), perhaps `attention_mask` and
+            `token_type_ids`.
+        layers: indices of the hidden states, `None` for the last one alone.
+        max_positions: for the message.
+
+    Raises:
+        ValueError: if a text is longer than the backbone can read, or has a token that it does not know.
+    """
+    passed: dict[str, Any] = dict(inputs) if "token_type_ids" in takes else {**inputs, "token_type_ids": None}
+    passed = {name: value for name, value in passed.items() if value is not None}
+    given = passed["input_ids"] if "input_ids" in passed else passed["inputs_embeds"]
+    if "attention_mask" not in passed:
+        passed["attention_mask"] = torch.ones(given.shape[:2], dtype=torch.long, device=given.device)
+    else:
+        # Stable, so that attended tokens keep their order: (batch, length), tokens first.
+        order = passed["attention_mask"].eq(0).int().argsort(dim=1, stable=True)
+        passed = {
+            name: value.gather(1, order if value.ndim == 2 else order.unsqueeze(-1).expand_as(value))
+            for name, value in passed.items()
+        }
+    options = {"use_cache": False} if "use_cache" in takes else {}
+    try:
+        output = backbone(**passed, **options, output_hidden_states=layers is not None)
+    except (IndexError, RuntimeError) as error:
+        size, highest = backbone.get_input_embeddings().weight.shape[0], int(passed.get("input_ids", given).max())
+        if highest >= size:
+            raise ValueError(
+                f"the tokenizer gives token {highest}, the backbone has {size} embeddings: they do not belong together"
+            ) from error
+        if given.shape[1] > max_positions:
+            raise ValueError(
+                f"a text has {given.shape[1]} tokens, the backbone reads {max_positions}: truncation=True cuts it"
+            ) from error
+        raise
+    states = [output.last_hidden_state] if layers is None else [output.hidden_states[index] for index in layers]
+    # Backbones that attend in blocks give the end of the last block too.
+    return [state[:, : given.shape[1]] for state in states], passed["attention_mask"]

@@ -9,7 +9,7 @@ from conftest import VOCABULARY, build_tokenizer
 from transformers import CONFIG_MAPPING, AutoModel, PreTrainedConfig
 
 from cr_hf import CRConfig, CRForSequenceClassification
-from cr_hf.modeling.backbone import UNSUPPORTED, new_backbone
+from cr_hf.modeling.loading import UNSUPPORTED, new_backbone
 
 POSITIONS = 80
 # Every name for a size that a configuration may have, and how small it is here.

@@ -1,4 +1,4 @@
-"""dropout.py against what `nn.Dropout` promises."""
+"""Dropout against what `nn.Dropout` promises."""
 
 import shutil
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cr_hf.modeling.dropout import Dropout
+from cr_hf.modeling.layers import Dropout
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from transformers import get_scheduler
 
 from cr_hf.errors import DataError
 from cr_hf.modeling.configuration_cr import CRConfig
-from cr_hf.modeling.dropout import Dropout
+from cr_hf.modeling.layers import Dropout
 from cr_hf.modeling.modeling_cr import CRForFeatureClassification, CRHead
 from cr_hf.modeling.objectives import task_loss
 from cr_hf.training.arguments import CRTrainingArguments
