@@ -11,8 +11,8 @@ from .layers import CRLayer as CRLayer
 from .layers import Standardize as Standardize
 from .layers import feature_moments as feature_moments
 from .layers import merge_moments as merge_moments
-from .loading import sha256_of as sha256_of
 from .layers import to_mask as to_mask
+from .loading import sha256_of as sha256_of
 from .modeling_cr import CRClassifierOutput as CRClassifierOutput
 from .modeling_cr import CRForFeatureClassification as CRForFeatureClassification
 from .modeling_cr import CRForSequenceClassification as CRForSequenceClassification
