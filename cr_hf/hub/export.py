@@ -17,12 +17,18 @@ from typing import Any
 import numpy as np
 import yaml
 from huggingface_hub import get_token
+from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.utils import logging
 
+from ..data import load_rows
 from ..errors import CheckpointError, DataError, PublishError
 from ..files import read_json, write_text
 from ..modeling import CRForSequenceClassification, sha256_of
 from ..runs import CARD, PROBE, RECIPE, RESULTS, TABLE, TOKENIZER_FILES, load_recipe, read_recipe
+from ..training import load_model
 from .card import write_card
+
+logger = logging.get_logger(__name__)
 
 AUTO_MAP = {
     "AutoConfig": "configuration_cr.CRConfig",
@@ -88,8 +94,6 @@ def export_run(
     run_dir, folder = Path(run_dir), Path(folder)
     require_results(run_dir)
     require_empty(folder)
-    from ..training import load_model
-
     model, tokenizer = load_model(run_dir)
     if getattr(model.config.backbone_config, "auto_map", None):
         raise PublishError(
@@ -115,8 +119,6 @@ def export_run(
 
 def add_remote_code(folder: Path) -> None:
     """Put the model's code beside `config.json`, and name it there."""
-    from transformers.dynamic_module_utils import get_relative_import_files
-
     source = Path(inspect.getfile(CRForSequenceClassification))
     for path in [source, *map(Path, get_relative_import_files(source))]:
         shutil.copyfile(path, folder / path.name)
@@ -197,19 +199,13 @@ def check_loads(folder: Path) -> None:
 
 def training_texts(run_dir: str | Path) -> list[str]:
     """The texts a run was trained on, where its data can still be read; empty where they cannot."""
-    from ..data import load_rows
-
     if not (Path(run_dir) / RECIPE).is_file():
         return []
     recipe = load_recipe(Path(run_dir) / RECIPE)
     try:
         rows = load_rows(recipe.data, recipe.task.problem_type, splits=["train"])["train"]
     except (DataError, OSError) as error:
-        from transformers.utils import logging
-
-        logging.get_logger(__name__).warning(
-            f"the training texts are not at hand ({error}): whether a file quotes them was not checked"
-        )
+        logger.warning(f"the training texts are not at hand ({error}): whether a file quotes them was not checked")
         return []
     return [text for name in ("text", "text_pair") if name in rows.column_names for text in rows[name]]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import PublishError
 from ..files import write_json
+from ..modeling import CRForSequenceClassification
 from ..runs import CARD, PROBE, RESULTS, describe_trainer, text_probe
 from .card import write_card
 from .export import (
@@ -87,8 +88,6 @@ def publish_trainer(trainer: Any, repo_id: str, **options: Any) -> Published:
     Raises:
         PublishError: if the model is no text classifier, not trained or without tokenizer, and as `publish_run` does.
     """
-    from ..modeling import CRForSequenceClassification
-
     model, tokenizer = trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class
     if not isinstance(model, CRForSequenceClassification):
         raise PublishError(

@@ -224,12 +224,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def load_yaml(text: str) -> Any:
-    """Plain values out of YAML that may come from anywhere.
-
-    Raises:
-        yaml.YAMLError: if it is not YAML, or uses tags of Python, aliases or a key twice.
-        RecursionError: if it is nested too deeply.
-    """
+    """Plain values out of YAML that may come from anywhere: no tags of Python, no aliases, no key twice."""
     return yaml.load(text, _Loader)
 
 

@@ -142,7 +142,7 @@ def predict_run(
 
     Args:
         run: the run.
-        source: texts or paths of files, or an open handle with one text a line; of a table one path.
+        source: texts or paths of files, or an open handle with one text a line; for the run of a table one path.
         overrides: fields of `DataConfig` that replace those of the run's recipe.
 
     Raises:
@@ -236,9 +236,9 @@ def diagnose_run(
 
     Args:
         run: the run.
-        source: texts or paths of files; of a table one path.
+        source: texts or paths of files; for the run of a table one path.
         overrides: fields of `DataConfig` that replace those of the run's recipe.
-        html: a page to write with the tokens that the first texts hang on.
+        html: a page to write that shows the tokens on which the first texts' predictions hang.
 
     Returns:
         What `diagnose_new` returns.
