@@ -1,5 +1,6 @@
 """The automatic lambda: the rule on made-up hits, and a recipe with `dreg_lambda: auto` from the command line."""
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -69,7 +70,7 @@ def test_the_automatic_lambda_is_the_largest_within_one_standard_error():
     floor = choice.accuracies[best] - choice.standard_errors[best]
     assert choice.accuracies[choice.grid.index(choice.chosen)] >= floor
     assert choice.accuracies[2] < floor
-    assert json.loads(json.dumps(choice.to_dict()))["chosen"] == choice.chosen
+    assert json.loads(json.dumps(dataclasses.asdict(choice)))["chosen"] == choice.chosen
 
 
 def test_the_rule_on_hits_made_up(monkeypatch: pytest.MonkeyPatch):
