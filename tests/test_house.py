@@ -40,5 +40,5 @@ def test_importing_the_package_and_the_command_line_imports_nothing_heavy() -> N
 )
 def test_the_model_type_is_registered_whatever_is_imported_first(first: str) -> None:
     script = f"{first}\nconfig = AutoConfig.for_model('cr', in_features=3, num_labels=2)\n"
-    script += "print(AutoModelForSequenceClassification._model_mapping[type(config)].__name__)"
-    assert run(script) == "CRForSequenceClassification"
+    script += "print(config.degree, AutoModelForSequenceClassification._model_mapping[type(config)].__name__)"
+    assert run(script) == "3 CRForSequenceClassification"

@@ -23,23 +23,7 @@ from cr_hf.runs.use import Run
 DEMO = Path(__file__).resolve().parents[2] / "recipes" / "demo.yaml"
 TINY = ["data.max_train_samples=60", "data.max_eval_samples=30", "num_train_epochs=1", "hidden_sizes=[8]"]
 TINY += ["use_cpu=true", "disable_tqdm=true"]
-WORDS = [
-    "the",
-    "a",
-    "film",
-    "plot",
-    "was",
-    "is",
-    "not",
-    "good",
-    "bad",
-    "dull",
-    "witty",
-    "boring",
-    "superb",
-    "zany",
-    "!",
-]
+WORDS = "the a film plot was is not good bad dull witty boring superb zany !".split()  # noqa: SIM905
 THREADS = 8
 WARM_UP = 0.2
 """Share of the measurements that is left out: caches and allocators fill up first."""
