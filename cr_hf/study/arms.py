@@ -11,10 +11,9 @@ from .classical import make_estimator
 
 Setting: TypeAlias = dict[str, float]
 
-LAMBDAS = (0.01, 0.02, 0.04, 0.08)
 LINEAR_SETTINGS = tuple({"learning_rate": value} for value in (1e-4, 3e-4, 1e-3, 3e-3))
 DROPOUT_SETTINGS = tuple({"dropout": value} for value in (0.1, 0.3, 0.5, 0.7))
-DREG_SETTINGS = tuple({"dreg_lambda": value, "dropout": 0.3} for value in LAMBDAS)
+DREG_SETTINGS = tuple({"dreg_lambda": value, "dropout": 0.3} for value in (0.01, 0.02, 0.04, 0.08))
 SCHEDULE_SETTINGS = tuple({**setting, "dreg_lambda_end": setting["dreg_lambda"] / 16} for setting in DREG_SETTINGS)
 DECAY_SETTINGS = tuple({"weight_decay": value, "dropout": 0.3} for value in (0.1, 1.0, 10.0, 30.0))
 GRADIENT_SETTINGS = tuple({"penalty_weight": value, "dropout": 0.3} for value in (0.1, 1.0, 10.0, 100.0))
@@ -33,6 +32,7 @@ class Arm:
     """A head of a study: the recipe with some keys replaced. What it does not replace is the recipe's.
 
     Args:
+        description: what it is and which settings are tried, for the report.
         overrides: keys of the recipe and their values, the same for every setting.
         settings: further overrides, one of which is chosen on dev; every head of a study tries equally many. They may
             hold `penalty_weight`; those of an estimator are its arguments.
@@ -40,6 +40,7 @@ class Arm:
         estimator: one of `classical.ESTIMATORS` in place of a network.
     """
 
+    description: str
     overrides: dict[str, Any]
     settings: tuple[Setting, ...]
     penalty: str | None = None
@@ -51,46 +52,65 @@ class Arm:
         return self.penalty is None and self.estimator is None
 
 
+LINEAR = {"hidden_sizes": [], "head_learning_rate": None, **NO_DREG}
 GELU = {"activation": "gelu", **NO_DREG}
 CR = {"activation": "polynomial"}
 HEADS = {
-    "linear": Arm({"hidden_sizes": [], "head_learning_rate": None, **NO_DREG}, LINEAR_SETTINGS),
-    "mlp-relu": Arm({"activation": "relu", **NO_DREG}, DROPOUT_SETTINGS),
-    "mlp-gelu": Arm(GELU, DROPOUT_SETTINGS),
-    "cr": Arm({**CR, **NO_DREG}, DROPOUT_SETTINGS),
-    "cr+dreg": Arm(CR, DREG_SETTINGS),
-    "cr+dreg-linear": Arm({**CR, "dreg_schedule": "linear"}, SCHEDULE_SETTINGS),
-    "cr+dreg-cosine": Arm({**CR, "dreg_schedule": "cosine"}, SCHEDULE_SETTINGS),
-    "cr+dreg-exponential": Arm({**CR, "dreg_schedule": "exponential"}, SCHEDULE_SETTINGS),
-    "gelu+dreg": Arm({"activation": "gelu"}, DREG_SETTINGS),
-    "gelu+weight-decay": Arm(GELU, DECAY_SETTINGS),
-    "gelu+gradient-penalty": Arm(GELU, GRADIENT_SETTINGS, "input_gradient"),
-    "gelu+jacobian": Arm(GELU, JACOBIAN_SETTINGS, "jacobian"),
-    "gelu+spectral-norm": Arm(GELU, DROPOUT_SETTINGS, "spectral_norm"),
-    "logistic-regression": Arm({}, C_SETTINGS, estimator="logistic regression"),
-    "svm": Arm({}, MARGIN_SETTINGS, estimator="SVM"),
-    "gradient-boosting": Arm({}, TREE_SETTINGS, estimator="gradient boosting"),
-    "xgboost": Arm({}, TREE_SETTINGS, estimator="XGBoost"),
-}
-
-DESCRIPTIONS = {
-    "linear": "one linear map, no hidden layer; learning rates are tried",
-    "mlp-relu": "an MLP with ReLU; dropouts are tried",
-    "mlp-gelu": "an MLP with GELU; dropouts are tried",
-    "cr": "ChainzRule: an MLP with a learnable cubic polynomial for each unit; dropouts are tried",
-    "cr+dreg": "ChainzRule with DREG, the penalty on the Jacobian of every layer; lambdas are tried",
-    "cr+dreg-linear": "cr+dreg, lambda falling in a line to a sixteenth; where it starts is tried",
-    "cr+dreg-cosine": "cr+dreg, lambda falling like a cosine to a sixteenth; where it starts is tried",
-    "cr+dreg-exponential": "cr+dreg, lambda falling exponentially to a sixteenth; where it starts is tried",
-    "gelu+dreg": "an MLP with GELU and DREG; lambdas are tried",
-    "gelu+weight-decay": "an MLP with GELU; weight decays are tried",
-    "gelu+gradient-penalty": "an MLP with GELU and a penalty on the input gradient of the loss; lambdas are tried",
-    "gelu+jacobian": "an MLP with GELU and a penalty on a random projection of its Jacobian; lambdas are tried",
-    "gelu+spectral-norm": "an MLP with GELU, its weights divided by their spectral norm; dropouts are tried",
-    "logistic-regression": "logistic regression of scikit-learn; its C is tried",
-    "svm": "a support vector machine of scikit-learn with Gaussian kernel; its C is tried",
-    "gradient-boosting": "gradient boosting of scikit-learn; depths and numbers of trees are tried",
-    "xgboost": "XGBoost; depths and numbers of trees are tried",
+    "linear": Arm("one linear map, no hidden layer; learning rates are tried", LINEAR, LINEAR_SETTINGS),
+    "mlp-relu": Arm("an MLP with ReLU; dropouts are tried", {"activation": "relu", **NO_DREG}, DROPOUT_SETTINGS),
+    "mlp-gelu": Arm("an MLP with GELU; dropouts are tried", GELU, DROPOUT_SETTINGS),
+    "cr": Arm(
+        "ChainzRule: an MLP with a learnable cubic polynomial for each unit; dropouts are tried",
+        {**CR, **NO_DREG},
+        DROPOUT_SETTINGS,
+    ),
+    "cr+dreg": Arm(
+        "ChainzRule with DREG, the penalty on the Jacobian of every layer; lambdas are tried", CR, DREG_SETTINGS
+    ),
+    **{
+        f"cr+dreg-{schedule}": Arm(
+            f"cr+dreg, lambda falling {how} to a sixteenth; where it starts is tried",
+            {**CR, "dreg_schedule": schedule},
+            SCHEDULE_SETTINGS,
+        )
+        for schedule, how in (("linear", "in a line"), ("cosine", "like a cosine"), ("exponential", "exponentially"))
+    },
+    "gelu+dreg": Arm("an MLP with GELU and DREG; lambdas are tried", {"activation": "gelu"}, DREG_SETTINGS),
+    "gelu+weight-decay": Arm("an MLP with GELU; weight decays are tried", GELU, DECAY_SETTINGS),
+    "gelu+gradient-penalty": Arm(
+        "an MLP with GELU and a penalty on the input gradient of the loss; lambdas are tried",
+        GELU,
+        GRADIENT_SETTINGS,
+        "input_gradient",
+    ),
+    "gelu+jacobian": Arm(
+        "an MLP with GELU and a penalty on a random projection of its Jacobian; lambdas are tried",
+        GELU,
+        JACOBIAN_SETTINGS,
+        "jacobian",
+    ),
+    "gelu+spectral-norm": Arm(
+        "an MLP with GELU, its weights divided by their spectral norm; dropouts are tried",
+        GELU,
+        DROPOUT_SETTINGS,
+        "spectral_norm",
+    ),
+    "logistic-regression": Arm(
+        "logistic regression of scikit-learn; its C is tried", {}, C_SETTINGS, estimator="logistic regression"
+    ),
+    "svm": Arm(
+        "a support vector machine of scikit-learn with Gaussian kernel; its C is tried",
+        {},
+        MARGIN_SETTINGS,
+        estimator="SVM",
+    ),
+    "gradient-boosting": Arm(
+        "gradient boosting of scikit-learn; depths and numbers of trees are tried",
+        {},
+        TREE_SETTINGS,
+        estimator="gradient boosting",
+    ),
+    "xgboost": Arm("XGBoost; depths and numbers of trees are tried", {}, TREE_SETTINGS, estimator="XGBoost"),
 }
 
 

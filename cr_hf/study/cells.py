@@ -47,14 +47,9 @@ MEND = "remove it, and it is made again"
 
 @dataclass
 class StudyData:
-    """What the heads of a study are trained from.
+    """What the heads of a study are trained from: the recipe, the configuration of its classifier, and the splits.
 
-    Args:
-        recipe: every head is trained as it says, but for the head's own overrides.
-        config: of the recipe's classifier.
-        train: features, shape (rows, in_features), and classes, shape (rows,).
-        validation: likewise.
-        test: likewise.
+    A split is features, shape (rows, in_features), and classes, shape (rows,).
     """
 
     recipe: Recipe
@@ -146,12 +141,7 @@ class CellStore:
 def train_cell(name: str, data: StudyData, seeds: int, search_seeds: int, fraction: float) -> Cell:
     """One head at one fraction: the settings tried on dev with the first seeds, the chosen one measured on test.
 
-    Args:
-        name: one of `HEADS`.
-        data: features, labels and the recipe.
-        seeds: from 0.
-        search_seeds: the first so many try every setting; the others train the chosen one alone.
-        fraction: of the training rows; every seed has its own stratified subset.
+    Every seed has its own stratified subset of the training rows.
     """
     started = time.monotonic()
     arm, labels = HEADS[name], data.train[1]
@@ -214,14 +204,9 @@ def train_settings(
 
 
 def best_setting(results: Sequence[Trained], settings: int) -> tuple[list[Trained], int, NDArray[np.float64]]:
-    """The heads of the setting with the best mean accuracy on dev, of equal ones the first.
+    """The setting with the best mean accuracy on dev, of equal ones the first: its heads, its number, all accuracies.
 
-    Args:
-        results: setting by setting, seed by seed.
-        settings: how many.
-
-    Returns:
-        Its heads, its number, and every accuracy, shape (settings, seeds).
+    `results` stand setting by setting, seed by seed; the accuracies have the shape (settings, seeds).
     """
     dev = np.array([result.accuracy for result in results]).reshape(settings, -1)
     chosen, seeds = int(dev.mean(1).argmax()), dev.shape[1]

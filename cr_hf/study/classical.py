@@ -52,15 +52,9 @@ def fit_settings(
     train: tuple[Any, NDArray[np.int64]],
     validation: tuple[Any, NDArray[np.int64]],
 ) -> list[FittedEstimator]:
-    """Every setting of an estimator with every seed, setting by setting, on the rows of the seed's subset.
+    """Every setting of one of `ESTIMATORS` with every seed, setting by setting, on the rows of the seed's subset.
 
-    Args:
-        name: one of `ESTIMATORS`.
-        settings: arguments of the estimator.
-        seeds: of the estimator, and which subset it is fitted on.
-        subsets: row numbers of every seed; features are standardised by them.
-        train: features and labels.
-        validation: features and labels.
+    Features are standardised by the same rows; `train` and `validation` are features and labels.
     """
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

@@ -79,10 +79,8 @@ def _against_share(study: Study, measure: str, means_and_ends: Any, label: str) 
     ordered = np.sort(fractions)
     nearest = (ordered[1:] / ordered[:-1]).min() if len(ordered) > 1 else 2.0
     step = min(1.04, nearest ** (0.7 / len(heads)))
-    known = heads_with(study, measure)
-    for number, head in enumerate(heads):
-        if head not in known:
-            continue
+    for head in heads_with(study, measure):
+        number = heads.index(head)
         found = [means_and_ends(entry.heads[head]) for entry in study.fractions.values()]
         means, lows, highs = np.array(found).T
         places = fractions * step ** (number - (len(heads) - 1) / 2)
@@ -189,9 +187,7 @@ def draw_reliability(study: Study) -> Figure:
 def plot_lambda(choice: dict[str, Any], path: Path) -> None:
     """Validation accuracy against lambda with one standard error over rows, and the lambda that was chosen.
 
-    Args:
-        choice: `lambda_choice` of a run's `results.json`.
-        path: of the PNG file.
+    `choice` is the `lambda_choice` of a run's `results.json`.
     """
     figure, (axes,) = _figure()
     accuracies, errors = 100 * np.array(choice["accuracies"]), 100 * np.array(choice["standard_errors"])
@@ -210,9 +206,7 @@ def plot_lambda(choice: dict[str, Any], path: Path) -> None:
 def plot_robustness(found: dict[str, Any], path: Path) -> None:
     """Accuracy against the severity of each kind of damage, with 95 % Wilson intervals over rows.
 
-    Args:
-        found: returned by `evaluation.robustness_curves`.
-        path: of the PNG or SVG file.
+    `found` is what `evaluation.text_robustness` returns.
     """
     figure, (axes,) = _figure()
     kinds = found["kinds"]
@@ -239,10 +233,7 @@ def save_picture(figure: Figure, path: Path) -> None:
 def inline_svg(figure: Figure, name: str, description: str) -> str:
     """A figure as an SVG element for a page, in the page's own text and grid colours.
 
-    Args:
-        figure: drawn by one of the functions above.
-        name: put before every id, so that two pictures of a page do not share one.
-        description: read out in place of the picture.
+    The name is put before every id, so that no two pictures share one; the description is read out for the picture.
     """
     file = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_text
-from .arms import DESCRIPTIONS
+from .arms import HEADS
 from .results import Study
 from .tables import (
     TAIL_RATIO_NOTE,
@@ -40,10 +40,6 @@ class Picture:
 def write_report(study: Study, folder: Path) -> bool:
     """Write `study.md` and `study.csv` and, with the `report` extra, `report.html` and a PNG file a picture.
 
-    Args:
-        study: returned by `run_study`.
-        folder: of the study.
-
     Returns:
         Whether there are pictures and a page: `False` where matplotlib or jinja2 is missing.
     """
@@ -70,10 +66,7 @@ def draw_pictures(study: Study) -> list[tuple[Picture, Any]]:
 def study_page(study: Study, title: str, drawn: list[tuple[Picture, Any]] | None = None) -> str:
     """A study as one HTML page that needs no network and no script; everything in it is escaped.
 
-    Args:
-        study: returned by `run_study`.
-        title: of the page.
-        drawn: its pictures; `None` draws them.
+    `drawn` are its pictures; `None` (default) draws them.
     """
     from jinja2 import Environment, PackageLoader
     from markupsafe import Markup
@@ -84,14 +77,13 @@ def study_page(study: Study, title: str, drawn: list[tuple[Picture, Any]] | None
         (picture, Markup(inline_svg(figure, picture.name, f"{picture.title}. {picture.caption}")))
         for picture, figure in (draw_pictures(study) if drawn is None else drawn)
     ]
-    template = Environment(
-        loader=PackageLoader("cr_hf.study", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    ).get_template("report.html")
-    return template.render(
+    loader = PackageLoader("cr_hf.study", ".")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("report.html").render(
         title=title,
         recommended=recommendation(study),
         protocol=protocol(study),
-        heads={head: DESCRIPTIONS[head] for head in study.largest},
+        heads={head: HEADS[head].description for head in study.largest},
         claims=claims(study),
         accuracy=accuracy_rows(study),
         comparisons=comparison_rows(study) if study.comparisons else [],
@@ -129,42 +121,43 @@ def pictures_of(study: Study) -> list[Picture]:
     from .pictures import heads_with, heads_with_coefficient
 
     at = f"at {share(study.largest_fraction)} of the labels"
-    accuracy = Picture(
-        "accuracy",
-        "Test accuracy by share of the labels",
-        "Means over seeds with 95 % intervals by bootstrap over seeds and test rows. All heads see the same test "
-        "rows, so bars that overlap do not say that heads are alike: the paired comparisons do.",
-    )
-    tail_ratio = Picture(
-        "tail_ratio",
-        "Gradient tail ratio by share of the labels",
-        "Means with 95 % t intervals over seeds. The ratio depends on how non-linear a head is: a linear one has 1 by "
-        "construction, so compare heads of similar non-linearity (in the table).",
-    )
-    coefficients = Picture(
-        "lambda",
-        "Dev accuracy by lambda",
-        f"Means {at} with 95 % t intervals over the {study.search_seeds} seeds that choose; a ring marks the chosen "
-        "lambda. Lambdas of different penalties are not on one scale.",
-    )
-    polynomials = Picture(
-        "polynomials",
-        "Learned polynomials",
-        f"Some units of the first layer {at} (seed 0), from the one with the lowest slope at 0 to the one with the "
-        "highest. They start near the dashed line unless the recipe says coefficient_init: identity, then at the "
-        "dotted one.",
-    )
-    reliability = Picture(
-        "reliability",
-        "Reliability",
-        f"Accuracy on test by confidence {at}, all seeds together, with 95 % Wilson intervals over rows; on the "
-        "dashed line confidence is right, below it too high. The number is the expected calibration error.",
-    )
-    something = {
-        accuracy: True,
-        tail_ratio: heads_with(study, "gradient_tail_ratios"),
-        coefficients: heads_with_coefficient(study),
-        polynomials: heads_with(study, "coefficients"),
-        reliability: heads_with(study, "reliability"),
+    pictures = [
+        Picture(
+            "accuracy",
+            "Test accuracy by share of the labels",
+            "Means over seeds with 95 % intervals by bootstrap over seeds and test rows. All heads see the same test "
+            "rows, so bars that overlap do not say that heads are alike: the paired comparisons do.",
+        ),
+        Picture(
+            "tail_ratio",
+            "Gradient tail ratio by share of the labels",
+            "Means with 95 % t intervals over seeds. The ratio depends on how non-linear a head is: a linear one has 1 by "
+            "construction, so compare heads of similar non-linearity (in the table).",
+        ),
+        Picture(
+            "lambda",
+            "Dev accuracy by lambda",
+            f"Means {at} with 95 % t intervals over the {study.search_seeds} seeds that choose; a ring marks the chosen "
+            "lambda. Lambdas of different penalties are not on one scale.",
+        ),
+        Picture(
+            "polynomials",
+            "Learned polynomials",
+            f"Some units of the first layer {at} (seed 0), from the one with the lowest slope at 0 to the one with the "
+            "highest. They start near the dashed line unless the recipe says coefficient_init: identity, then at the "
+            "dotted one.",
+        ),
+        Picture(
+            "reliability",
+            "Reliability",
+            f"Accuracy on test by confidence {at}, all seeds together, with 95 % Wilson intervals over rows; on the "
+            "dashed line confidence is right, below it too high. The number is the expected calibration error.",
+        ),
+    ]
+    something: dict[str, object] = {
+        "tail_ratio": heads_with(study, "gradient_tail_ratios"),
+        "lambda": heads_with_coefficient(study),
+        "polynomials": heads_with(study, "coefficients"),
+        "reliability": heads_with(study, "reliability"),
     }
-    return [picture for picture, found in something.items() if found]
+    return [picture for picture in pictures if something.get(picture.name, True)]

@@ -33,15 +33,11 @@ class Cell:
         chosen: number of the setting with the best mean dev accuracy; all that follows is of that setting.
         dev_accuracies: accuracy on dev.
         test_accuracies: accuracy on test, as are the other measures.
-        gradient_tail_ratios: 99th percentile over mean of the gradient norms.
-        peak_gradients: largest gradient norm.
+        gradient_tail_ratios: 99th percentile over mean of the gradient norms; `peak_gradients` are the largest norms.
         non_linearities: 0 for a linear head.
-        expected_calibration_errors: of the probabilities.
         reliability: the bins of the calibration error, all seeds together.
         coefficients: polynomials of the first layer of the first seed, shape (degree + 1, units).
-        parameters: of a head.
-        epochs: of training.
-        batch_size: of training.
+        parameters: how many a head has.
         overrides: keys of the recipe with which `cr-hf train` trains this; `None` where no recipe can, and in studies
             of version 0.1.0. `study.json` also has the whole command, for seed 0.
         accuracy_interval: of the mean test accuracy, 95 %, by bootstrap over seeds and test rows.
@@ -128,13 +124,10 @@ class Study:
     """A finished study, as `study.json` holds it.
 
     Args:
-        data: what is said of the data, see `runs.describe_data`.
+        data: returned by `runs.describe_data`.
         features: `in_features`, `pooling` and `feature_layers`.
         hidden_sizes: of a network, unless its head says otherwise.
-        seeds: how many, from 0.
-        search_seeds: the first so many chose the setting.
-        resamples: of the bootstrap.
-        comparisons: declared before anything was trained.
+        seeds: how many, from 0; the first `search_seeds` chose the setting.
         fingerprint: SHA-256 of all that the study was made from.
         environment: the machine, and the seconds of training.
         tests: comparisons times fractions, for the corrections.

@@ -1,4 +1,4 @@
-"""A study: heads x fractions of the labels x seeds on the same frozen features, with paired statistics.
+"""A study, declared, trained and compared.
 
 Every head gets the same features, the same training subsets, the same seeds and the same number of tried settings per
 fraction. The setting is chosen on dev, by the mean accuracy over the first seeds; test rows are looked at once, with
@@ -99,9 +99,12 @@ def _declaration(
 ) -> dict[str, Any]:
     """JSON of what a study is made from."""
     recipe = data.recipe
+    arms = {name: asdict(HEADS[name]) for name in heads}
+    for arm in arms.values():
+        del arm["description"]
     return {
         "comparisons": [asdict(comparison) for comparison in declared],
-        "heads": {name: asdict(HEADS[name]) for name in heads},
+        "heads": arms,
         "fractions": fractions,
         "recipe": {**recipe.model, **recipe.training, "early_stopping_patience": recipe.early_stopping_patience},
         "features_sha256": data.fingerprint(),
@@ -137,11 +140,7 @@ def _check_fractions(fractions: Sequence[float], labels: NDArray[np.int64]) -> N
 
 
 def read_features(recipe: Recipe) -> tuple[Any, StudyData]:
-    """The rows of a frozen recipe or of a table, and the features of its splits.
-
-    Raises:
-        RecipeError: if there is no test split.
-    """
+    """The rows of a frozen recipe or of a table, and the features of its splits."""
     is_table = recipe.kind == "table"
     dataset = load_tables(recipe.data) if is_table else load_rows(recipe.data)
     if "test" not in dataset:
@@ -156,12 +155,7 @@ def read_features(recipe: Recipe) -> tuple[Any, StudyData]:
 
 
 def compare_cells(cells: dict[tuple[float, str], Cell], declared: Sequence[Comparison]) -> dict[str, Fraction]:
-    """The fractions of a study from its cells, with intervals and the declared comparisons.
-
-    Args:
-        cells: by fraction and head, each with its hits; their intervals are set.
-        declared: the comparisons, made at every fraction.
-    """
+    """The fractions of a study from its cells, whose intervals are set, with the comparisons at every fraction."""
     hits = {key: np.asarray(cell.hits, dtype=np.float64) for key, cell in cells.items()}
     for cell, interval in zip(cells.values(), crossed_bootstrap(list(hits.values()))[:, 0].tolist(), strict=True):
         cell.accuracy_interval = interval
@@ -172,7 +166,7 @@ def compare_cells(cells: dict[tuple[float, str], Cell], declared: Sequence[Compa
         str(fraction): Fraction(
             {head: cell for (where, head), cell in cells.items() if where == fraction},
             [
-                Compared(**asdict(pair), **asdict(one))
+                Compared(**vars(pair), **vars(one))
                 for (where, pair), one in zip(tested, found, strict=True)
                 if where == fraction
             ],

@@ -17,10 +17,7 @@ from .results import Cell, Compared, Study, recipe_words
 
 # What a cell has one number a seed of.
 MEASURES = (
-    "test_accuracies",
-    "gradient_tail_ratios",
-    "peak_gradients",
-    "non_linearities",
+    *("dev_accuracies", "test_accuracies", "gradient_tail_ratios", "peak_gradients", "non_linearities"),
     "expected_calibration_errors",
 )
 NO_SUCH_MEASURE = "none"
@@ -107,7 +104,7 @@ def search_note(study: Study) -> str:
 
 
 def claims(study: Study) -> list[str]:
-    """What may be claimed, each with its interval, corrected p and size of effect; and what the p values cannot do.
+    """What may be claimed, with intervals, corrected p and effect sizes, and what the p values cannot do.
 
     Returns:
         Paragraphs of Markdown; the claims themselves are one of them, a list.
@@ -250,15 +247,14 @@ def study_csv(study: Study) -> str:
     """One line a fraction, head and seed, with every measure, the chosen setting."""
     every = [cell for entry in study.fractions.values() for cell in entry.heads.values()]
     settings = sorted({name for cell in every for name in cell.setting})
-    names = ["dev_accuracies", *MEASURES]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["fraction", "rows", "head", "seed", *settings, *names])
+    writer.writerow(["fraction", "rows", "head", "seed", *settings, *MEASURES])
     for fraction, entry in study.fractions.items():
         for head, cell in entry.heads.items():
             chosen = [cell.setting.get(name, "") for name in settings]
             for seed in range(study.seeds):
-                measures = [getattr(cell, name) for name in names]
+                measures = [getattr(cell, name) for name in MEASURES]
                 numbers = [values[seed] if values else "" for values in measures]
                 writer.writerow([fraction, cell.rows, head, seed, *chosen, *numbers])
     return out.getvalue()
