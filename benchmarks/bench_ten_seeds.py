@@ -34,6 +34,13 @@ from cr_hf.training import CRTrainingArguments, SweepHead, predict_heads, train_
 SEEDS, EPOCHS, STOCK_ROWS = 10, 6, 1024
 
 
+def encoder() -> tuple[CRForSequenceClassification, AutoTokenizer]:
+    """The packaged MiniLM, frozen, and its tokenizer."""
+    path = str(get_model_path())
+    model = CRForSequenceClassification.from_backbone(path, num_labels=5, freeze_backbone=True, feature_layers="all")
+    return model, AutoTokenizer.from_pretrained(path)
+
+
 def bare_pass(model: CRForSequenceClassification, tokenizer: AutoTokenizer, texts: list[str]) -> None:
     """A length-sorted loop and nothing else."""
     encoded = tokenizer(texts, truncation=True, max_length=model.config.max_length_for(tokenizer))
@@ -45,10 +52,8 @@ def bare_pass(model: CRForSequenceClassification, tokenizer: AutoTokenizer, text
 
 def ours(folder: str) -> None:
     """Raw text to a table of ten seeds."""
-    path = str(get_model_path())
     data = load_rows(DataConfig(dir=folder))
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    model = CRForSequenceClassification.from_backbone(path, num_labels=5, freeze_backbone=True, feature_layers="all")
+    model, tokenizer = encoder()
     x = {name: encode_texts(model, tokenizer, rows["text"], cache_dir=False) for name, rows in data.items()}
     y = {name: np.asarray(rows["label"]) for name, rows in data.items()}
     config = CRConfig(in_features=x["train"].shape[1], num_labels=5, dropout=0.3)
@@ -135,9 +140,7 @@ def main() -> None:
     if not Path(folder).is_dir():
         print(f"ten_seeds: skipped, {folder} is not there: give the folder of SST-5 by --data")
         return
-    path = str(get_model_path())
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    model = CRForSequenceClassification.from_backbone(path, num_labels=5, freeze_backbone=True, feature_layers="all")
+    model, tokenizer = encoder()
     texts = [text for rows in load_rows(DataConfig(dir=folder)).values() for text in rows["text"]]
     whole, bare = [], []
     for _ in range(3):

@@ -21,12 +21,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def options(doc: str | None, data: str | None = None) -> argparse.Namespace:
-    """The options of a benchmark.
-
-    Args:
-        doc: of its module.
-        data: the default of `--data`, a folder; `None` for a benchmark on drawn numbers.
-    """
+    """The options of a benchmark; `data` is the default of `--data`, `None` where numbers are drawn."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     if data is not None:
         parser.add_argument("--data", type=Path, default=Path(data), metavar="FOLDER", help="by default %(default)s")
@@ -34,13 +29,9 @@ def options(doc: str | None, data: str | None = None) -> argparse.Namespace:
 
 
 def in_turn(work: dict[str, Callable[[], object]], rounds: int, repeat: int = 1, warm_up: int = 2) -> dict[str, list]:
-    """Seconds of each round of each peer.
+    """Seconds of each round of each peer, all measured in turn.
 
-    Args:
-        work: what each peer does once.
-        rounds: how often all peers are measured, in turn.
-        repeat: calls in one measurement.
-        warm_up: calls of each peer before the first measurement.
+    A measurement is the mean of `repeat` calls; `warm_up` calls of each peer come before the first one.
     """
     for _ in range(warm_up):
         for call in work.values():
@@ -55,20 +46,15 @@ def in_turn(work: dict[str, Callable[[], object]], rounds: int, repeat: int = 1,
     return seconds
 
 
-def ratio(name: str, ours: list[float], peer: list[float], target: float | None = None, **more: Any) -> dict[str, Any]:
-    """Ours over peer, round by round: the median and the quartiles of the ratios.
+def ratio(name: str, ours: list[float], peer: list[float], target: float | None = None) -> dict[str, Any]:
+    """Ours over peer, seconds of the same rounds: the median and the quartiles of the ratios.
 
-    Args:
-        name: of the row.
-        ours: seconds, one a round.
-        peer: seconds of the same rounds.
-        target: the ratio aimed at, at most; `None` where it is only shown.
-        more: goes into the row.
+    `target` is the ratio aimed at, at most; `None` (default) where it is only shown.
     """
     ratios = sorted(a / b for a, b in zip(ours, peer, strict=True))
     quartiles = [ratios[len(ratios) // 4], ratios[(3 * len(ratios)) // 4]]
     row = {"name": name, "ratio": median(ratios), "quartiles": quartiles, "rounds": len(ratios), "target": target}
-    return {**row, "milliseconds_ours": 1000 * median(ours), "milliseconds_peer": 1000 * median(peer), **more}
+    return {**row, "milliseconds_ours": 1000 * median(ours), "milliseconds_peer": 1000 * median(peer)}
 
 
 def by_threads(measure: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:

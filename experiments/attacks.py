@@ -29,15 +29,9 @@ def noise_curve(
     draws: int = 3,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Accuracy under Gaussian noise on the normalised features.
+    """Accuracy under Gaussian noise on the normalised features, a mean over several draws for each row.
 
-    Args:
-        head: in evaluation mode.
-        features: raw, shape (rows, in_features).
-        labels: classes, shape (rows,).
-        deviations: of the noise, in standard deviations of a feature.
-        draws: noise drawn this often for each row; accuracies are means over the draws.
-        seed: of the noise.
+    The features are raw, and the deviations of the noise are in standard deviations of a feature.
     """
     normalised = head.feature_norm(features.to(head.readout.weight.dtype))
     generator = torch.Generator().manual_seed(seed)
@@ -63,14 +57,9 @@ def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def noise_points(normalised: Tensor, norm: str, radius: float, draws: int, seed: int = 0) -> Tensor:
-    """Random displacements of the length `radius`, shape (draws, rows, in_features).
+    """Random displacements of rows (rows, in_features) by the length `radius`, shape (draws, rows, in_features).
 
-    Args:
-        normalised: only its shape (rows, in_features), type and device count.
-        norm: `"l2"` (uniform on the sphere) or `"linf"` (a random corner of the cube, the far end of the noise).
-        radius: in standard deviations of a feature.
-        draws: displacements for each row.
-        seed: of the choice.
+    By `"l2"` they are uniform on the sphere; by `"linf"` random corners of the cube, the far end of the noise.
     """
     if norm not in NORMS:
         raise ValueError(f"norm={norm!r} is unknown: use one of {', '.join(NORMS)}")
@@ -112,7 +101,7 @@ def pgd_attack(
         normalised: features after `feature_norm`, shape (rows, in_features).
         labels: classes, shape (rows,).
         norm: `"l2"` or `"linf"`.
-        radius: of the ball around each row, at least 0, in standard deviations of a feature.
+        radius: of the ball around each row, in standard deviations of a feature.
         steps: of each start.
         restarts: starts beside the row itself.
         seed: of the noise points.
@@ -165,15 +154,11 @@ def attack_curve(
 ) -> dict[str, Any]:
     """Accuracy at noise points and under attack, by radius, and of the worst points of another head (a transfer).
 
+    A row that fell at a smaller radius has fallen at a larger one. The arguments are those of `pgd_attack`, but that
+    the features are raw.
+
     Args:
-        head: the attacked head, in evaluation mode.
-        features: raw, shape (rows, in_features).
-        labels: classes, shape (rows,).
-        norm: `"l2"` or `"linf"`.
-        radii: in ascending order. A row that fell at a smaller radius has fallen at a larger one.
-        steps: of each start of the attack.
-        restarts: starts beside the row itself.
-        seed: of the noise points.
+        radii: in ascending order.
         source: another head, whose worst displacements are tried on this one; `None` (default) for no transfer.
         batch_size: rows at a time.
     """

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         for fraction in FRACTIONS
     }
-    write_result(options, seeds=options.seeds, fixed=FIXED, fractions=found, **regime.about)
+    write_result(options, fixed=FIXED, fractions=found, **regime.about)
 
 
 if __name__ == "__main__":

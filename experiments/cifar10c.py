@@ -96,7 +96,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         options,
         claims=[claim],
         rule=RULE,
-        seeds=options.seeds,
         resamples=RESAMPLES,
         comparisons=comparisons,
         arms=records,

@@ -127,7 +127,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         options,
         claims=claims,
         rule=RULE,
-        seeds=options.seeds,
         comparisons=[
             {"rows": kind, "reference": name, **asdict(one)}
             for kind, part in (("clean", clean), ("noise", noisy))

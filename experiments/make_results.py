@@ -120,14 +120,9 @@ def inference_cost() -> Claim:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of RESULTS.md.
+    """A section of RESULTS.md: the result file of this name, the command that writes it, and what makes its tables.
 
-    Args:
-        title: its heading.
-        name: of the result file.
-        command: what writes that file.
-        table: makes its tables.
-        claims: made here, each with the rule of its verdict; those that the file holds come after them.
+    `claims` are made here, each with the rule of its verdict; those that the file holds come after them.
     """
 
     title: str
@@ -165,7 +160,7 @@ SECTIONS = [
         "SST-5, frozen encoder",
         "sst5_study",
         "cr-hf study",
-        tables.sst5_study_with_tail_ratios,
+        partial(tables.sst5_study, with_tail_ratios=True),
         (
             (sst5_frozen, "Accuracy: reproduced if the mean with all labels is no lower"),
             (

@@ -144,7 +144,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         claims=[size_claim(pairs, protocol), gradient_claim(changes["peak_gradients"], protocol)],
         rule=RULE,
         protocol=protocol,
-        seeds=options.seeds,
         resamples=RESAMPLES,
         comparisons=pairs,
         gradient_changes=changes,

@@ -159,7 +159,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         options,
         body="recipes/yelp_minilm.yaml",
         sample="5,000 rows of the official test split",
-        seeds=options.seeds,
         test_accuracy_differences={
             f"{METHODS[0]} - {method}": compare(first, other)
             for method, other in zip(METHODS[1:], others, strict=True)

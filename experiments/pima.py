@@ -73,13 +73,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Table:
-    """All rows of the table, and how heads are trained on them.
-
-    Args:
-        regime: of recipes/pima.yaml.
-        features: shape (768, 8), NaN where a value is missing.
-        labels: shape (768,).
-    """
+    """How heads are trained on the table, its features (768, 8), NaN where missing, and its labels (768,)."""
 
     regime: Regime
     features: NDArray[np.float32]

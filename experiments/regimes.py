@@ -36,14 +36,7 @@ OBJECTIVES: dict[str, Sequence[str]] = {
 
 @dataclass(frozen=True)
 class Arms:
-    """Arms that are trained alike.
-
-    Args:
-        recipe: of all of them.
-        data: the folder's name below `../shared/data`.
-        shared: overrides of all of them.
-        arms: what makes each of them, as overrides.
-    """
+    """Arms that are trained alike: their recipe, folder of data, shared overrides, and what makes each of them."""
 
     recipe: str
     data: str
@@ -124,7 +117,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         asked,
         sample="5,000 rows of the official test split" if regime.data == "yelp5" else None,
         data=next(iter(runs.values()))[0]["data"],
-        seeds=asked.seeds,
         arms={arm: {"overrides": regime.arms[arm], **summary(own)} for arm, own in runs.items()},
         test_accuracy_differences={f"{one} - {other}": compare(hits[one], hits[other]) for one, other in pairs},
         runs=[run for own in runs.values() for run in own],

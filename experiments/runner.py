@@ -53,14 +53,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the papers beside what was found here.
-
-    Args:
-        claim: what the papers say.
-        protocol: how it was looked at here.
-        ours: what was found.
-        verdict: by a rule that the result file states.
-    """
+    """A claim of the papers, how it was looked at here, what was found, and the verdict, by a rule of the file."""
 
     claim: str
     protocol: str
@@ -70,12 +63,7 @@ class Claim:
 
 @dataclass
 class Regime:
-    """What heads are trained on.
-
-    Args:
-        data: features and classes of the three splits, and the recipe that every head follows but for its overrides.
-        about: what a result file says of that.
-    """
+    """What heads are trained on: splits and the recipe that all follow, and what a result file says of that."""
 
     data: StudyData
     about: dict[str, Any]
@@ -153,18 +141,9 @@ def train(
     subsets: Sequence[NDArray[np.int64]],
     fraction: float = 1.0,
 ) -> list[HeadResult]:
-    """Every setting with every seed: the one place where experiments train heads on features.
+    """Every setting with every seed, setting by setting: the one place where experiments train heads on features.
 
-    Args:
-        regime: the features, and how heads are trained.
-        arm: what the head is.
-        settings: overrides of the recipe that are tried.
-        seeds: of the heads; seed s trains on the rows `subsets[s]`.
-        subsets: rows of the training split.
-        fraction: of the labels in use: fewer labels get more epochs and smaller batches, as in a study.
-
-    Returns:
-        Heads setting by setting, seed by seed.
+    Seed s trains on the rows `subsets[s]`. Fewer labels get more epochs and smaller batches, as in a study.
     """
     scaled = scaling(regime.data.recipe, len(subsets[0]), fraction)
     return train_settings(arm, settings, seeds, subsets, regime.data, scaled)
@@ -242,6 +221,7 @@ def write_result(options: argparse.Namespace, *, claims: Sequence[Claim] = (), *
         options.output,
         {
             "regime": options.regime,
+            **({"seeds": options.seeds} if hasattr(options, "seeds") else {}),
             "claims": [asdict(claim) for claim in claims],
             "environment": describe_machine(),
             "cpu_seconds": round(time.process_time()),

@@ -8,7 +8,7 @@ on test with the schedule that was best without noise.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from typing import Any
 
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             differences.append(hits - hits_of(others, *noisy.data.test))
     compared = compare_all(differences)
     for entry, comparison in zip(entries[1:], compared, strict=True):
-        entry["chosen_minus_chosen_without_noise"] = comparison.to_json()
+        entry["chosen_minus_chosen_without_noise"] = asdict(comparison)
     trend = float(scipy.stats.spearmanr(NOISES, [mean_lambda(entry["setting"]) for entry in entries]).statistic)
     mean_difference = np.mean([comparison.difference for comparison in compared])
     found = [f"noise {entry['noise']}: {in_words(entry['setting'])}" for entry in entries]
@@ -105,7 +105,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         options,
         claims=[claim],
         rule=RULE,
-        seeds=options.seeds,
         fraction=FRACTION,
         noises=entries,
         **regime.about,

@@ -67,7 +67,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         options,
         claims=[claim],
         rule=RULE,
-        seeds=options.seeds,
         rows=rows,
         **{name: one["arms"] for name, one in found.items()},
         **found["sentences"]["about"],

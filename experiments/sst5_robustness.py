@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in ARMS:
         found[name] = {"setting": settings[name], **measure_arm(heads[name], heads[SOURCE], clean, damaged)}
         print(name, found[name]["texts"]["mean_accuracy"], found[name]["attacks"]["l2"], flush=True)
-    write_result(options, protocol=PROTOCOL, seeds=options.seeds, heads=found, **regime.about)
+    write_result(options, protocol=PROTOCOL, heads=found, **regime.about)
 
 
 if __name__ == "__main__":

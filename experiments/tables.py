@@ -12,14 +12,7 @@ from numpy.typing import ArrayLike
 from cr_hf.files import markdown_table
 from cr_hf.runs import comparison_lines, diagnostic_rows
 from cr_hf.study import Study
-from cr_hf.study.tables import (
-    accuracy_rows,
-    claims,
-    comparison_rows,
-    recommendation,
-    spread,
-    tail_ratio_rows,
-)
+from cr_hf.study.tables import accuracy_rows, claims, comparison_rows, recommendation, spread, tail_ratio_rows
 
 from .runner import RESULTS, ROOT, interval_text
 
@@ -84,17 +77,11 @@ def study() -> Study:
     return Study.from_json(read("sst5_study"))
 
 
-def sst5_study() -> str:
+def sst5_study(with_tail_ratios: bool = False) -> str:
     """Heads and comparisons on frozen SST-5 features."""
     found = study()
-    return paragraphs(markdown_table(accuracy_rows(found)), markdown_table(comparison_rows(found)), *claims(found))
-
-
-def sst5_study_with_tail_ratios() -> str:
-    """`sst5_study` with the gradient tail ratios."""
-    found = study()
-    tables = (markdown_table(make(found)) for make in (accuracy_rows, comparison_rows, tail_ratio_rows))
-    return paragraphs(*tables, *claims(found))
+    kinds = [accuracy_rows, comparison_rows, *([tail_ratio_rows] if with_tail_ratios else [])]
+    return paragraphs(*(markdown_table(make(found)) for make in kinds), *claims(found))
 
 
 def study_advice() -> str:
@@ -177,12 +164,7 @@ def sst5_diagnostics() -> str:
 
 
 def regime(name: str, metrics: dict[str, str]) -> str:
-    """Arms of a regime of `regimes.py`: test metrics, and the paired differences.
-
-    Args:
-        name: of the regime.
-        metrics: by the column's title the name of each metric beside accuracy.
-    """
+    """Arms of a regime of `regimes.py`: test metrics (by column, beside accuracy), and the paired differences."""
     found = read(name)
     rows = []
     for arm, values in found["arms"].items():

@@ -131,21 +131,21 @@ def pictures_of(study: Study) -> list[Picture]:
         Picture(
             "tail_ratio",
             "Gradient tail ratio by share of the labels",
-            "Means with 95 % t intervals over seeds. The ratio depends on how non-linear a head is: a linear one has 1 by "
-            "construction, so compare heads of similar non-linearity (in the table).",
+            "Means with 95 % t intervals over seeds. The ratio depends on how non-linear a head is: a linear one has "
+            "1 by construction, so compare heads of similar non-linearity (in the table).",
         ),
         Picture(
             "lambda",
             "Dev accuracy by lambda",
-            f"Means {at} with 95 % t intervals over the {study.search_seeds} seeds that choose; a ring marks the chosen "
-            "lambda. Lambdas of different penalties are not on one scale.",
+            f"Means {at} with 95 % t intervals over the {study.search_seeds} seeds that choose; a ring marks the "
+            "chosen lambda. Lambdas of different penalties are not on one scale.",
         ),
         Picture(
             "polynomials",
             "Learned polynomials",
-            f"Some units of the first layer {at} (seed 0), from the one with the lowest slope at 0 to the one with the "
-            "highest. They start near the dashed line unless the recipe says coefficient_init: identity, then at the "
-            "dotted one.",
+            f"Some units of the first layer {at} (seed 0), from the one with the lowest slope at 0 to the one with "
+            "the highest. They start near the dashed line unless the recipe says coefficient_init: identity, then at "
+            "the dotted one.",
         ),
         Picture(
             "reliability",
