@@ -55,7 +55,7 @@ def run_study(
         output: the study's folder: its cells are kept there, and `study.json` is written into it.
         comparisons: at most five `HEAD:REFERENCE` with commas between, see `evaluation.declare`.
         search_seeds: the first so many seeds choose the setting; the others train the chosen one alone.
-        progress: told what is done.
+        progress: called with a line for each cell.
 
     Raises:
         RecipeError: if a head is unknown, a number is out of range, a fraction leaves too few rows, the data have no

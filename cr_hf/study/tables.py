@@ -128,11 +128,11 @@ def claims(study: Study) -> list[str]:
     )
     lines = [search_note(study) + " " + rule]
     if claimed:
-        lines += [
+        lines.append(
             "Claimed, with the difference in points and its interval; the effect size is the mean difference over "
-            "its standard deviation over seeds:",
-            "\n".join(claimed),
-        ]
+            "its standard deviation over seeds:"
+        )
+        lines.append("\n".join(claimed))
     else:
         lines.append("Nothing is claimed: this many seeds and test rows cannot tell these heads apart with certainty.")
     if study.least_wilcoxon_p * tests > LEVEL:
@@ -145,15 +145,7 @@ def claims(study: Study) -> list[str]:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The head to use and its setting.
-
-    Args:
-        head: its name.
-        setting: the one chosen on dev at the largest fraction.
-        candidates: heads as good on dev.
-        headline: what to use, in a sentence.
-        reasons: why, in paragraphs.
-    """
+    """The head to use, its setting at the largest fraction, the heads as good on dev, and why, in sentences."""
 
     head: str
     setting: Setting
