@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import DataError, nearest
 
@@ -140,6 +142,14 @@ class DataConfig:
 def column_name(asked: str | float) -> str:
     """A column as a recipe names it; columns of a file without a header are numbers there."""
     return str(int(asked)) if isinstance(asked, float) and asked.is_integer() else str(asked)
+
+
+def as_number(cell: Any) -> float:
+    """The number that a cell holds; NaN where it holds none."""
+    try:
+        return float(cell)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
 
 
 def _plain(column: str) -> str:

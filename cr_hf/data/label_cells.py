@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from .config import NUMBER, DataConfig
+from .config import NUMBER, DataConfig, as_number
 
 SINGLE, SEVERAL, NUMBERS = "single_label_classification", "multi_label_classification", "regression"
 SEPARATOR = "|"
@@ -61,11 +61,6 @@ def key_of(label: str) -> str:
     number = Decimal(label)
     text = format(number, "f")
     return "0" if not number else text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def is_missing(label: str | None, names: Sequence[str] | None) -> bool:
-    """Whether a label is a word for none, and no class of that name was asked for."""
-    return label is None or (label.lower() in MISSING and label not in (names or ()))
 
 
 def is_whole(key: str) -> bool:
@@ -126,13 +121,9 @@ def targets_of(value: Any, place: Place) -> list[float] | None:
     values = list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
     if all(written(item, place) is None or str(item).strip().lower() in MISSING for item in values):
         return None
-    numbers = []
-    for item in values:
-        try:
-            numbers.append(float(item))
-        except (TypeError, ValueError):
-            numbers.append(math.nan)
-        if not math.isfinite(numbers[-1]) or abs(numbers[-1]) > LARGEST:
+    numbers = [as_number(item) for item in values]
+    for item, number in zip(values, numbers, strict=True):
+        if not abs(number) <= LARGEST:
             raise DataError(
                 f"{place()}: the label {item!r} is not a finite number: mend the row, or check problem_type"
             )
@@ -177,11 +168,12 @@ def read_label(
         labels = [written(cell, place) for cell in cells]
     else:
         labels = [written(value, place)]
-    for label in labels:
-        if is_missing(label, names):
-            _check_missing(label, config, place)
-            return None
-    return [label for label in labels if label is not None]
+    known = names or ()
+    present = [label for label in labels if label is not None and (label.lower() not in MISSING or label in known)]
+    if len(present) < len(labels):
+        _check_missing(next(label for label in labels if label not in present), config, place)
+        return None
+    return present
 
 
 def _check_missing(label: str | None, config: DataConfig, place: Place) -> None:

@@ -181,8 +181,7 @@ def load_rows(
         DataError: naming the file or data set, the line or row, and the mend.
     """
     sources = sources_of(config) if dataset is None else loaded_sources("the data set given", dataset, config)
-    wanted = wanted_splits(splits, sources, config)
-    return load_sources(config, problem_type, wanted, sources)
+    return load_sources(config, problem_type, wanted_splits(splits, sources, config), sources)
 
 
 def load_sources(
@@ -201,14 +200,11 @@ def load_sources(
     codec, notes = settle(codec, scans, is_index)
     if "train" in wanted:
         notes += _check_train(scans, codec)
-    built = {
-        split: _build(split, sources[split], codec, scan)
-        for split, scan in scans.items()
-        if split in wanted or splits_off
-    }
+    kept = [split for split in read if split in wanted or splits_off]
+    built = {split: _build(split, sources[split], codec, scans[split]) for split in kept}
     if splits_off:
         rest, part = split_off(built["train"], config.validation_fraction, config.seed, scans["train"].name)
-        built["train"], built["validation"] = rest, part
+        built |= {"train": rest, "validation": part}
         if len(part) < FEW_ROWS and "train" in wanted:
             notes.append(f"{len(part)} rows of validation say little: give data.validation_file or more rows")
     found = RowSplits({split: subset(split, built[split], config) for split in SPLIT_WORDS if split in wanted})
@@ -228,11 +224,10 @@ def settle(codec: RowCodec, scans: Mapping[str, Scan], is_index: bool) -> tuple[
     notes = [note for scan in scans.values() for note in scan.notes]
     config = codec.config
     if codec.problem_type == NUMBERS:
-        widths = {scan.width: split for split, scan in scans.items()}
-        if len(widths) > 1:
-            shown = {split: width for width, split in widths.items()}
-            raise DataError(f"the splits have different numbers of targets: {shown}: every row needs as many")
-        return RowCodec(config, NUMBERS, None, None, next(iter(widths))), notes
+        widths = {split: scan.width for split, scan in scans.items()}
+        if len(set(widths.values())) > 1:
+            raise DataError(f"the splits have different numbers of targets: {widths}: every row needs as many")
+        return RowCodec(config, NUMBERS, width=next(iter(widths.values()))), notes
     several = codec.problem_type == SEVERAL
     seen = {split: scan.seen for split, scan in scans.items()}
     classes, more = find_classes(seen, codec.names, config.label_start, is_index, several)
@@ -289,12 +284,11 @@ def understand(
 ) -> Understood:
     """What loading made of the data; its notes are logged."""
     columns = [columns for scan in scans.values() for columns in scan.columns]
-    dropped: Counter[str] = sum((scan.dropped for scan in scans.values()), Counter())
     understood = Understood(
         text_columns=list(dict.fromkeys(part.text for part in columns)),
         text_pair_columns=list(dict.fromkeys(part.text_pair for part in columns if part.text_pair is not None)),
         label_columns=list(dict.fromkeys(name for part in columns for name in part.labels)),
-        dropped=dict(dropped),
+        dropped=dict(sum((scan.dropped for scan in scans.values()), Counter())),
         notes=notes,
     )
     understood.reading["unescape_ptb"] = next(iter(sources.values()))[0].unescape

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, nearest
-from .config import NUMBER, DataConfig, column_name, find_column
-from .label_cells import SINGLE, read_label
+from .config import NUMBER, DataConfig, as_number, column_name, find_column
+from .label_cells import LARGEST, SINGLE, read_label
 from .labels import Classes, Seen, find_classes
 from .sources import SPLIT_WORDS, split_paths, wanted_splits
 from .splits import RowSplits, count_rows, split_off, subset
@@ -33,7 +33,6 @@ from .texts import check_file, file_type, named_cells
 from .understood import Understood
 
 IDX_NAME, IDX_LABELS = "-images-idx3-ubyte", "-labels-idx1-ubyte"
-LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -107,9 +106,8 @@ def load_tables(
     wanted = wanted_splits(splits, available, config)
     # The classes and the parts that are split off come from train, whatever is wanted.
     needs_train = schema is None or config.label_names is None or not set(wanted) <= set(paths)
-    read = [
-        split for split in SPLIT_WORDS if split in paths and (split in wanted or (split == "train" and needs_train))
-    ]
+    needed = {*wanted, "train"} if needs_train else set(wanted)
+    read = [split for split in SPLIT_WORDS if split in paths and split in needed]
     features: dict[str, NDArray[np.float32]] = {}
     labels: dict[str, list[str]] = {}
     seen: dict[str, Seen] = {}
@@ -144,7 +142,14 @@ def _read_table(path: Path, split: str, config: DataConfig, labelled: bool = Tru
     """One file: a csv, tsv, npz or IDX file. Of an npz the arrays of the split: `x_train`, say, or `x` where there is
     only one. Without `labelled` rows may have labels or not.
     """
-    table = _read_csv(path, config) if file_type(path) in (".csv", ".tsv") else _read_arrays(path, split, labelled)
+    if file_type(path) in (".csv", ".tsv"):
+        check_file(path)
+        # A first line without any number is the header, unless the configuration says.
+        columns, rows = named_cells(path, config, lambda cells: not any(map(NUMBER.fullmatch, cells)))
+        numbered = list(rows)
+        table = _Table(path, columns, [cells for _, cells in numbered], [number for number, _ in numbered], None)
+    else:
+        table = _read_arrays(path, split, labelled)
     if not len(table.rows):
         raise DataError(f"{path}: no rows: check the file")
     return table
@@ -185,14 +190,6 @@ def table_fingerprint(dataset: datasets.DatasetDict) -> dict[str, str]:
 def schema_of(rows: datasets.Dataset) -> TableSchema:
     """The schema by which `load_tables` made these rows."""
     return TableSchema(**json.loads(rows.info.description))
-
-
-def _read_csv(path: Path, config: DataConfig) -> _Table:
-    """A first line without any number is the header, unless the configuration says."""
-    check_file(path)
-    columns, rows = named_cells(path, config, lambda cells: not any(map(NUMBER.fullmatch, cells)))
-    numbered = list(rows)
-    return _Table(path, columns, [cells for _, cells in numbered], [number for number, _ in numbered], None)
 
 
 def _read_arrays(path: Path, split: str, labelled: bool) -> _Table:
@@ -277,14 +274,14 @@ def _numbers(table: _Table, schema: TableSchema, config: DataConfig) -> NDArray[
     positions = _positions(table, schema)
     may_miss = [name in map(column_name, config.missing_columns or schema.columns) for name in schema.columns]
     text = None if config.missing_value is None else str(config.missing_value)
-    number = _to_number(text or "")
+    number = as_number(text or "")
     if table.labels is not None:
         values = table.rows[:, positions]
         missing = (values == number) & np.array(may_miss)
         bad = ~(np.abs(values) <= LARGEST) if values.dtype.kind == "f" else np.zeros((0, 0), bool)
     else:
         cells = [[cells[position].strip() for position in positions] for cells in table.rows]
-        values = np.array([[_to_number(cell) for cell in row] for row in cells])
+        values = np.array([[as_number(cell) for cell in row] for row in cells])
         written = np.array([[cell == text for cell in row] for row in cells])
         missing = (written | (values == number)) & np.array(may_miss)
         bad = ~(np.abs(values) <= LARGEST) & ~missing
@@ -299,17 +296,9 @@ def _numbers(table: _Table, schema: TableSchema, config: DataConfig) -> NDArray[
     return features
 
 
-def _to_number(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return math.nan
-
-
 def _with_classes(rows: NDArray[np.float32], labels: list[str], classes: Classes, split: str) -> datasets.Dataset:
-    kinds = datasets.Features()
-    kinds["features"] = datasets.Sequence(datasets.Value("float32"), length=rows.shape[1])
-    kinds["label"] = datasets.ClassLabel(names=classes.names)
+    numbers = datasets.Sequence(datasets.Value("float32"), length=rows.shape[1])
+    kinds = datasets.Features({"features": numbers, "label": datasets.ClassLabel(names=classes.names)})
     columns = {"features": rows, "label": [classes.id_of(label, str, split) for label in labels]}
     return datasets.Dataset.from_dict(columns, features=kinds)
 

@@ -220,8 +220,8 @@ def named_cells(
     rows = read_cells(path, config)
     number, first = next(rows, (0, []))
     header = [cell.strip() for cell in first]
-    asked = {column_name(name) for name in (config.text_column, config.label_column) if name is not None}
     has_header = config.has_header
+    asked = _asked(config)
     if has_header is None:
         has_header = bool(asked & set(header) and not all(name.isdigit() for name in asked)) or is_header(header)
     if not has_header and header:
@@ -233,6 +233,11 @@ def named_cells(
     if len(set(header)) < len(header):
         raise DataError(f"{path}, line {number}: column names repeat: {header[:50]}: rename them")
     return header, _even(path, rows, len(header))
+
+
+def _asked(config: DataConfig) -> set[str]:
+    """The columns that the configuration names."""
+    return {column_name(name) for name in (config.text_column, config.label_column) if name is not None}
 
 
 def _even(path: Path, rows: Iterator[tuple[int, list[str]]], width: int) -> Iterator[tuple[int, list[str]]]:
@@ -250,8 +255,7 @@ def _even(path: Path, rows: Iterator[tuple[int, list[str]]], width: int) -> Iter
 
 def _table(path: Path, config: DataConfig) -> Records:
     header, rows = named_cells(path, config, _is_header)
-    asked = [column_name(name) for name in (config.text_column, config.label_column) if name is not None]
-    if header == ["0", "1"] and not any(name.isdigit() for name in asked):
+    if header == ["0", "1"] and not any(name.isdigit() for name in _asked(config)):
         first = next(rows, (0, header))
         header = ["label", "text"] if NUMBER.fullmatch(first[1][0].strip()) else ["text", "label"]
         rows = itertools.chain([first] if first[0] else [], rows)
@@ -272,27 +276,25 @@ def _json(path: Path, config: DataConfig) -> Records:
     for number, line in itertools.chain(head, lines):
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error}): one object a line is needed") from error
+        record = _parsed(line.rstrip(), path, number)
         if not isinstance(record, dict):
             raise DataError(f"{path}, line {number}: a JSON {type(record).__name__}: one object a line is needed")
         yield f"line {number}", record
+
+
+def _parsed(text: str, path: Path, line: int) -> Any:
+    """The value of JSON text that starts on a line."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        number = line + getattr(error, "lineno", 1) - 1
+        raise DataError(f"{path}, line {number}: not JSON ({error}): one object a line is needed") from error
 
 
 def _whole_json(path: Path, head: list[tuple[int, str]], lines: Iterator[tuple[int, str]]) -> Any:
     """The value that a file is, or None where it holds an object a line."""
     try:
         value = json.loads(head[0][1])
-        parts = list(value.values()) if isinstance(value, dict) else []
-        is_table = isinstance(value, list) or (
-            any(isinstance(part, list) and part and isinstance(part[0], dict) for part in parts)
-            or bool(parts and all(isinstance(part, list | dict) for part in parts))
-        )
-        if len(head) > 1 or not is_table:
-            return None
-        return value
     except (ValueError, RecursionError):
         size, parts = 0, []
         for _, line in itertools.chain(head, lines):
@@ -300,11 +302,11 @@ def _whole_json(path: Path, head: list[tuple[int, str]], lines: Iterator[tuple[i
             size += len(line)
             if size > WHOLE_JSON_CHARACTERS:
                 raise DataError(f"{path}: one JSON value of this size is not read: write an object a line") from None
-        try:
-            return json.loads("".join(parts))
-        except (ValueError, RecursionError) as error:
-            number = head[0][0] + getattr(error, "lineno", 1) - 1
-            raise DataError(f"{path}, line {number}: not JSON ({error}): one object a line is needed") from error
+        return _parsed("".join(parts), path, head[0][0])
+    cells = list(value.values()) if isinstance(value, dict) else []
+    holds_records = any(isinstance(cell, list) and cell and isinstance(cell[0], dict) for cell in cells)
+    holds_columns = bool(cells) and all(isinstance(cell, list | dict) for cell in cells)
+    return value if len(head) == 1 and (isinstance(value, list) or holds_records or holds_columns) else None
 
 
 def _objects(path: Path, value: Any) -> Iterator[Record]:

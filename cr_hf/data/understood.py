@@ -35,13 +35,9 @@ class Understood:
     def lines(self) -> list[str]:
         """Four lines or fewer to print, beside the notes, which are logged; labels are shown escaped."""
         rows = ", ".join(f"{split} {count:,}" for split, count in self.rows.items())
-        columns = [*map(repr, self.text_columns), *(f"second text {name!r}" for name in self.text_pair_columns)]
-        lines = [
-            f"Rows: {rows}",
-            f"Columns: text {', '.join(columns)}; label {', '.join(map(repr, self.label_columns))}",
-        ]
-        if not self.text_columns:
-            lines[1] = f"Columns: label {', '.join(map(repr, self.label_columns))}"
+        texts = [*map(repr, self.text_columns), *(f"second text {name!r}" for name in self.text_pair_columns)]
+        columns = f"text {', '.join(texts)}; " if texts else ""
+        lines = [f"Rows: {rows}", f"Columns: {columns}label {', '.join(map(repr, self.label_columns))}"]
         if self.classes:
             counts: Counter[str] = Counter()
             for part in self.classes.values():

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast as FastTokenizer
 from transformers.utils import logging
 
 from ..modeling import StaticEmbeddingConfig, StaticEmbeddingModel
+from .config import as_number
 
 logger = logging.get_logger(__name__)
 
@@ -109,7 +110,7 @@ def read_vectors(path: str | Path, wanted: Iterable[str]) -> dict[str, Tensor]:
             continue
         width = width or len(fields) - 1
         # A word may hold spaces; a second field that is a number, in a line too long, is a longer vector instead.
-        if len(fields) - 1 < width or (len(fields) - 1 > width and _is_number(fields[1])):
+        if len(fields) - 1 < width or (len(fields) - 1 > width and not math.isnan(as_number(fields[1]))):
             raise ValueError(
                 f"{path}, line {number}: {len(fields) - 1} numbers instead of {width}: all vectors of a file must "
                 "have one width"
@@ -117,7 +118,7 @@ def read_vectors(path: str | Path, wanted: Iterable[str]) -> dict[str, Tensor]:
         word = " ".join(fields[:-width])
         if word not in wanted or word in found:
             continue
-        numbers = [float(field) if _is_number(field) else math.nan for field in fields[-width:]]
+        numbers = [as_number(field) for field in fields[-width:]]
         if not all(map(math.isfinite, numbers)):
             bad.append(number)
             continue
@@ -127,14 +128,6 @@ def read_vectors(path: str | Path, wanted: Iterable[str]) -> dict[str, Tensor]:
     if not found:
         raise ValueError(f"{path} holds a vector for none of the {len(wanted)} words of the training texts")
     return found
-
-
-def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
 
 
 def _lines(path: Path) -> Iterator[str]:
