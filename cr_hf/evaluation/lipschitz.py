@@ -36,12 +36,11 @@ def lipschitz_bound(head: CRHead, raw: bool = False) -> float:
     linear tails, times the readout's. No two inputs can differ more in their logits (under the ordinal objective: in
     their score) than this times their distance. The margin of two logits is at most sqrt(2) times as steep.
 
+    Infinite for polynomials without linear tails, and by raw features under `layer_norm`.
+
     Args:
         head: a head, fitted if `raw`.
         raw: bound it by the raw features instead of the normalised ones.
-
-    Returns:
-        The bound; infinite for polynomials without linear tails, and by raw features under `layer_norm`.
 
     Source: design.md, definition 11; the product of layer norms is that of Szegedy et al. (2014).
     """
@@ -69,10 +68,8 @@ def largest_slopes(layer: CRLayer) -> Tensor:
     """An upper bound of |p'| for each unit of a layer, over all z.
 
     Between the tails p' is cut into 32 pieces; on each it lies within its Bernstein coefficients, whatever its degree.
-    What rounding may have taken from a coefficient is added to it.
-
-    Returns:
-        Shape (out_features,), float64; infinite where a polynomial has no linear tails.
+    What rounding may have taken from a coefficient is added to it. Shape (out_features,), float64; infinite where a
+    polynomial has no linear tails.
     """
     weight = layer.linear.weight
     if layer.coefficients is None:
@@ -90,10 +87,9 @@ def largest_slopes(layer: CRLayer) -> Tensor:
 
 @lru_cache
 def _bernstein(degree: int, reach: float) -> Tensor:
-    """From the coefficients of a polynomial to its Bernstein coefficients on each piece of [-reach, reach].
+    """From a polynomial's coefficients to its Bernstein coefficients on each piece of [-reach, reach], float64.
 
-    Returns:
-        Shape (PIECES, degree + 1, degree + 1), float64.
+    Shape (PIECES, degree + 1, degree + 1).
     """
     orders = range(degree + 1)
     width = 2 * reach / PIECES

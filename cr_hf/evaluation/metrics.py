@@ -6,7 +6,7 @@ file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import datasets
@@ -23,6 +23,7 @@ class _OfflineMetric(evaluate.Metric):
 
     key: str
     prediction_feature: Any = datasets.Value("int64")
+    score: Callable[[NDArray[Any], NDArray[Any]], float]
 
     def __init__(self) -> None:
         super().__init__(keep_in_memory=True)
@@ -32,7 +33,6 @@ class _OfflineMetric(evaluate.Metric):
         return ""
 
     def _info(self) -> evaluate.MetricInfo:
-        """Declare the columns."""
         features = {"predictions": self.prediction_feature, "references": datasets.Value("int64")}
         return evaluate.MetricInfo(
             description=self.__doc__ or self.key,
@@ -43,11 +43,6 @@ class _OfflineMetric(evaluate.Metric):
 
     def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
         return {self.key: float(self.score(np.asarray(predictions), np.asarray(references)))}
-
-    @staticmethod
-    def score(predictions: NDArray[Any], references: NDArray[Any]) -> float:
-        """The number itself."""
-        raise NotImplementedError
 
 
 class _ProbabilityMetric(_OfflineMetric):
@@ -142,7 +137,6 @@ def _confusion(predictions: NDArray[Any], references: NDArray[Any]) -> NDArray[n
 
 
 def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Logits and labels as arrays that belong together."""
     scores, references = np.asarray(logits, dtype=np.float64), np.asarray(labels)
     if scores.ndim != 2 or references.shape != scores.shape[:1] or not len(references):
         raise ValueError(
@@ -193,15 +187,11 @@ def median_class(probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def compute_regression_metrics(predictions: ArrayLike, targets: ArrayLike) -> dict[str, float]:
-    """Metrics of a regression.
+    """Metrics of a regression; `r_squared` is NaN where the targets do not vary.
 
     Args:
         predictions: shape (rows, num_labels) or (rows,).
         targets: the same number of values.
-
-    Returns:
-        `mean_squared_error, mean_absolute_error` and `r_squared`, 1 minus the squared error over that of the mean of
-        each target; NaN where the targets do not vary.
     """
     found = np.asarray(predictions, dtype=np.float64)
     wanted = np.asarray(targets, dtype=np.float64).reshape(found.shape)
@@ -217,13 +207,12 @@ def compute_regression_metrics(predictions: ArrayLike, targets: ArrayLike) -> di
 def compute_multi_label_metrics(logits: ArrayLike, targets: ArrayLike) -> dict[str, float]:
     """Metrics of a multi-label classification; a class is predicted where its logit is above 0.
 
+    `accuracy` is the share of rows with every class right; in `macro_f1` a class that is neither predicted nor there
+    counts 0.
+
     Args:
         logits: shape (rows, num_labels).
         targets: zeros and ones of the same shape.
-
-    Returns:
-        `accuracy` (rows with every class right), `micro_f1` over all cells, and `macro_f1`, the mean over classes; a
-        class that is neither predicted nor there counts 0.
     """
     predicted, wanted = np.asarray(logits) > 0, np.asarray(targets) > 0.5
     hits, total = (predicted & wanted).sum(0), predicted.sum(0) + wanted.sum(0)

@@ -59,10 +59,9 @@ def input_gradient_norms(
         raise ValueError("output='loss' needs labels: give them, or use output='margin'")
     if output == "margin" and head.config.num_labels == 1:
         raise ValueError("output='margin' needs two logits or more: use output='logit'")
-    norms, start = [], 0
-    for batch in _normalised(head, features):
-        own = None if labels is None else labels[start : start + len(batch)].to(batch.device)
-        start += len(batch)
+    norms = []
+    for number, batch in enumerate(_normalised(head, features)):
+        own = None if labels is None else labels.split(CHUNK_ROWS)[number].to(batch.device)
         with torch.enable_grad():
             values = _outputs(head, batch.requires_grad_(), output, own)
             (gradient,) = torch.autograd.grad(values.sum(), batch)
@@ -107,13 +106,7 @@ def default_output(config: CRConfig) -> str:
 
 
 def gradient_tail_ratio(norms: ArrayLike) -> float:
-    """99th percentile over mean of gradient norms, the tail ratio tau.
-
-    Args:
-        norms: shape (rows,); the quantile is interpolated linearly.
-
-    Returns:
-        At least about 1; NaN where every gradient is 0.
+    """99th percentile over mean of gradient norms, shape (rows,): the tail ratio tau; NaN where every gradient is 0.
 
     Source: arXiv 2606.07908 has a tail ratio; whose gradient it takes is open. Ours: design.md, definition 12.
     """
@@ -126,23 +119,15 @@ def tail_ratios(norms: NDArray[np.float64], axis: int = -1) -> Any:
     return np.quantile(norms, 0.99, axis=axis) / np.maximum(norms.mean(axis=axis), TINY)
 
 
-def gradient_intervals(norms: ArrayLike, seed: int = 0) -> dict[str, list[float]]:
-    """Intervals of tail ratio and peak gradient: 95 % percentile bootstrap over rows.
-
-    Args:
-        norms: shape (rows,).
-        seed: of the resampling, 1000 times.
-
-    Returns:
-        `tail_ratio` and `peak`, each [low, high].
-    """
+def gradient_intervals(norms: ArrayLike) -> dict[str, list[float]]:
+    """`tail_ratio` and `peak` of gradient norms, each [low, high]: 95 % percentile bootstrap over 1000 resamples."""
     values = np.asarray(norms, dtype=np.float64)
     found = {}
     for name, statistic in (("tail_ratio", tail_ratios), ("peak", np.max)):
         if len(values) < 2 or not np.isfinite(values).all():
             found[name] = [float(statistic(values, axis=-1))] * 2
         else:
-            found[name] = list(bootstrap_interval(values, seed, GRADIENT_RESAMPLES, statistic=statistic))
+            found[name] = list(bootstrap_interval(values, 0, GRADIENT_RESAMPLES, statistic=statistic))
     return found
 
 
@@ -164,17 +149,10 @@ def summarise_gradients(norms: ArrayLike) -> dict[str, Any]:
 
 @torch.no_grad()
 def non_linearity(head: CRHead, features: Tensor) -> float:
-    """How far the activations are from straight lines on these rows.
+    """How far the activations are from straight lines on raw features, from 0 (linear, or no layers) to 1.
 
     1 - R**2 of the best line from z to p(z) of every unit: the squared residuals over the squared deviations of p(z),
-    each summed over rows, units and layers. 0 for a head without layers.
-
-    Args:
-        head: a fitted head.
-        features: raw, shape (rows, in_features).
-
-    Returns:
-        Between 0 (the head is linear here) and 1.
+    each summed over rows, units and layers.
     """
     batches = [head.trace(normalised).pre_activations for normalised in _normalised(head, features)]
     residual = total = 0.0
@@ -191,12 +169,7 @@ def non_linearity(head: CRHead, features: Tensor) -> float:
 
 @torch.no_grad()
 def dreg_per_layer(head: CRHead, features: Tensor) -> list[float]:
-    """DREG of every layer over these rows (mode `layer`), the readout last.
-
-    Args:
-        head: a fitted head.
-        features: raw, shape (rows, in_features).
-    """
+    """DREG of every layer over raw features (mode `layer`), the readout last."""
     total = torch.zeros(len(head.weights), dtype=torch.float64)
     for normalised in _normalised(head, features):
         derivatives = [*head.trace(normalised).derivatives, None]
@@ -205,7 +178,7 @@ def dreg_per_layer(head: CRHead, features: Tensor) -> list[float]:
 
 
 @torch.no_grad()
-def curvature(head: CRHead, features: Tensor, seed: int = 0) -> float:
+def curvature(head: CRHead, features: Tensor) -> float:
     """How much the logits bend on the straight lines between examples.
 
     On the line from one example to another, both normalised, t from 0 to 1: the integral of |f''(t)| over that of
@@ -215,12 +188,11 @@ def curvature(head: CRHead, features: Tensor, seed: int = 0) -> float:
     Args:
         head: a fitted head.
         features: raw, shape (rows, in_features), at least two rows.
-        seed: of the pairs.
 
     Returns:
         The mean; NaN where no two examples have different logits.
     """
-    generator = torch.Generator("cpu").manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(0)
     order = torch.randperm(len(features), generator=generator)[: 2 * LINES]
     # In float32 the second differences would show its rounding.
     double = copy.deepcopy(head).double()

@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data import NUMBERS, SEPARATOR, SINGLE
-from ..modeling import CRConfig
+from ..modeling import OBJECTIVES, CRConfig
 from .metrics import compute_classification_metrics, compute_multi_label_metrics, compute_regression_metrics
 from .statistics import bootstrap_interval
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction
-
-OBJECTIVES = ("cross_entropy", "ordinal")
 
 
 @dataclass(frozen=True)

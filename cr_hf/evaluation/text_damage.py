@@ -160,16 +160,14 @@ def text_robustness(
         seed: of the perturbations.
 
     Returns:
-        `robustness_curves`, and the `seed`.
+        What `robustness_curves` returns, and the `seed`.
     """
     check_kinds(kinds)
 
     def damaged(kind: str, severity: int) -> Hits:
-        both = [
-            None if part is None else [perturb_text(text, kind, severity, seed) for text in part]
-            for part in (texts, pairs)
-        ]
-        return is_right(both[0] or [], both[1])
+        first = [perturb_text(text, kind, severity, seed) for text in texts]
+        second = None if pairs is None else [perturb_text(text, kind, severity, seed) for text in pairs]
+        return is_right(first, second)
 
     clean = is_right(list(texts), None if pairs is None else list(pairs))
     found = {kind: [damaged(kind, severity) for severity in SEVERITIES] for kind in kinds}

@@ -55,13 +55,7 @@ STRONGEST = 0.85
 def token_sensitivity(
     model: CRForSequenceClassification, tokenizer: Any, text: str, text_pair: str | None = None
 ) -> list[tuple[str, float]]:
-    """How much the prediction hangs on each token of a text.
-
-    Args:
-        model: a finished classifier.
-        tokenizer: of its backbone.
-        text: cut at the model's maximum length.
-        text_pair: the second text, of a model of pairs.
+    """How much the prediction hangs on each token of a text, cut at the model's maximum length.
 
     Returns:
         Every token, special ones too, with the L2 norm of the gradient of the margin (top logit minus second; for
@@ -124,7 +118,7 @@ def write_strips(
         tokenizer: of the backbone.
         texts: to show; everything in them is escaped.
         path: of the HTML file.
-        text_pairs: second texts, of a model of pairs; more than there are `texts` are left out.
+        text_pairs: second texts, of a model of pairs; those beyond `texts` are left out.
     """
     from jinja2 import Environment
 

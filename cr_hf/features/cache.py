@@ -67,7 +67,7 @@ class FeatureFile:
         about: more for `about.json`: `description`, `backbone` and `texts`.
 
     Raises:
-        FeatureCacheError: from every method, if the disk is full or the folder cannot be read or written.
+        OSError: from every method, if the disk is full or the folder cannot be used; see `one_line_errors`.
     """
 
     def __init__(self, folder: Path, shards: list[Rows], width: int, about: dict[str, Any]) -> None:
@@ -81,11 +81,7 @@ class FeatureFile:
         self.size = len(self.header) + self.row_bytes * self.shape[0]
 
     def open(self) -> Features:
-        """The features, as a read-only memory map.
-
-        Raises:
-            FeatureCacheError: if another process has removed or cut the file.
-        """
+        """The features, as a read-only memory map; an error if another process has removed or cut the file."""
         features = self._map()
         if features is None:
             raise FeatureCacheError(f"feature cache {self.folder} was changed while it was written: run again")
@@ -209,9 +205,9 @@ def _unlock(handle: io.FileIO, start: int, length: int) -> None:
 
 def _remove(folder: Path) -> None:
     """Remove our own files, and the folder if nothing else is in it."""
-    parts = [path for path in folder.iterdir() if ABOUT_PART.fullmatch(path.name)]
-    for path in [folder / FEATURES, folder / CHECKSUMS, folder / ABOUT, *parts]:
-        path.unlink(missing_ok=True)
+    parts = [path.name for path in folder.iterdir() if ABOUT_PART.fullmatch(path.name)]
+    for name in (FEATURES, CHECKSUMS, *parts, ABOUT):  # the last one says that the folder is ours
+        (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
 
@@ -239,8 +235,8 @@ class CacheEntry:
         folder: where it is.
         description: what was encoded, by which kind of backbone.
         texts: number of rows.
-        size: bytes on disk.
-        complete: all shards are there (whether they are sound is checked when they are used).
+        size: in bytes, on disk.
+        complete: all shards are there; whether they are sound is checked when they are used.
         age: seconds since it was last written.
     """
 
@@ -253,11 +249,7 @@ class CacheEntry:
 
 
 def list_caches(cache_dir: str | Path | None = None) -> list[CacheEntry]:
-    """The entries of the feature cache, the youngest first.
-
-    Args:
-        cache_dir: see `encode_texts`.
-    """
+    """The entries of the feature cache, the youngest first; `cache_dir` as in `encode_texts`."""
     root = default_cache_dir() if cache_dir is None else Path(cache_dir)
     folders = [path for path in root.iterdir() if ENTRY_NAME.fullmatch(path.name)] if root.is_dir() else []
     entries = [entry for folder in folders if not folder.is_symlink() and (entry := _read_entry(folder))]
@@ -271,10 +263,8 @@ def _read_entry(folder: Path) -> CacheEntry | None:
         checksums = (folder / CHECKSUMS).read_bytes()
         files = [path.stat() for path in folder.iterdir()]
         description = f"{about['description']}, {about['backbone']}, {about['features']} features"
-        done = sum(
-            any(checksums[start : start + CHECKSUM_BYTES]) for start in range(0, len(checksums), CHECKSUM_BYTES)
-        )
-        complete = done == about["shards"]
+        starts = range(0, len(checksums), CHECKSUM_BYTES)
+        complete = sum(any(checksums[start : start + CHECKSUM_BYTES]) for start in starts) == about["shards"]
         texts = about["texts"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -284,9 +274,6 @@ def _read_entry(folder: Path) -> CacheEntry | None:
 
 def clear_caches(cache_dir: str | Path | None = None) -> list[CacheEntry]:
     """Remove the entries of the feature cache and nothing else; one that is just being written stays.
-
-    Args:
-        cache_dir: see `encode_texts`.
 
     Returns:
         What was removed.

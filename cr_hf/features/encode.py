@@ -100,12 +100,7 @@ def encode_texts(
 
 
 class _SortedTexts:
-    """Texts in shards of like length, identical ones side by side.
-
-    Attributes:
-        digests: a hash of every text, shape (texts, 16).
-        shards: row numbers, at most `SHARD_ROWS` each; every row is in one of them.
-    """
+    """Texts in shards of like length, identical ones side by side; `digests`, shape (texts, 16), are their hashes."""
 
     def __init__(self, texts: Sequence[str], pairs: Sequence[str] | None) -> None:
         if not len(texts):
@@ -128,7 +123,7 @@ class _SortedTexts:
         """Texts of some rows and, if there are pairs, their second texts."""
         numbers = [int(row) for row in rows]
         return [
-            column[numbers] if isinstance(column, Column) else [column[number] for number in numbers]
+            column[numbers] if isinstance(column, Column) else [column[row] for row in numbers]
             for column in self.columns
         ]
 
@@ -191,9 +186,8 @@ class _Encoder:
             backbone.pop(name, None)
         settings = [FORMAT, SHARD_ROWS, config.pooling, config.feature_layer_indices, self.max_length, backbone]
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-        digest.update(_weights_digest(self.model.backbone))
-        digest.update(self._tokenizer_digest())
-        digest.update(self.texts.digests.data)
+        for part in (_weights_digest(self.model.backbone), self._tokenizer_digest(), self.texts.digests.data):
+            digest.update(part)
         return digest.hexdigest()[:32]
 
     def _tokenizer_digest(self) -> bytes:
@@ -226,9 +220,9 @@ def _weights_digest(module: nn.Module) -> bytes:
 def _progress(description: str, texts: int, done: int = 0) -> Any:
     """A progress bar on the first process, for what takes over two seconds."""
     in_group = torch.distributed.is_available() and torch.distributed.is_initialized()
-    is_first = not in_group or torch.distributed.get_rank() == 0
+    hidden = in_group and torch.distributed.get_rank() > 0
     name = f"encode {description}"
-    return logging.tqdm(desc=name, total=texts, initial=done, unit=" texts", delay=2, disable=not is_first)
+    return logging.tqdm(desc=name, total=texts, initial=done, unit=" texts", delay=2, disable=hidden)
 
 
 def classify_features(model: CRForFeatureClassification, features: Features, batch_size: int = 4096) -> Tensor:
@@ -248,11 +242,7 @@ def classify_features(model: CRForFeatureClassification, features: Features, bat
 def encode_splits(
     model: CRForSequenceClassification, tokenizer: PreTrainedTokenizerBase, dataset: Mapping[str, Any]
 ) -> dict[str, tuple[Features, NDArray[Any]]]:
-    """Features and labels of every split of a data set with columns `text`, perhaps `text_pair`, and `label`.
-
-    Returns:
-        By split: features, shape (rows, in_features), from `encode_texts`, and labels, shape (rows, ...).
-    """
+    """Features and labels, shape (rows, ...), of every split with columns `text`, perhaps `text_pair`, and `label`."""
     splits = {}
     for name, rows in dataset.items():
         pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
@@ -267,10 +257,7 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
     Args:
         features: shape (rows, in_features), from `encode_texts`.
         labels: one per row; class numbers become int64, other numbers float32.
-        indices: rows to keep, in this order; `None` for all.
-
-    Attributes:
-        labels: those of the rows kept, an array.
+        indices: rows to keep, in this order; `None` for all. The attribute `labels` holds theirs.
 
     Raises:
         DataError: if there is not one label per row.
@@ -303,9 +290,6 @@ def collate_features(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
     Args:
         items: one item with features (batch, in_features), or items with features (in_features,).
-
-    Returns:
-        `features`, shape (batch, in_features), and `labels`, shape (batch,) or as they are.
     """
     if len(items) == 1 and items[0]["features"].ndim == 2:
         return items[0]
