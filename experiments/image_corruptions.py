@@ -25,19 +25,10 @@ SIDE = 32
 
 
 def corrupt(images: NDArray[np.uint8], kind: str, severity: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Images, corrupted: a pure function of its arguments.
-
-    Args:
-        images: shape (count, 32, 32, 3), 0 to 255; each is corrupted in its own way.
-        kind: one of `CORRUPTIONS`.
-        severity: 1 to 5.
-        seed: of everything random.
-
-    Returns:
-        The same shape and type.
+    """Images (count, 32, 32, 3), each corrupted in its own way: a pure function of its arguments.
 
     Raises:
-        ValueError: if the kind, the severity or the shape is not allowed.
+        ValueError: if the kind is not one of `CORRUPTIONS`, the severity not 1 to 5, or the images have another shape.
     """
     if kind not in CORRUPTIONS:
         raise ValueError(f"corruption {kind!r} is unknown: use one of {', '.join(CORRUPTIONS)}")

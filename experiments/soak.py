@@ -95,11 +95,7 @@ def try_hostile(folder: Path) -> dict[str, Any]:
 def try_faults(folder: Path, times: int, only: str, before: list[dict[str, Any]]) -> dict[str, Any]:
     """Every fault of encoding, training and studies: SIGKILL so many times, the others a quarter of that.
 
-    Args:
-        folder: to work in.
-        times: of SIGKILL.
-        only: faults whose name holds this; of the others what was found `before` stays.
-        before: cases of the report so far.
+    Only faults whose name holds `only` are tried; of the others the cases `before` stay.
     """
     started, cases = time.monotonic(), [case for case in before if only and only not in case["case"]]
     jobs = {kind: job(make_backbone(folder / kind / "backbone"), folder / kind) for kind, job in faults.JOBS.items()}

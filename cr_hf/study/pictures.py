@@ -8,8 +8,9 @@ from __future__ import annotations
 import html
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import matplotlib
 import numpy as np
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 from ..modeling import hermite_coefficients
 from .results import Cell, Study
 from .tables import share
+
+Ends: TypeAlias = tuple[float, float, float]
 
 TEXT, GRID = "#1b1b1b", "#b4b4b4"
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", TEXT)
@@ -52,26 +55,26 @@ COEFFICIENTS = ("dreg_lambda", "penalty_weight", "penalty")  # the last in studi
 def draw_accuracy(study: Study) -> Figure:
     """Test accuracy against the share of the labels, one line a head, with 95 % intervals over seeds and rows."""
 
-    def means_and_ends(cell: Cell) -> tuple[float, float, float]:
+    def mean_and_ends(cell: Cell) -> Ends:
         low, high = cell.accuracy_interval
         return 100 * float(cell.per_seed("test_accuracies").mean()), 100 * low, 100 * high
 
-    return _against_share(study, "test_accuracies", means_and_ends, "test accuracy in %")
+    return _against_share(study, "test_accuracies", mean_and_ends, "test accuracy in %")
 
 
 @matplotlib.rc_context(STYLE)
 def draw_tail_ratio(study: Study) -> Figure:
     """Gradient tail ratio against the share of the labels, one line a head, with 95 % t intervals over seeds."""
 
-    def means_and_ends(cell: Cell) -> tuple[float, float, float]:
+    def mean_and_ends(cell: Cell) -> Ends:
         values = cell.per_seed("gradient_tail_ratios")
         half = _t_half_width(float(values.std(ddof=1)), len(values))
         return float(values.mean()), float(values.mean()) - half, float(values.mean()) + half
 
-    return _against_share(study, "gradient_tail_ratios", means_and_ends, "gradient tail ratio")
+    return _against_share(study, "gradient_tail_ratios", mean_and_ends, "gradient tail ratio")
 
 
-def _against_share(study: Study, measure: str, means_and_ends: Any, label: str) -> Figure:
+def _against_share(study: Study, measure: str, mean_and_ends: Callable[[Cell], Ends], label: str) -> Figure:
     figure, (axes,) = _figure()
     fractions = np.array([float(name) for name in study.fractions])
     heads = list(study.largest)
@@ -81,7 +84,7 @@ def _against_share(study: Study, measure: str, means_and_ends: Any, label: str) 
     step = min(1.04, nearest ** (0.7 / len(heads)))
     for head in heads_with(study, measure):
         number = heads.index(head)
-        found = [means_and_ends(entry.heads[head]) for entry in study.fractions.values()]
+        found = [mean_and_ends(entry.heads[head]) for entry in study.fractions.values()]
         means, lows, highs = np.array(found).T
         places = fractions * step ** (number - (len(heads) - 1) / 2)
         axes.errorbar(places, means, yerr=[means - lows, highs - means], capsize=2, label=head, **_look(number))
@@ -90,8 +93,7 @@ def _against_share(study: Study, measure: str, means_and_ends: Any, label: str) 
     axes.minorticks_off()
     margin = step ** (0.5 * len(heads) + 1)
     axes.set_xlim(ordered[0] / margin, ordered[-1] * margin)
-    axes.set_xlabel("share of the training labels")
-    axes.set_ylabel(label)
+    axes.set(xlabel="share of the training labels", ylabel=label)
     return _with_legend(figure, axes)
 
 
@@ -120,8 +122,7 @@ def draw_lambda(study: Study) -> Figure:
     ticks = ticks[:: -(-len(ticks) // 6)]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlabel("lambda, the coefficient of the penalty")
-    axes.set_ylabel("dev accuracy in %")
+    axes.set(xlabel="lambda, the coefficient of the penalty", ylabel="dev accuracy in %")
     return _with_legend(figure, axes)
 
 
@@ -146,8 +147,7 @@ def draw_polynomials(study: Study) -> Figure:
         start = np.polynomial.polynomial.polyval(z, hermite_coefficients(len(coefficients) - 1))
         axes.plot(z, start, color=TEXT, linestyle="--", label="polynomial nearest to GELU")
         axes.plot(z, z, color=TEXT, linestyle=":", label="identity")
-        axes.set_title(head)
-        axes.set_xlabel("pre-activation z")
+        axes.set(title=head, xlabel="pre-activation z")
     panels[0].set_ylabel("p(z)")
     return _with_legend(figure, panels[0], lines=True)
 
@@ -161,9 +161,8 @@ def draw_reliability(study: Study) -> Figure:
     for head, axes in zip(known, panels, strict=False):
         number, cell = heads.index(head), cells[head]
         bins = cell.reliability or []
-        confidences, accuracies = (
-            np.array([getattr(one, name) for one in bins]) for name in ("confidence", "accuracy")
-        )
+        confidences = np.array([one.confidence for one in bins])
+        accuracies = np.array([one.accuracy for one in bins])
         # As many rows as there are, not rows times seeds: the seeds predict the same ones.
         counts = np.array([max(1, round(rows * one.share)) for one in bins])
         axes.plot([0, 1], [0, 1], color=GRID, linestyle="--", zorder=0)
@@ -196,9 +195,8 @@ def plot_lambda(choice: dict[str, Any], path: Path) -> None:
     floor = f"best ({choice['best']:.3g}) less one standard error"
     axes.axhline(accuracies[best] - errors[best], color=COLOURS[1], linestyle="--", label=floor)
     axes.axvline(choice["chosen"], color=COLOURS[2], linestyle=":", label=f"chosen: {choice['chosen']:.3g}")
-    axes.set_xscale("log")
-    axes.set_xlabel("DREG lambda")
-    axes.set_ylabel(f"validation accuracy in %\n(mean of {len(choice['seeds'])} seeds)")
+    accuracy = f"validation accuracy in %\n(mean of {len(choice['seeds'])} seeds)"
+    axes.set(xscale="log", xlabel="DREG lambda", ylabel=accuracy)
     save_picture(_with_legend(figure, axes, lines=True), path)
 
 
@@ -215,8 +213,7 @@ def plot_robustness(found: dict[str, Any], path: Path) -> None:
         places = np.arange(len(accuracies)) + 0.08 * (number - (len(kinds) - 1) / 2)
         errors = 100 * np.array(_wilson(accuracies, np.full(len(accuracies), found["rows"])))
         axes.errorbar(places, 100 * accuracies, yerr=errors, capsize=2, label=kind, **_look(number))
-    axes.set_xlabel("severity of the damage (0: none)")
-    axes.set_ylabel("accuracy in %")
+    axes.set(xlabel="severity of the damage (0: none)", ylabel="accuracy in %")
     save_picture(_with_legend(figure, axes), path)
 
 
