@@ -208,11 +208,10 @@ def refuse_changed(config: CRConfig, backbone: PreTrainedModel) -> None:
 
 
 def backbone_source(name_or_path: str, revision: str | None = None) -> dict[str, Any] | None:
-    """Where anybody can get this backbone again.
+    """Where anybody can get this backbone again, with the SHA-256 of every weight file.
 
-    Returns:
-        Hub id and commit, or registry package and version, or both where they hold the same file, with the SHA-256 of
-        every weight file; `None` for a folder that only this machine has, and for weights that are not safetensors.
+    Hub id and commit, or registry package and version, or both where they hold the same file; `None` for a folder that
+    only this machine has, and for weights that are not safetensors.
     """
     source: dict[str, Any] = {}
     folder: Path | None = Path(name_or_path).resolve()

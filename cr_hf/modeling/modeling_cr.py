@@ -265,11 +265,9 @@ class CRForSequenceClassification(CRPreTrainedModel):
         return (model, info) if kwargs.get("output_loading_info") else model
 
     def save_pretrained(self, save_directory: Any, *args: Any, head_only: bool | None = None, **kwargs: Any) -> None:
-        """Save as `PreTrainedModel.save_pretrained` does, with the backbone's weights or without them.
+        """Save as `PreTrainedModel.save_pretrained` does, with the backbone's weights or without them (`head_only`).
 
-        Args:
-            save_directory: the folder.
-            head_only: leave the backbone's weights where they came from; by default as the model was loaded.
+        By default a model is saved as it was loaded.
 
         Raises:
             ValueError: if the backbone was trained, or others cannot get it where it came from.
@@ -307,9 +305,8 @@ class CRForSequenceClassification(CRPreTrainedModel):
         """The pooled backbone output that the head reads, shape (batch, in_features).
 
         Args:
-            input_ids: shape (batch, length).
+            input_ids, token_type_ids: shape (batch, length); the latter are passed on if the backbone takes them.
             attention_mask: 1 on attended tokens, shape (batch, length); all of them by default.
-            token_type_ids: shape (batch, length); passed on if the backbone takes them.
             inputs_embeds: instead of input_ids, shape (batch, length, hidden_size).
         """
         if (input_ids is None) == (inputs_embeds is None):
@@ -343,8 +340,7 @@ class CRForSequenceClassification(CRPreTrainedModel):
 
         Args:
             input_ids, attention_mask, token_type_ids, inputs_embeds: see `get_features`.
-            labels: class indices (batch,), regression targets (batch,) or (batch, num_labels), or zeros and ones
-                (batch, num_labels), as `problem_type` says.
+            labels: see `task_loss`.
             output_dreg: compute DREG; by default while training only.
             output_attentions, output_hidden_states: only for peft, which always passes them.
         """

@@ -57,9 +57,7 @@ class StaticEmbeddingModel(PreTrainedModel):
         """Look words up: `last_hidden_state` and its masked mean, `pooler_output` of shape (batch, hidden_size).
 
         Args:
-            input_ids: shape (batch, length).
-            attention_mask: 1 on words, shape (batch, length); all of them by default.
-            inputs_embeds: instead of input_ids, shape (batch, length, hidden_size).
+            input_ids, attention_mask, inputs_embeds: see `CRForSequenceClassification.get_features`.
             output_hidden_states: return the vectors as the only hidden state too.
         """
         vectors = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
