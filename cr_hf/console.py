@@ -29,7 +29,7 @@ LINE_ENDS = {ord(char): char.encode("unicode_escape").decode() for char in "\u20
 def check_output(
     output: Path | None, overwrite: bool, inputs: Iterable[str] = (), *, option: str = "--output"
 ) -> None:
-    """Refuse, before any work, a file that could not be written, one that is there, and one that is read."""
+    """Refuse, before any work, an output file that cannot be written, that exists, or that is also an input."""
     if output is None:
         return
     if any(os.path.exists(name) and output.exists() and output.samefile(name) for name in inputs):

@@ -23,7 +23,7 @@ from .export import (
 from .upload import Published, check_access, check_name, upload
 
 EXPORTED = ("modeling_cr.py", PROBE, CARD)
-"""By these a folder is known as that of an earlier dry run."""
+"""A folder that holds all of these is the result of an earlier dry run."""
 BY_HAND = ("LICENSE", ".gitattributes")
 """They may be published, but no export writes them."""
 

@@ -168,7 +168,7 @@ def upload(
 
 
 def _compare(found: Path, folder: Path, state: str, after: Callable[[Path], None] | None) -> None:
-    """Refuse files that came back otherwise than they were sent."""
+    """Refuse files that came back different from what was sent."""
     digests = folder_digests(found)
     for name, digest in folder_digests(folder).items():
         if digests.get(name) != digest:
@@ -218,7 +218,7 @@ def _changes(api: HfApi, repo_id: str, commit: str, folder: Path) -> tuple[list[
 
 
 def _make_repository(api: HfApi, repo_id: str, private: bool | None) -> None:
-    """Made only if it is not there: asking for one that exists needs rights in its namespace."""
+    """Make the repository only if it does not exist: creating an existing one needs rights in its namespace."""
     try:
         api.model_info(repo_id, timeout=TIMEOUT)
     except RepositoryNotFoundError:

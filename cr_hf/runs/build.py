@@ -118,8 +118,8 @@ def _own_tokenizer(tokenizer: Any, model: CRForSequenceClassification) -> Any:
 
 
 def training_arguments(recipe: Recipe, run_dir: Path) -> CRTrainingArguments:
-    """The arguments of the trainer: the recipe's own over `TRAINING_DEFAULTS`. Where several processes were started,
-    they find each other here.
+    """The arguments of the trainer: the recipe's own over `TRAINING_DEFAULTS`. If several processes were started, they
+    connect here.
 
     Raises:
         RecipeError: naming the field that is not allowed.
@@ -183,7 +183,11 @@ def sweep_head(
 
 
 def check_together(recipe: Recipe, arguments: CRTrainingArguments, model: Any) -> None:
-    """What only the model, the arguments and the recipe together can say is wrong."""
+    """Refuse combinations of model, arguments and recipe that cannot work.
+
+    Raises:
+        RecipeError: naming the field and the mend.
+    """
     is_sharded = bool(arguments.fsdp) or parse_flag_from_env("ACCELERATE_USE_FSDP")
     if is_sharded and arguments.device.type == "cpu" and arguments.process_index == 0:
         logger.warning("accelerate shards on GPUs alone: on the CPU every process holds the whole model, as under DDP")

@@ -57,7 +57,7 @@ def claim(run_dir: Path, *names: str) -> None:
 
 @contextlib.contextmanager
 def staged(run_dir: Path) -> Iterator[Path]:
-    """A folder whose files become the run's when it is left, `results.json` last: where it stands, all of them do."""
+    """A folder whose files move into the run directory at the end, `results.json` last: if it is there, all are."""
     folder = run_dir / STAGED
     claim(run_dir, STAGED)
     folder.mkdir(exist_ok=True)  # it may be there from a run that was killed
@@ -87,7 +87,7 @@ def _own_names(run_dir: Path) -> set[str]:
 
 
 def _foreign_file(run_dir: Path) -> str | None:
-    """The first thing in the directory that no run wrote; links and mounts never are a run's."""
+    """The first file or folder in the directory that no run wrote; a link or a mount never belongs to a run."""
     own = _own_names(run_dir) | {OWN_FILES}
     for folder, folders, files in os.walk(run_dir):
         for name in sorted([*folders, *files]):
@@ -181,8 +181,8 @@ def check_finished(run_dir: Path) -> None:
 def open_directory(recipe: Recipe, overwrite: bool, resume: bool) -> Iterator[None]:
     """Start the run, or go on with it, and hold its directory against other processes until it is left.
 
-    The recipe is written first, so that an interrupted run is known for what it is. What was checked before is checked
-    again: another process may have been faster. A run that is refused before its first checkpoint leaves nothing.
+    The recipe is written first, so that an interrupted run is recognised. What was checked before is checked again,
+    because another process may have been faster. A run that is refused before its first checkpoint leaves nothing.
 
     Raises:
         RecipeError: if the directory cannot be made or written, or another process trains there.

@@ -59,8 +59,8 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
             starts anew.
 
     Returns:
-        The run directory. `results.json` is written last: where it stands, the run is finished, with its card. Where
-        the recipe says `push_to_hub`, it is published then.
+        The run directory. `results.json` is written last: if it is there, the run is finished and has its card. With
+        `push_to_hub` in the recipe the run is published afterwards.
 
     Raises:
         CRError: before training wherever possible, with one line that names the mend.

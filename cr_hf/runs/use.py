@@ -32,7 +32,7 @@ HTML_TEXTS = 50
 
 
 class Run:
-    """A finished run. Its model, tokenizer, results and schema are read when they are first asked for.
+    """A finished run. Its model, tokenizer, results and schema are read on first use.
 
     Args:
         path: the run directory.
