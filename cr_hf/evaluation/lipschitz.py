@@ -15,15 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..modeling import CRHead, CRLayer, Standardize
+from ..modeling import LARGEST_SLOPES, CRHead, CRLayer, Standardize
 
-# Of the derivative of a fixed activation, over all z. GELU: at z = sqrt(2). SiLU: at z = 2.3994, rounded up.
-LARGEST_SLOPES = {
-    "gelu": 0.5 * (1 + math.erf(1)) + math.exp(-1) / math.sqrt(math.pi),
-    "silu": 1.0998394,
-    "relu": 1.0,
-    "tanh": 1.0,
-}
 PIECES = 32
 # Far above what rounding adds to a product of float64 spectral norms, far below what anybody reads.
 ROUNDING = 1 + 1e-9
@@ -42,7 +35,7 @@ def lipschitz_bound(head: CRHead, raw: bool = False) -> float:
         head: a head, fitted if `raw`.
         raw: bound it by the raw features instead of the normalised ones.
 
-    Source: design.md, definition 11; the product of layer norms is that of Szegedy et al. (2014).
+    Source: the product of layer norms is that of Szegedy et al. (2014).
     """
     scale: Tensor | float = 1.0
     if raw:

@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FIXED_ACTIVATIONS = ("gelu", "relu", "tanh", "silu")
+# The largest |derivative| of each, over all z. GELU: at z = sqrt(2). SiLU: at z = 2.3994, rounded up.
+LARGEST_SLOPES = {
+    "gelu": 0.5 * (1 + math.erf(1)) + math.exp(-1) / math.sqrt(math.pi),
+    "relu": 1.0,
+    "tanh": 1.0,
+    "silu": 1.0998394,
+}
+FIXED_ACTIVATIONS = tuple(LARGEST_SLOPES)
 ACTIVATIONS = ("polynomial", *FIXED_ACTIVATIONS)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import transformers
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
+from .activations import ACTIVATIONS
 from .static_embeddings import StaticEmbeddingConfig as StaticEmbeddingConfig  # so that transformers knows its type
 
 POOLINGS = ("cls", "mean", "max", "last")
@@ -39,7 +40,7 @@ NOT_BY_NAME = (
 DREG_MODES = ("layer", "chain")
 Rule: TypeAlias = tuple[Callable[[Any], bool], str]
 ALLOWED: dict[str, tuple[Any, ...]] = {
-    "activation": ("polynomial", "gelu", "relu", "tanh", "silu"),
+    "activation": ACTIVATIONS,
     "coefficient_init": ("hermite", "identity"),
     "pooling": POOLINGS,
     "feature_norm": FEATURE_NORMS,
