@@ -108,7 +108,7 @@ def default_output(config: CRConfig) -> str:
 def gradient_tail_ratio(norms: ArrayLike) -> float:
     """99th percentile over mean of gradient norms, shape (rows,): the tail ratio tau; NaN where every gradient is 0.
 
-    Source: arXiv 2606.07908 has a tail ratio; whose gradient it takes is open. Ours is the norm of the gradient of the margin.
+    Source: arXiv 2606.07908 has a tail ratio; whose gradient it takes is open.
     """
     values = np.asarray(norms, dtype=np.float64)
     return float(tail_ratios(values)) if values.any() else math.nan
