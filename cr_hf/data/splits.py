@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -292,12 +293,18 @@ def understand(
         notes=notes,
     )
     understood.reading["unescape_ptb"] = next(iter(sources.values()))[0].unescape
-    count_rows(found, codec.classes, understood)
+    count_rows(found, codec.classes, understood, [source.name for part in sources.values() for source in part])
     return understood
 
 
-def count_rows(found: Mapping[str, Any], classes: Classes | None, understood: Understood) -> None:
-    """Note the rows of each split and of its classes, and log what was noted before."""
+def count_rows(
+    found: Mapping[str, Any], classes: Classes | None, understood: Understood, places: Sequence[str]
+) -> None:
+    """Note the rows of each split and of its classes, and log what was noted before.
+
+    The logged notes name files by their paths. The kept ones travel with the results: of an absolute path they have
+    the file's name.
+    """
     for split, rows in found.items():
         if not isinstance(rows, datasets.Dataset):
             continue
@@ -310,6 +317,9 @@ def count_rows(found: Mapping[str, Any], classes: Classes | None, understood: Un
         understood.reading["label_start"] = classes.start
     for note in understood.notes:
         logger.warning(note)
+    for place in sorted(places, key=len, reverse=True):
+        if Path(place).is_absolute():
+            understood.notes = [note.replace(place, Path(place).name) for note in understood.notes]
 
 
 def label_names_of(rows: datasets.Dataset) -> list[str] | None:

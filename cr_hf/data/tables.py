@@ -134,7 +134,7 @@ def load_tables(
         base = _with_medians(base, table_features(built["train"]), config)
     found = RowSplits({split: _complete(built[split], base) for split in wanted})
     found.understood = Understood(label_columns=[base.label_column or "y"], notes=notes)
-    count_rows(found, classes, found.understood)
+    count_rows(found, classes, found.understood, [str(path) for part in paths.values() for path in part])
     return found
 
 

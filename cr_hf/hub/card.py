@@ -305,9 +305,11 @@ def _limits(results: dict[str, Any]) -> list[str]:
     row, encoder = ("row", "") if _is_table(results) else ("text", " and of its encoder")
     others = "populations" if _is_table(results) else "domains, languages and lengths"
     classes = f"It knows these classes only: {labels}. Any {row} gets one of them, whatever it is about."
+    noted = (results["data"].get("understood") or {}).get("notes", [])
     return [
         classes if labels else "Any text gets a number, whatever it is about.",
         f"It was measured on the data above; other {others} were not measured here.",
+        *(f"Noted in its data: {escape(note)}." for note in noted),
         f"It repeats the biases of its training data{encoder}. Do not decide about people with it.",
     ]
 

@@ -188,3 +188,12 @@ def test_fingerprints_see_order_and_labels(tmp_path: Path) -> None:
     assert found[0] == found[3]
     assert len(set(found)) == 3
     assert len(found[0]) == 64
+
+
+def test_kept_notes_name_files_without_their_folders(tmp_path: Path) -> None:
+    rows = "".join(f"text {number},{number % 2}\n" for number in range(20))
+    train = write(tmp_path / "train.csv", "text,label\n" + rows)
+    test = write(tmp_path / "test.csv", "text,label\n" + rows)
+    found = load_rows(DataConfig(train_file=train, test_file=test))
+    assert "test.csv: 20 rows of test also stand in train" in found.understood.notes
+    assert str(tmp_path) not in " ".join(found.understood.notes)

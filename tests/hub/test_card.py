@@ -194,3 +194,9 @@ def test_an_unfinished_run_has_no_card(content: str | None, message: str, run_di
     with pytest.raises(CheckpointError, match=message):
         write_card(run_dir)
     assert not (run_dir / "README.md").exists()
+
+
+def test_what_was_noted_in_the_data_stands_in_the_card() -> None:
+    data = {**RESULTS["data"], "understood": {"notes": ["test.csv: 2 rows of test also stand in train"]}}
+    card = str(render_card({**RESULTS, "data": data}, CONFIG, "me/tiny"))
+    assert "test.csv: 2 rows of test also stand in train" in card

@@ -3,6 +3,8 @@
 `tests/reliability/test_long_use.py` uses it a little, `experiments/soak.py` for long.
 """
 
+import contextlib
+import ctypes
 import gc
 import os
 import random
@@ -36,7 +38,9 @@ def made_up_texts(count: int, seed: int = 0) -> list[str]:
 
 
 def anonymous_memory() -> int:
-    """Bytes that the process holds and no file backs."""
+    """Bytes that the process holds and no file backs, once glibc's malloc has given back what it keeps for reuse."""
+    with contextlib.suppress(OSError, AttributeError):  # another libc
+        ctypes.CDLL(None).malloc_trim(0)
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
