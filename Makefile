@@ -35,6 +35,7 @@ DATA ?= ../shared/data
 # Where the cards of the publishable folders say that the model is.
 NAMESPACE ?= your-name
 runs/sst5_frozen/results.json: | setup
+	rm -f $(@D)/study.json
 	$(BIN)/cr-hf train recipes/sst5_frozen.yaml data.dir=$(DATA)/sst5 backbone=offline output_dir=$(@D) --overwrite
 	cp experiments/results/sst5_study.json $(@D)/study.json
 runs/yelp_minilm/results.json: | setup
