@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -30,7 +29,7 @@ ONCE_IMPORTED: dict[str, Callable[[], object]] = {
 }
 
 
-class _WhenImported(MetaPathFinder):
+class _WhenImported:
     """Registers right after a module of `ONCE_IMPORTED` has run: importing them takes seconds, `cr-hf --help` none."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
