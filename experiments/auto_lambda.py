@@ -8,6 +8,7 @@ compared on test, which nothing was chosen on.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from cr_hf.study.arms import HEADS
@@ -33,7 +34,7 @@ def measure(regime: Regime, fraction: float, seeds: int) -> dict[str, Any]:
     print(f"{fraction:.0%}: auto - fixed on test {found}", flush=True)
     return {
         "rows": len(subsets[0]),
-        "choices": [choice.to_dict() for choice in choices],
+        "choices": [asdict(choice) for choice in choices],
         "test_accuracies_auto": picked.mean(1).tolist(),
         "test_accuracies_fixed": fixed.mean(1).tolist(),
         "auto_minus_fixed": found,
