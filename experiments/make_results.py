@@ -203,6 +203,7 @@ SECTIONS = [
     _of("schedules", "Schedules of lambda under noise", tables.schedules),
     _of("general_penalty", "DREG as a general penalty", tables.general_penalty),
     Section("Reliability", "soak", "make soak", tables.soak),
+    Section("Random tables", "fuzz", "python -m experiments.fuzz", tables.fuzz),
 ]
 README_TABLES: dict[str, Callable[[], str]] = {
     "sst5_study": tables.sst5_study,

@@ -345,6 +345,16 @@ def soak() -> str:
     )
 
 
+def fuzz() -> str:
+    """Random tables, written and read back."""
+    found = read("fuzz")
+    return (
+        f"{found['tried']:,} random small tables (any text, separators, quotes, labels of every kind) were written as "
+        f"csv, JSON or parquet and read back: {found['tried'] - found['refused']:,} as they were written, "
+        f"{found['refused']:,} refused in one line, {found['wrong']} otherwise, {found['traceback']} tracebacks."
+    )
+
+
 def memory_line(part: dict[str, Any], title: str) -> str:
     """Memory and open files over many steps of long use."""
     memory, (before, after) = part["memory"], part["open_files"]
