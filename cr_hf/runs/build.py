@@ -18,7 +18,14 @@ from transformers.utils import logging
 from ..data import build_static_backbone, build_word_tokenizer, label_names_of, refuse_unordered
 from ..errors import RecipeError, nearest
 from ..modeling import CRConfig, CRForFeatureClassification, CRForSequenceClassification, prepare_tokenizer
-from ..training import CRTrainingArguments, SweepHead, check_arguments, check_schedule, normalized_class_weights
+from ..training import (
+    CRTrainingArguments,
+    SweepHead,
+    check_arguments,
+    check_schedule,
+    lora_config,
+    normalized_class_weights,
+)
 from .directory import CHECKPOINTS
 from .recipe import OFFLINE_BACKBONE, STATIC_BACKBONE, Recipe, override_recipe
 
@@ -223,8 +230,6 @@ def check_together(recipe: Recipe, arguments: CRTrainingArguments, model: Any) -
 
 def recipe_lora_config(recipe: Recipe, model: CRForSequenceClassification) -> Any:
     """The `LoraConfig` that a recipe with `lora_r` asks for."""
-    from ..training import lora_config
-
     rank = int(recipe.lora_r or 0)
     return lora_config(model, rank, recipe.lora_alpha, recipe.lora_dropout, recipe.lora_target_modules)
 

@@ -25,8 +25,17 @@ from ..errors import RecipeError
 from ..evaluation import Task
 from ..features import FeatureDataset, classify_features, collate_features, encode_splits
 from ..files import read_json, write_json, writing
-from ..modeling import CRForFeatureClassification, CRForSequenceClassification, prepare_tokenizer, tokenize
-from ..training import CRTrainer, CRTrainingArguments, check_same_features, last_complete_checkpoint
+from ..modeling import CRForFeatureClassification, CRForSequenceClassification, tokenize
+from ..training import (
+    ADAPTER,
+    BASE,
+    CRTrainer,
+    CRTrainingArguments,
+    add_lora,
+    check_same_features,
+    last_complete_checkpoint,
+    merge_lora,
+)
 from .build import build_model, check_together, recipe_lora_config, sweep_head, training_arguments, trains_on_features
 from .choose_lambda import kept_lambda, lambda_of_run
 from .diagnose import reference_diagnostics
@@ -204,8 +213,6 @@ def _finished_model(recipe: Recipe, trainer: CRTrainer, model: Any) -> Any:
             whole.load_state_dict(state)
         trained = whole
     if recipe.lora_r is not None:
-        from ..training import ADAPTER, merge_lora
-
         if trainer.is_world_process_zero():
             claim(Path(recipe.output_dir), ADAPTER)
             trained.save_pretrained(Path(recipe.output_dir) / ADAPTER)
@@ -253,11 +260,10 @@ def _fine_tuning_trainer(
     tokenizer: PreTrainedTokenizerBase,
     dataset: datasets.DatasetDict,
 ) -> tuple[CRTrainer, dict[str, Any]]:
-    """Tokenise every split; batches are padded to their longest text."""
-    own = prepare_tokenizer(tokenizer, model.config.max_length_for(tokenizer))
+    """Tokenise every split with the tokenizer that `build_model` prepared; batches are padded to their longest."""
 
     def tokenized(rows: dict[str, list]) -> Any:
-        encoded = tokenize(own, rows["text"], rows.get("text_pair"))
+        encoded = tokenize(tokenizer, rows["text"], rows.get("text_pair"))
         return {**encoded, arguments.length_column_name: [len(ids) for ids in encoded["input_ids"]]}
 
     texts = [name for name in ("text", "text_pair") if name in dataset["train"].column_names]
@@ -268,12 +274,10 @@ def _fine_tuning_trainer(
             splits[name] = rows.map(tokenized, batched=True, remove_columns=texts, **described)
     trained: Any = model
     if recipe.lora_r is not None:
-        from ..training import BASE, add_lora
-
         if arguments.process_index == 0:
             claim(Path(recipe.output_dir), BASE)
         trained = add_lora(model, Path(recipe.output_dir) / BASE, recipe_lora_config(recipe, model))
-    return _trainer(recipe, arguments, trained, splits, DataCollatorWithPadding(own)), splits
+    return _trainer(recipe, arguments, trained, splits, DataCollatorWithPadding(tokenizer)), splits
 
 
 def _trainer(

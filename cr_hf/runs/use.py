@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..data import DataConfig, Row, TableSchema, load_rows, load_tables, read_inputs, read_rows, table_features
 from ..errors import CheckpointError, DataError
-from ..evaluation import Task, check_kinds, text_robustness
+from ..evaluation import Task, check_kinds, text_robustness, write_strips
 from ..features import classify_features
 from ..files import read_json
 from ..training import load_model
@@ -255,7 +255,5 @@ def diagnose_run(
     texts, tokenizer, pairs = _columns(list(read_inputs(source, config)), config, run.tokenizer)
     found = diagnose_texts(run.model, tokenizer, texts, run.reference, pairs)
     if html is not None:
-        from ..evaluation import write_strips
-
         write_strips(run.model, tokenizer, texts[:HTML_TEXTS], html, pairs)
     return found

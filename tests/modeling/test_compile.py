@@ -1,6 +1,5 @@
 """The models under torch.compile."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,6 @@ from torch._dynamo.utils import counters
 
 from cr_hf import CRForFeatureClassification
 from cr_hf.modeling.modeling_cr import CRPreTrainedModel
-
-
-@pytest.fixture
-def fresh_dynamo() -> Iterator[None]:
-    """torch.compile without what earlier tests left behind."""
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
 
 
 @pytest.mark.slow

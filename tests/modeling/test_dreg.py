@@ -2,7 +2,6 @@
 
 import math
 import shutil
-from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -280,15 +279,6 @@ class TestChainTangents:
     def test_too_few(self, num_tangents: int) -> None:
         with pytest.raises(ValueError, match=rf"num_tangents={num_tangents} must be 1 or above"):
             chain_tangents(6, num_tangents, seed=0)
-
-
-@pytest.fixture
-def fresh_dynamo() -> Iterator[None]:
-    """torch.compile without what earlier tests left behind."""
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
 
 
 class Penalised(nn.Module):

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from interrupted import interrupt
 
 import cr_hf.cli
 import cr_hf.runs.train
@@ -138,19 +139,7 @@ def test_a_resumed_run_keeps_its_choice(
     whole = train_recipe(recipe_of(tiny_backbone, tmp_path / "whole"))
     recipe = recipe_of(tiny_backbone, tmp_path / "broken")
 
-    class Interrupted(Exception):
-        pass
-
-    class InterruptedTrainer(cr_hf.runs.train.CRTrainer):
-        def training_step(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
-            if self.state.global_step == 1:
-                raise Interrupted
-            return super().training_step(*arguments, **keywords)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cr_hf.runs.train, "CRTrainer", InterruptedTrainer)
-        with pytest.raises(Interrupted):
-            train_recipe(recipe)
+    interrupt(recipe, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(choose_lambda_module, "train_heads", lambda *_, **__: pytest.fail("chosen a second time"))
         resumed = train_recipe(recipe, resume=True)

@@ -5,13 +5,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from interrupted import interrupt
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-import cr_hf.runs.train
 from cr_hf.errors import CheckpointError, CRError, DataError, RecipeError
 from cr_hf.runs.recipe import Recipe, load_recipe
 from cr_hf.runs.train import train_recipe
@@ -158,19 +157,7 @@ class TestDirectory:
         folder = tmp_path / "run"
         recipe = self.recipe(tiny_backbone, folder)
 
-        class Interrupted(Exception):
-            pass
-
-        class InterruptedTrainer(cr_hf.runs.train.CRTrainer):
-            def training_step(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
-                if self.state.global_step == 1:
-                    raise Interrupted
-                return super().training_step(*arguments, **keywords)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(cr_hf.runs.train, "CRTrainer", InterruptedTrainer)
-            with pytest.raises(Interrupted):
-                train_recipe(recipe)
+        interrupt(recipe, monkeypatch)
         with pytest.raises(RecipeError, match="unfinished run: use --resume or --overwrite"):
             train_recipe(recipe)
         with pytest.raises(CheckpointError, match="is not finished: continue it with --resume"):

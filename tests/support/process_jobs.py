@@ -5,31 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from feature_rows import Rows
 from torch.distributed.fsdp import fully_shard
-from torch.utils.data import Dataset
 from transformers import AutoTokenizer, DataCollatorWithPadding, EarlyStoppingCallback
 
 from cr_hf import CRConfig, CRForFeatureClassification, CRForSequenceClassification, CRTrainer, CRTrainingArguments
 
 WORDS = ["good", "bad", "great", "awful", "dull", "witty", "boring", "superb"]
 SINGLE = {"per_device_train_batch_size": 16}
-
-
-class Rows(Dataset):
-    """Features whose label depends on two columns; column 3 is constant."""
-
-    def __init__(self, rows: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.features = (torch.randn(rows, 6, generator=generator, dtype=torch.float64) * 3 + 1).to(dtype)
-        self.features[:, 3] = 7.0
-        self.labels = (self.features[:, 0] * self.features[:, 1] > 1).long() + (self.features[:, 2] > 2).long()
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def __getitem__(self, row: int) -> dict[str, Tensor]:
-        return {"features": self.features[row], "labels": self.labels[row]}
 
 
 def arguments(folder: Path, **more: Any) -> CRTrainingArguments:
@@ -49,7 +32,9 @@ def train_head(folder: Path, **more: Any) -> CRTrainer:
     config = CRConfig(in_features=6, num_labels=3, hidden_sizes=[8, 8], dropout=0.0, **more.pop("config", {}))
     model = CRForFeatureClassification(config).double()
     args = arguments(folder, **{"optim": "sgd", "num_train_epochs": 2, "dreg_lambda": 0.1, **more})
-    trainer = CRTrainer(model=model, args=args, train_dataset=Rows(70), eval_dataset=Rows(31, seed=2))
+    trainer = CRTrainer(
+        model=model, args=args, train_dataset=Rows(70, torch.float64), eval_dataset=Rows(31, torch.float64, seed=2)
+    )
     trainer.train()
     return trainer
 
@@ -150,7 +135,7 @@ def early_stopping_trainer(folder: Path, **more: Any) -> CRTrainer:
     return CRTrainer(
         model=CRForFeatureClassification(config),
         args=arguments(folder, **{**values, **more}),
-        train_dataset=Rows(70, torch.float32),
-        eval_dataset=Rows(31, torch.float32, seed=2),
+        train_dataset=Rows(70),
+        eval_dataset=Rows(31, seed=2),
         callbacks=[EarlyStoppingCallback(3)],
     )
