@@ -135,18 +135,43 @@ def fixed_activation(z: Tensor, activation: str) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache
-def hermite_coefficients(degree: int) -> tuple[float, ...]:
+def hermite_coefficients(degree: int, polynomial_range: float | None = None) -> tuple[float, ...]:
     """Coefficients of the polynomial closest to GELU under z ~ N(0, 1), lowest degree first.
 
-    The least-squares problem is integrated on a grid fine and wide enough for float64: the trapezoid rule converges
-    exponentially fast for a smooth integrand with Gaussian decay. For degree 3 about (0.071, 0.5, 0.212, 0).
+    Least squares on a grid fine and wide enough for float64. The polynomial is taken with its linear tails, so that a
+    narrow range starts near GELU as well. For degree 3 without tails about (0.071, 0.5, 0.212, 0).
+
+    Args:
+        degree: of the polynomial.
+        polynomial_range: where the linear tails begin; `None` (default) for no tails.
 
     Source: the Hermite projection; this package's own choice of start.
     """
     z = torch.linspace(-14, 14, 5601, dtype=torch.float64, device="cpu")
-    weight = torch.exp(-0.5 * z * z)
-    basis = torch.stack([z**k for k in range(degree + 1)])
-    gram = (basis * weight) @ basis.T
+    root_weight = torch.exp(-0.25 * z * z)
+    units = torch.eye(degree + 1, dtype=torch.float64, device="cpu")
+    reach = math.inf if polynomial_range is None else polynomial_range
+    basis = horner(z.unsqueeze(-1).expand(-1, degree + 1), units, reach)[0]  # (z, degree + 1): the powers, with tails
     target = fixed_activation(z, "gelu")[0]
-    moments = (basis * weight) @ target
-    return tuple(torch.linalg.solve(gram, moments).tolist())
+    design, goal = basis * root_weight.unsqueeze(-1), (target * root_weight).unsqueeze(-1)
+    return tuple(torch.linalg.lstsq(design, goal, driver="gelsd").solution.flatten().tolist())
+
+
+def worst_squared_slopes(coefficients: Tensor, polynomial_range: float) -> Tensor:
+    """The largest p'(z)**2 of each cubic (or lower) polynomial over all z, exact and differentiable, shape (..., out).
+
+    The tails are as steep as the ends of the range, so the largest |p'| is at an end or, if it is inside, at the
+    vertex of p'. The vertex moves with the coefficients, but p'' is 0 there, so its own gradient is not needed.
+
+    Args:
+        coefficients: lowest degree first, shape (..., degree + 1, out_features), degree 3 at most.
+        polynomial_range: where the linear tails begin.
+    """
+    slope, *rest = coefficients.unbind(-2)[1:]
+    curvature = rest[0] if rest else torch.zeros_like(slope)
+    cubic = rest[1] if len(rest) > 1 else torch.zeros_like(slope)
+    with torch.no_grad():
+        vertex = (-curvature / (3 * cubic)).nan_to_num(0.0).clamp(-polynomial_range, polynomial_range)
+        end = torch.full_like(vertex, polynomial_range)
+        points = torch.stack([-end, vertex, end])
+    return (slope + points * (2 * curvature + 3 * cubic * points)).square().amax(0)

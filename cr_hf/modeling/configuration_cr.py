@@ -13,6 +13,7 @@ import transformers
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from .activations import ACTIVATIONS
+from .dreg import DREG_MODES
 from .static_embeddings import StaticEmbeddingConfig as StaticEmbeddingConfig  # so that transformers knows its type
 
 POOLINGS = ("cls", "mean", "max", "last")
@@ -37,7 +38,6 @@ NOT_BY_NAME = (
     *("backbone_config", "backbone_source", "head_only"),
     *("sub_configs", "has_no_defaults_at_init", "keys_to_ignore_at_inference"),
 )
-DREG_MODES = ("layer", "chain")
 Rule: TypeAlias = tuple[Callable[[Any], bool], str]
 ALLOWED: dict[str, tuple[Any, ...]] = {
     "activation": ACTIVATIONS,
@@ -73,7 +73,7 @@ RULES: dict[str, Rule] = {
     **{name: (allowed.__contains__, f"one of {', '.join(map(str, allowed))}") for name, allowed in ALLOWED.items()},
     "dreg_mode": (
         DREG_MODES.__contains__,
-        "one of layer, chain (of the head: there is no penalty through the backbone)",
+        "one of layer, worst, chain (of the head: there is no penalty through the backbone)",
     ),
     "feature_layers": (
         lambda value: value in ("last", "all") or (bool(value) and _is_list_of(_is_integer, value)),
@@ -124,7 +124,8 @@ class CRConfig(PreTrainedConfig):
         freeze_backbone: keep the backbone's weights and its dropout off; False by default.
         dreg_lambda: the DREG coefficient, 0.02 by default. The penalty sums over units, so the useful size depends on
             `hidden_sizes`.
-        dreg_mode: `"layer"` (default) or `"chain"`, see `dreg.py`.
+        dreg_mode: `"layer"` (default; of the batch's examples), `"worst"` (of the steepest input there could be) or
+            `"chain"`, see `dreg.py`.
         dreg_num_tangents: random directions of the chain mode, 8 by default; `None` for the exact norm.
         label_smoothing: share of the target spread over all classes, 0.0 by default.
         class_weights: one factor per class, mean 1 over the training set; `None` by default.
@@ -295,6 +296,12 @@ class CRConfig(PreTrainedConfig):
             raise ValueError(
                 f"label_smoothing={self.label_smoothing} is only for single_label_classification, "
                 f"got problem_type={self.problem_type!r}"
+            )
+        is_bounded = self.polynomial_range is not None and self.degree <= 3
+        if self.dreg_mode == "worst" and self.activation == "polynomial" and not is_bounded:
+            raise ValueError(
+                f"dreg_mode='worst' needs a polynomial_range and a degree of 3 or below, got polynomial_range="
+                f"{self.polynomial_range} and degree={self.degree}"
             )
         for name, needed in (("class_weights", PROBLEM_TYPES[0]), ("pos_weight", PROBLEM_TYPES[1])):
             values = getattr(self, name)

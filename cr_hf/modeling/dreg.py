@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .activations import plain_operations
 
-DREG_MODES = ("layer", "chain")
+DREG_MODES = ("layer", "worst", "chain")
 
 
 def layer_dreg(derivative: Tensor | None, weight: Tensor) -> Tensor:
@@ -44,6 +44,22 @@ def network_dreg(derivatives: Sequence[Tensor | None], weights: Sequence[Tensor]
         for derivative, rows in zip(derivatives, row_norms, strict=True)
     ]
     return torch.stack(penalties, -1)
+
+
+def worst_dreg(squared_slopes: Sequence[Tensor | float], weights: Sequence[Tensor]) -> Tensor:
+    """Squared Frobenius norm of every layer's Jacobian where it is largest, over all inputs, shape (..., num_layers).
+
+    sum_i max_z p_i'(z)**2 ||W_i||**2: no example can be steeper, and none is needed to compute it.
+
+    Args:
+        squared_slopes: the largest p'(z)**2 of each unit of each layer, shape (..., out_features), or one number for
+            all; 1 for the readout.
+        weights: of each layer, shape (..., out_features, in_features).
+
+    Source: this package's own.
+    """
+    norms = squared_norms(weights, [])
+    return torch.stack([(slopes * rows).sum(-1) for slopes, rows in zip(squared_slopes, norms, strict=True)], -1)
 
 
 def squared_norms(by_row: Sequence[Tensor], by_column: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .configuration_cr import CRConfig
-from .dreg import chain_dreg, chain_tangents, network_dreg
+from .dreg import chain_dreg, chain_tangents, network_dreg, worst_dreg
 from .layers import CRLayer, Dropout, Standardize
 from .objectives import OrderedThresholds, ordinal_log_probabilities
 
@@ -103,6 +103,8 @@ class CRHead(nn.Module):
         return [*(layer.linear.weight for layer in self.layers), self.readout.weight]
 
     def _dreg(self, traced: Trace) -> Tensor:
+        if self.config.dreg_mode == "worst":
+            return worst_dreg([*(layer.worst_squared_slopes for layer in self.layers), 1.0], self.weights)
         derivatives = [*traced.derivatives, None]
         if self.config.dreg_mode == "layer":
             return network_dreg(derivatives, self.weights)

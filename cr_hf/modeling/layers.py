@@ -8,12 +8,19 @@ because DREG (see `dreg.py`) needs the derivative that the forward pass has half
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
-from .activations import ACTIVATIONS, fixed_activation, hermite_coefficients, polynomial
+from .activations import (
+    ACTIVATIONS,
+    LARGEST_SLOPES,
+    fixed_activation,
+    hermite_coefficients,
+    polynomial,
+    worst_squared_slopes,
+)
 
 Moments: TypeAlias = tuple[int, Tensor, Tensor]
 COEFFICIENT_INITS = ("hermite", "identity")
@@ -72,7 +79,7 @@ class CRLayer(nn.Module):
         if self.coefficients is None or getattr(self.coefficients, "_is_hf_initialized", False):
             return
         if self.coefficient_init == "hermite":
-            start = hermite_coefficients(self.degree)
+            start = hermite_coefficients(self.degree, self.polynomial_range)
         else:
             start = (0.0, 1.0, *[0.0] * (self.degree - 1))
         with torch.no_grad():
@@ -88,6 +95,13 @@ class CRLayer(nn.Module):
         if self.coefficients is None:
             return fixed_activation(z, self.activation)
         return polynomial(z, self.coefficients, self.polynomial_range)
+
+    @property
+    def worst_squared_slopes(self) -> Tensor | float:
+        """The largest p'(z)**2 over all z, shape (out_features,), or one number for a fixed activation."""
+        if self.coefficients is None:
+            return LARGEST_SLOPES[self.activation] ** 2
+        return worst_squared_slopes(self.coefficients, cast(float, self.polynomial_range))  # `CRConfig` sees to it
 
     def extra_repr(self) -> str:
         """What `print(layer)` shows beside the linear map."""

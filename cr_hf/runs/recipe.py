@@ -302,7 +302,7 @@ def _check_auto_lambda(recipe: Recipe, place: str) -> None:
         (recipe.lora_r is not None, "a backbone without LoRA: take lora_r away"),
         (not recipe.task.is_single, "single-label classification"),
         ((model.get("feature_norm") or "standardize") != "standardize", "feature_norm: standardize"),
-        (model.get("dreg_mode", "layer") != "layer", "dreg_mode: layer"),
+        (model.get("dreg_mode") == "chain", "dreg_mode: layer or worst"),
     ):
         if wrong:
             raise RecipeError(f"{place}: dreg_lambda: auto needs {what}, or give dreg_lambda a number")

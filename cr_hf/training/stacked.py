@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from ..modeling import (
+    LARGEST_SLOPES,
     MASK_LEVELS,
     CRConfig,
     CRForFeatureClassification,
@@ -26,6 +27,7 @@ from ..modeling import (
     polynomial,
     squared_norms,
     to_mask,
+    worst_squared_slopes,
 )
 from .arguments import CRTrainingArguments
 from .sampling import dropout_seed
@@ -100,12 +102,19 @@ def stacked_forward(
         layer = f"layers.{index}"
         weight, bias = parameters[f"{layer}.linear.weight"], parameters[f"{layer}.linear.bias"]
         z, row_norms = _LinearMap.apply(hidden, weight, bias)
-        if config.activation == "polynomial":
-            hidden, derivative = polynomial(z, parameters[f"{layer}.coefficients"], config.polynomial_range)
+        coefficients = parameters.get(f"{layer}.coefficients")
+        if coefficients is not None:
+            hidden, derivative = polynomial(z, coefficients, config.polynomial_range)
         else:
             hidden, derivative = fixed_activation(z, config.activation)
-        # `dreg.layer_dreg`, with the row norms at hand.
-        dreg = dreg + (squared_norms([], [derivative])[0] * row_norms).sum(-1) / derivative.shape[-2]
+        # `dreg.network_dreg` and `dreg.worst_dreg`, with the row norms at hand.
+        if config.dreg_mode == "layer":
+            squared_slopes = squared_norms([], [derivative])[0] / derivative.shape[-2]
+        elif coefficients is not None:
+            squared_slopes = worst_squared_slopes(coefficients, cast(float, config.polynomial_range))
+        else:
+            squared_slopes = row_norms.new_tensor(LARGEST_SLOPES[config.activation] ** 2)
+        dreg = dreg + (squared_slopes * row_norms).sum(-1)
         if masks:
             hidden = hidden * masks[index]
     logits, row_norms = _LinearMap.apply(hidden, parameters["readout.weight"], parameters["readout.bias"])

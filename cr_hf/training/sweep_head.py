@@ -21,7 +21,11 @@ from .arguments import CRTrainingArguments, check_schedule, scheduled_lambda
 from .preparation import normalized_class_weights
 
 # What a sweep has one way of; another value is refused by name.
-CONFIG_ONLY = {"problem_type": "single_label_classification", "feature_norm": "standardize", "dreg_mode": "layer"}
+CONFIG_ONLY = {
+    "problem_type": ("single_label_classification",),
+    "feature_norm": ("standardize",),
+    "dreg_mode": ("layer", "worst"),
+}
 ARGUMENTS_ONLY: dict[str, tuple[Any, ...]] = {
     "optim": ("adamw_torch_fused", "adamw_torch"),
     **dict.fromkeys(("optim_args", "optim_target_modules", "neftune_noise_alpha", "deepspeed"), (None,)),
@@ -30,7 +34,10 @@ ARGUMENTS_ONLY: dict[str, tuple[Any, ...]] = {
 EVALUATION_ONLY = {"eval_strategy": ("epoch",), "eval_delay": (0, None)}
 STEPPED_BY_METRIC = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 # Heads that agree in these train in one program.
-SHAPE = ("in_features", "hidden_sizes", "num_labels", "degree", "activation", "polynomial_range", "objective")
+SHAPE = (
+    *("in_features", "hidden_sizes", "num_labels", "degree", "activation", "polynomial_range", "objective"),
+    "dreg_mode",
+)
 SHARED = (
     *("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "train_sampling_strategy"),
@@ -66,8 +73,8 @@ class SweepHead:
         if patience is not None and patience < 1:
             raise ValueError(f"early_stopping_patience={patience} is not allowed: use 1 or above")
         for name, only in CONFIG_ONLY.items():
-            if getattr(self.config, name) != only:
-                raise ValueError(f"{name}={getattr(self.config, name)!r} is not for a sweep: use {only!r}")
+            if getattr(self.config, name) not in only:
+                raise ValueError(f"{name}={getattr(self.config, name)!r} is not for a sweep: use {only[0]!r}")
         compared = arguments.load_best_model_at_end or patience is not None
         for name, allowed in {**ARGUMENTS_ONLY, **(EVALUATION_ONLY if compared else {})}.items():
             value = getattr(arguments, name)

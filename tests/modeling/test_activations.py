@@ -4,12 +4,19 @@ import math
 
 import numpy as np
 import pytest
+import scipy.integrate
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import vmap
 
-from cr_hf.modeling.activations import FIXED_ACTIVATIONS, fixed_activation, hermite_coefficients, polynomial
+from cr_hf.modeling.activations import (
+    FIXED_ACTIVATIONS,
+    fixed_activation,
+    hermite_coefficients,
+    polynomial,
+    worst_squared_slopes,
+)
 
 REFERENCES = {
     "gelu": nn.functional.gelu,
@@ -183,3 +190,51 @@ class TestHermiteStart:
         # E[gelu] = 1/(2 sqrt(pi)) and E[gelu (z**2 - 1)]/2 = 3/(8 sqrt(pi)), by Stein's lemma.
         first, second = 1 / (2 * math.sqrt(math.pi)), 3 / (8 * math.sqrt(math.pi))
         assert hermite_coefficients(3) == pytest.approx((first - second, 0.5, second, 0.0), abs=1e-12)
+
+    @pytest.mark.parametrize("reach", [0.5, 1.0, 1.5, 3.0])
+    @pytest.mark.parametrize("degree", [2, 3, 5])
+    def test_with_tails_no_other_polynomial_is_nearer(self, degree: int, reach: float) -> None:
+        def distance(coefficients: np.ndarray) -> float:
+            def squared(z: float) -> float:
+                end = min(max(z, -reach), reach)
+                powers = np.arange(len(coefficients))
+                value = coefficients @ (end**powers + powers * end ** np.maximum(powers - 1, 0) * (z - end))
+                gelu = 0.5 * z * (1 + math.erf(z / math.sqrt(2)))
+                return (value - gelu) ** 2 * math.exp(-z * z / 2)
+
+            return scipy.integrate.quad(squared, -12, 12, points=[-reach, reach], epsabs=1e-13)[0]
+
+        found = np.array(hermite_coefficients(degree, reach))
+        nearest = distance(found)
+        for index in range(degree + 1):
+            for step in (-1e-3, 1e-3):
+                assert distance(found + step * np.eye(degree + 1)[index]) > nearest
+
+    def test_wide_tails_change_nothing(self) -> None:
+        assert hermite_coefficients(3, 30.0) == pytest.approx(hermite_coefficients(3), abs=1e-10)
+
+
+class TestWorstSquaredSlopes:
+    @pytest.mark.parametrize("degree", [1, 2, 3])
+    @pytest.mark.parametrize("reach", [0.3, 1.5, 6.0])
+    def test_is_the_largest_on_a_dense_grid(self, degree: int, reach: float) -> None:
+        torch.manual_seed(0)
+        coefficients = torch.randn(7, degree + 1, 40, dtype=torch.float64)
+        coefficients[0, -1] = 0.0  # no vertex, or one that is infinitely far away
+        found = worst_squared_slopes(coefficients, reach)
+        z = torch.linspace(-2 * reach, 2 * reach, 40_001, dtype=torch.float64)
+        for index, own in enumerate(coefficients):
+            slopes = polynomial(z.unsqueeze(-1).expand(-1, 40), own, reach)[1]
+            highest = slopes.square().amax(0)
+            assert (found[index] >= highest * (1 - 1e-12)).all()
+            torch.testing.assert_close(found[index], highest, rtol=1e-6, atol=1e-9)
+
+    def test_gradient(self) -> None:
+        torch.manual_seed(1)
+        coefficients = torch.randn(4, 50, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(lambda values: worst_squared_slopes(values, 1.5), coefficients)
+
+    def test_of_the_zero_polynomial(self) -> None:
+        coefficients = torch.zeros(4, 2, requires_grad=True)
+        worst_squared_slopes(coefficients, 1.5).sum().backward()
+        assert torch.equal(coefficients.grad, torch.zeros(4, 2))

@@ -11,6 +11,7 @@ from torch.func import jacrev
 from torch.nn import functional as F
 
 from cr_hf import CRForFeatureClassification
+from cr_hf.modeling.activations import ACTIVATIONS
 from cr_hf.modeling.dreg import layer_dreg
 
 
@@ -118,6 +119,23 @@ class TestDreg:
             expected = self.explicit(model, features, None)[mode == "chain"]
             actual = model(features, output_dreg=True).dreg
             torch.testing.assert_close(actual, expected, rtol=1e-10, atol=0)
+
+    @pytest.mark.parametrize("activation", ACTIVATIONS)
+    def test_worst_is_that_of_the_steepest_input_there_could_be(self, activation: str) -> None:
+        fields = {"activation": activation, "polynomial_range": 1.5, "hidden_sizes": [6]}
+        torch.manual_seed(0)
+        worst, mean = (feature_model(dreg_mode=mode, **fields).double().eval() for mode in ("worst", "layer"))
+        mean.load_state_dict(worst.state_dict())
+        found = worst(torch.randn(1, 16), output_dreg=True).dreg.detach()
+        rows = torch.randn(500, 16) * torch.logspace(-2, 3, 500).unsqueeze(-1)
+        assert all((mean(row.unsqueeze(0), output_dreg=True).dreg <= found * (1 + 1e-9)).all() for row in rows)
+        assert torch.equal(worst(rows, output_dreg=True).dreg, found)
+        # Unit by unit the bound is reached somewhere.
+        layer = worst.classifier.layers[0]
+        z = torch.linspace(-8, 8, 16_001).double().unsqueeze(-1).expand(-1, 6)
+        reached = layer.activate(z)[1].square().amax(0) * layer.linear.weight.square().sum(1)
+        assert float(found[0]) == pytest.approx(reached.sum().item(), rel=1e-5)
+        assert float(found[1]) == pytest.approx(float(worst.classifier.readout.weight.square().sum()), rel=1e-12)
 
     @pytest.mark.parametrize("objective", ["cross_entropy", "ordinal"])
     def test_chain_goes_through_the_dropout_of_this_very_forward(self, objective: str) -> None:

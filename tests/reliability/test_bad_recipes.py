@@ -111,7 +111,7 @@ OVERRIDES: list[tuple[str, str]] = [
     ("dropout=high", "BACKBONE: dropout='high' is not allowed: use 0 or above and below 1"),
     ("dreg_lambda=-1", "BACKBONE: dreg_lambda=-1 is not allowed: use a finite number, 0 or above"),
     ("dreg_lambda=.inf", "BACKBONE: dreg_lambda=inf is not allowed: use a finite number, 0 or above"),
-    ("dreg_mode=deep", "BACKBONE: dreg_mode='deep' is not allowed: use one of layer, chain (of the"),
+    ("dreg_mode=deep", "BACKBONE: dreg_mode='deep' is not allowed: use one of layer, worst, chain (of the"),
     ("dreg_num_tangents=0", "BACKBONE: dreg_num_tangents=0 is not allowed: use a positive integer or null"),
     ("dreg_schedule=steps", "training arguments: dreg_schedule='steps' is unknown: use one of constant"),
     ("dreg_warmup_steps=-1", "training arguments: dreg_warmup_steps=-1 must be 0 or above (below 1: a"),

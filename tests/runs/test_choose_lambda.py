@@ -178,7 +178,7 @@ def test_the_grid_is_trained_as_the_run_would_be(monkeypatch: pytest.MonkeyPatch
         (["lora_r=4", "feature_norm=layer_norm"], "needs a backbone without LoRA"),
         (["problem_type=regression"], "needs single-label classification"),
         (["feature_norm=layer_norm"], "needs feature_norm: standardize"),
-        (["dreg_mode=chain"], "needs dreg_mode: layer"),
+        (["dreg_mode=chain"], "needs dreg_mode: layer or worst"),
     ],
 )
 def test_what_a_sweep_cannot_train_is_refused_when_the_recipe_is_read(overrides: list[str], message: str) -> None:

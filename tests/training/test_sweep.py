@@ -177,6 +177,8 @@ def reference_head(given: SweepHead, config: CRConfig) -> CRHead:
         {"activation": "silu"},
         {"hidden_sizes": ()},
         {"objective": "ordinal"},
+        {"dreg_mode": "worst"},
+        {"dreg_mode": "worst", "activation": "silu"},
     ],
 )
 def test_the_weights_are_those_of_a_plain_loop(fields):

@@ -84,7 +84,7 @@ def test_compiled_training_and_evaluation(tiny_backbone: TinyBackbone, tmp_path:
 
 
 def test_a_penalty_through_the_backbone_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"dreg_mode='backbone'.*layer, chain .*no penalty through the backbone"):
+    with pytest.raises(ValueError, match=r"dreg_mode='backbone'.*layer, worst, chain .*no penalty through"):
         CRConfig(in_features=4, num_labels=2, dreg_mode="backbone")
 
 
