@@ -112,7 +112,7 @@ def train(method: str, seed: int, recipe: Recipe, config: CRConfig, splits: Spli
             best_accuracy, best_epoch, best = accuracy, epoch, copy.deepcopy(network)
     scores, wanted = predict(best, splits["test"][0]), splits["test"][1].numpy()
     median = (np.exp(scores).cumsum(-1)[:, :-1] < 0.5).sum(-1)
-    metrics = Task(objective="ordinal").measure(scores, wanted)
+    metrics = Task(is_ordered=True).measure(scores, wanted)
     run = {
         "method": method,
         "seed": seed,

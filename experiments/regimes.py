@@ -74,7 +74,7 @@ def run_arm(options: argparse.Namespace, arm: str, seed: int) -> dict[str, Any]:
     else:
         logits = model.predict_texts(rows["text"][:], tokenizer).numpy()
     # Absolute error and kappa of every arm, whatever its objective.
-    results["metrics"]["test"] = Task(objective="ordinal").measure(logits, labels)
+    results["metrics"]["test"] = Task(is_ordered=True).measure(logits, labels)
     hits = pack_hits(logits.argmax(-1)[None] == labels)
     return {"arm": arm, "seed": seed, "hits": hits, **{name: results[name] for name in KEPT}}
 

@@ -262,12 +262,13 @@ def _visible(label: str) -> str:
     return re.sub(r"\s+", " ", unicodedata.normalize("NFC", "".join(shown))).strip().translate(CYRILLIC)
 
 
-def refuse_unordered(config: DataConfig, names: Sequence[str]) -> None:
-    """Refuse classes whose order was only guessed, before an ordinal objective takes it for the truth.
+def refuse_unordered(config: DataConfig, names: Sequence[str], asked: str) -> None:
+    """Refuse classes whose order was only guessed, before an ordinal objective or soft labels take it for the truth.
 
     Args:
         config: of the data; the order is known if `label_names` says it, or a Hub data set.
         names: of the classes.
+        asked: what of the recipe needs the order.
 
     Raises:
         RecipeError: if the order is not known and the names are not whole numbers.
@@ -275,6 +276,6 @@ def refuse_unordered(config: DataConfig, names: Sequence[str]) -> None:
     is_guess = config.label_names is None and (config.reads_files or config.name is None)
     if is_guess and not all(name.lstrip("+-").isdigit() for name in names):
         raise RecipeError(
-            f"objective='ordinal' needs ordered integers as labels, found {list(names)[:8]}: list the classes from "
+            f"{asked} needs ordered integers as labels, found {list(names)[:8]}: list the classes from "
             "lowest to highest as data.label_names"
         )

@@ -150,7 +150,7 @@ def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64],
     return scores, references.astype(np.int64)
 
 
-def compute_classification_metrics(logits: ArrayLike, labels: ArrayLike, ordinal: bool) -> dict[str, float]:
+def compute_classification_metrics(logits: ArrayLike, labels: ArrayLike, ordered: bool) -> dict[str, float]:
     """Every metric of a classifier on one split.
 
     The prediction is the top class, except for the absolute error, which takes the median class: the first whose
@@ -159,10 +159,10 @@ def compute_classification_metrics(logits: ArrayLike, labels: ArrayLike, ordinal
     Args:
         logits: shape (rows, num_labels), finite; softmax gives the probabilities.
         labels: class indices, shape (rows,).
-        ordinal: the classes are ordered; adds the two metrics that need an order.
+        ordered: the classes are ordered; adds the two metrics that need an order.
 
     Returns:
-        `accuracy, macro_f1, expected_calibration_error, negative_log_likelihood`, and with `ordinal` also
+        `accuracy, macro_f1, expected_calibration_error, negative_log_likelihood`, and with `ordered` also
         `mean_absolute_error, quadratic_weighted_kappa`.
 
     Raises:
@@ -172,7 +172,7 @@ def compute_classification_metrics(logits: ArrayLike, labels: ArrayLike, ordinal
     log_probabilities = scipy.special.log_softmax(scores, axis=-1)
     top = scores.argmax(-1)
     plan: list[tuple[type[_OfflineMetric], NDArray[Any]]] = [(Accuracy, top), (MacroF1, top)]
-    if ordinal:
+    if ordered:
         plan += [(MeanAbsoluteError, median_class(np.exp(log_probabilities))), (QuadraticWeightedKappa, top)]
     plan += [(ExpectedCalibrationError, log_probabilities), (NegativeLogLikelihood, log_probabilities)]
     results: dict[str, float] = {}

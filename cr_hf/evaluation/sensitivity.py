@@ -89,7 +89,13 @@ def _outputs(head: CRHead, normalised: Tensor, output: str, labels: Tensor | Non
         logits = head.trace(normalised).logits
     if output == "loss" and labels is not None:
         return len(logits) * task_loss(
-            logits, labels, str(config.problem_type), config.class_weights, config.label_smoothing, config.pos_weight
+            logits,
+            labels,
+            str(config.problem_type),
+            config.class_weights,
+            config.label_smoothing,
+            config.pos_weight,
+            config.soft_labels,
         )
     return top_output(logits, output)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data import NUMBERS, SEPARATOR, SINGLE
-from ..modeling import OBJECTIVES, CRConfig
+from ..modeling import CRConfig
 from .metrics import compute_classification_metrics, compute_multi_label_metrics, compute_regression_metrics
 from .statistics import bootstrap_interval
 
@@ -29,37 +29,24 @@ class Task:
 
     Args:
         problem_type: one of transformers' three values of `config.problem_type`.
-        objective: of the model, "cross_entropy" or "ordinal"; the latter says that the classes are ordered, lowest
-            first, and adds the metrics of distance.
+        is_ordered: the classes are ordered, lowest first; False by default. It adds the metrics of distance.
         label_names: names of the classes in order; empty for regression and where they are not known.
-
-    Raises:
-        ValueError: if the objective is another.
     """
 
     problem_type: str = SINGLE
-    objective: str = "cross_entropy"
+    is_ordered: bool = False
     label_names: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise ValueError(f"objective={self.objective!r} has no metrics here: use one of {', '.join(OBJECTIVES)}")
 
     @classmethod
     def of(cls, config: CRConfig) -> Task:
         """The task of a model's configuration."""
         names: dict[Any, str] = config.id2label or {}
-        return cls(config.problem_type or SINGLE, config.objective, tuple(names[index] for index in sorted(names)))
+        return cls(config.problem_type or SINGLE, config.is_ordered, tuple(names[index] for index in sorted(names)))
 
     @property
     def is_single(self) -> bool:
         """Whether a row has exactly one class."""
         return self.problem_type == SINGLE
-
-    @property
-    def is_ordinal(self) -> bool:
-        """Whether the classes are ordered."""
-        return self.objective == "ordinal"
 
     @property
     def is_regression(self) -> bool:
@@ -80,7 +67,7 @@ class Task:
             return {"loss": False, "accuracy": True, "micro_f1": True, "macro_f1": True}
         names = {"loss": False, "accuracy": True, "macro_f1": True}
         names |= {"expected_calibration_error": False, "negative_log_likelihood": False}
-        return names | ({"mean_absolute_error": False, "quadratic_weighted_kappa": True} if self.is_ordinal else {})
+        return names | ({"mean_absolute_error": False, "quadratic_weighted_kappa": True} if self.is_ordered else {})
 
     def compute_metrics(self, logits: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
         """Every metric of one split.
@@ -93,7 +80,7 @@ class Task:
             return compute_regression_metrics(logits, labels)
         if not self.is_single:
             return compute_multi_label_metrics(logits, labels)
-        return compute_classification_metrics(logits, labels, ordinal=self.is_ordinal)
+        return compute_classification_metrics(logits, labels, ordered=self.is_ordered)
 
     def trainer_metrics(self) -> Callable[[EvalPrediction], dict[str, float]]:
         """What `Trainer(compute_metrics=...)` takes; where predictions are a tuple, its first item is the logits."""

@@ -19,8 +19,8 @@ from .modeling_cr import CRClassifierOutput as CRClassifierOutput
 from .modeling_cr import CRForFeatureClassification as CRForFeatureClassification
 from .modeling_cr import CRForSequenceClassification as CRForSequenceClassification
 from .modeling_cr import CRPreTrainedModel as CRPreTrainedModel
-from .objectives import OBJECTIVES as OBJECTIVES
 from .objectives import OrderedThresholds as OrderedThresholds
+from .objectives import class_losses as class_losses
 from .objectives import ordinal_log_probabilities as ordinal_log_probabilities
 from .objectives import task_loss as task_loss
 from .static_embeddings import StaticEmbeddingConfig as StaticEmbeddingConfig

@@ -89,6 +89,10 @@ RULES: dict[str, Rule] = {
     ),
     "dropout": SHARE,
     "label_smoothing": SHARE,
+    "soft_labels": (
+        lambda value: value is None or (_is_number(value) and value > 0),
+        "a number above 0, or null for hard targets",
+    ),
     "dreg_lambda": (_is_number, "a finite number, 0 or above"),
     "polynomial_range": (
         lambda value: value is None or (_is_number(value) and value > 0),
@@ -128,6 +132,8 @@ class CRConfig(PreTrainedConfig):
             `"chain"`, see `dreg.py`.
         dreg_num_tangents: random directions of the chain mode, 8 by default; `None` for the exact norm.
         label_smoothing: share of the target spread over all classes, 0.0 by default.
+        soft_labels: for ordered classes, g of the targets softmax(-g (class - label)**2): the neighbours of a label
+            get a share of it, the more the smaller g. `None` by default, 0.5 is a good value.
         class_weights: one factor per class, mean 1 over the training set; `None` by default.
         pos_weight: one factor per label for multi-label classification; `None` by default.
         max_seq_length: texts are cut to this many tokens; `None` leaves it to the tokenizer.
@@ -165,6 +171,7 @@ class CRConfig(PreTrainedConfig):
     dreg_mode: str = "layer"
     dreg_num_tangents: int | None = 8
     label_smoothing: float = 0.0
+    soft_labels: float | None = None
     class_weights: list[float] | None = None
     pos_weight: list[float] | None = None
     max_seq_length: int | None = None
@@ -221,6 +228,23 @@ class CRConfig(PreTrainedConfig):
     def num_layers(self) -> int:
         """Entries of the per-layer DREG: the CR layers and the readout."""
         return len(self.hidden_sizes) + 1
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether the classes are ordered, lowest first."""
+        return self.objective == "ordinal" or self.soft_labels is not None
+
+    def set_label_smoothing(self, share: float) -> None:
+        """Set `label_smoothing`.
+
+        Raises:
+            ValueError: if there are soft labels.
+        """
+        if share and self.soft_labels is not None:
+            raise ValueError(
+                f"label_smoothing={share} and soft_labels={self.soft_labels} both change the targets: use one"
+            )
+        self.label_smoothing = share
 
     @property
     def feature_layer_indices(self) -> list[int] | None:
@@ -292,11 +316,13 @@ class CRConfig(PreTrainedConfig):
                 f"objective='ordinal' needs two or more ordered classes, got problem_type={self.problem_type!r} and "
                 f"num_labels={self.num_labels}"
             )
-        if self.label_smoothing and not is_single:
-            raise ValueError(
-                f"label_smoothing={self.label_smoothing} is only for single_label_classification, "
-                f"got problem_type={self.problem_type!r}"
-            )
+        for name in ("label_smoothing", "soft_labels"):
+            if getattr(self, name) and not is_single:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is only for single_label_classification, "
+                    f"got problem_type={self.problem_type!r}"
+                )
+        self.set_label_smoothing(self.label_smoothing)
         is_bounded = self.polynomial_range is not None and self.degree <= 3
         if self.dreg_mode == "worst" and self.activation == "polynomial" and not is_bounded:
             raise ValueError(

@@ -140,7 +140,13 @@ class CRPreTrainedModel(PreTrainedModel):
             return CRClassifierOutput(logits=logits, dreg=dreg)
         config = self.config
         loss = task_loss(
-            logits, labels, str(config.problem_type), config.class_weights, config.label_smoothing, config.pos_weight
+            logits,
+            labels,
+            str(config.problem_type),
+            config.class_weights,
+            config.label_smoothing,
+            config.pos_weight,
+            config.soft_labels,
         )
         total = loss + config.dreg_lambda * dreg.sum() if self.training and dreg is not None else loss
         return CRClassifierOutput(loss=total, logits=logits, task_loss=loss, dreg=dreg)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-OBJECTIVES = ("cross_entropy", "ordinal")
 MINIMUM_GAP = 1e-4
 
 
@@ -74,6 +73,25 @@ def ordinal_log_probabilities(score: Tensor, thresholds: Tensor) -> Tensor:
     return torch.cat([below[..., :1], between, above[..., -1:]], dim=-1)
 
 
+def class_losses(
+    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, soft_labels: float | None = None
+) -> Tensor:
+    """The loss of each row of a single-label classification, before class weights, shape (rows,).
+
+    Args:
+        logits: shape (rows, num_labels).
+        labels: class indices, shape (rows,).
+        label_smoothing: share of the target spread over all classes, 0.0 by default.
+        soft_labels: g of the targets softmax(-g (class - label)**2) of ordered classes; `None` (default): the label
+            alone is the target.
+    """
+    if soft_labels is None:
+        return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+    classes = torch.arange(logits.shape[-1], device=logits.device)
+    distances = (classes - labels.unsqueeze(-1)).to(logits.dtype)  # (rows, num_labels)
+    return F.cross_entropy(logits, (-soft_labels * distances.square()).softmax(-1), reduction="none")
+
+
 def task_loss(
     logits: Tensor,
     labels: Tensor,
@@ -81,6 +99,7 @@ def task_loss(
     class_weights: Sequence[float] | None = None,
     label_smoothing: float = 0.0,
     pos_weight: Sequence[float] | None = None,
+    soft_labels: float | None = None,
 ) -> Tensor:
     """The loss without DREG, a mean over the rows of the batch; scalar.
 
@@ -93,6 +112,7 @@ def task_loss(
         class_weights: one factor per class, mean 1 over the training set; single_label_classification only.
         label_smoothing: share of the target spread over all classes; single_label_classification only.
         pos_weight: factor of the positive targets of each label; multi_label_classification only.
+        soft_labels: see `class_losses`; single_label_classification only.
     """
     if problem_type == "regression":
         targets = labels.unsqueeze(-1) if labels.ndim == 1 else labels
@@ -105,7 +125,7 @@ def task_loss(
     if problem_type == "multi_label_classification":
         positive = None if pos_weight is None else logits.new_tensor(pos_weight)
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), pos_weight=positive)
-    losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+    losses = class_losses(logits, labels, label_smoothing, soft_labels)
     if class_weights is not None:
         losses = losses * logits.new_tensor(class_weights)[labels]
     return losses.mean()

@@ -79,8 +79,9 @@ def build_model(recipe: Recipe, dataset: datasets.DatasetDict) -> tuple[Any, Any
         if names is None
         else {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
     )
-    if recipe.model.get("objective") == "ordinal" and names is not None:
-        refuse_unordered(recipe.data, names)
+    if recipe.task.is_ordered and names is not None:
+        is_ordinal = recipe.model.get("objective") == "ordinal"
+        refuse_unordered(recipe.data, names, "objective='ordinal'" if is_ordinal else "soft_labels")
     fields.update(recipe.model)
     if recipe.chooses_lambda:
         del fields["dreg_lambda"]  # the default's place is taken by the choice, before training

@@ -108,9 +108,8 @@ class Recipe:
     @property
     def task(self) -> Task:
         """What the model is asked; the names of its classes are only known from the data."""
-        # An unknown objective is refused when the model is built.
-        objective = "ordinal" if self.model.get("objective") == "ordinal" else "cross_entropy"
-        return Task(str(self.model.get("problem_type") or SINGLE), objective)
+        is_ordered = self.model.get("objective") == "ordinal" or self.model.get("soft_labels") is not None
+        return Task(str(self.model.get("problem_type") or SINGLE), is_ordered)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as its YAML file would say it, defaults of `data` left out."""

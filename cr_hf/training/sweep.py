@@ -15,12 +15,11 @@ from itertools import groupby
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import get_scheduler
 
 from ..errors import DataError
 from ..evaluation import Task
-from ..modeling import CRConfig, CRHead
+from ..modeling import CRConfig, CRHead, class_losses
 from .stacked import (
     REUSED_BYTES,
     Rows,
@@ -137,9 +136,8 @@ class HeadGroup:
     def task_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """`objectives.task_loss` of each head, (K,), from logits (K, batch, classes) and labels (1 or K, batch)."""
         labels = labels.expand(logits.shape[:2])
-        losses = F.cross_entropy(
-            logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=self.config.label_smoothing
-        ).view(labels.shape)
+        config, rows = self.config, (logits.flatten(0, 1), labels.flatten())
+        losses = class_losses(*rows, config.label_smoothing, config.soft_labels).view(labels.shape)
         if self.class_weights is not None:
             losses = losses * self.class_weights.gather(1, labels)
         return losses.mean(1)

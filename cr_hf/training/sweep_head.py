@@ -35,8 +35,8 @@ EVALUATION_ONLY = {"eval_strategy": ("epoch",), "eval_delay": (0, None)}
 STEPPED_BY_METRIC = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 # Heads that agree in these train in one program.
 SHAPE = (
-    *("in_features", "hidden_sizes", "num_labels", "degree", "activation", "polynomial_range", "objective"),
-    "dreg_mode",
+    *("in_features", "hidden_sizes", "num_labels", "degree", "activation", "polynomial_range"),
+    *("objective", "soft_labels", "dreg_mode"),
 )
 SHARED = (
     *("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
@@ -125,7 +125,7 @@ class SweepHead:
     def configured(self, labels: Tensor) -> CRConfig:
         """The configuration as `CRTrainer` leaves it; `labels` are the classes of all training rows, shape (rows,)."""
         config, own = copy.copy(self.config), self.arguments
-        config.label_smoothing = own.label_smoothing_factor or config.label_smoothing
+        config.set_label_smoothing(own.label_smoothing_factor or config.label_smoothing)
         if own.class_weights is not None:
             used = labels if self.train_indices is None else labels[torch.as_tensor(np.asarray(self.train_indices))]
             counts = torch.bincount(used, minlength=int(config.num_labels or 0)).tolist()

@@ -106,7 +106,7 @@ class CRTrainer(ExactTrainer):
         """Settle the loss; label smoothing is the objective's job, since `Trainer`'s own would drop DREG."""
         args = self.args
         if args.label_smoothing_factor:
-            self._cr_model.config.label_smoothing = args.label_smoothing_factor
+            self._cr_model.config.set_label_smoothing(args.label_smoothing_factor)
             self.label_smoother = None
         check_schedule(args.dreg_schedule, self._dreg_lambda_start, args.dreg_lambda_end, args.dreg_warmup_steps)
 

@@ -36,7 +36,7 @@ def test_metrics_equal_scikit_learn(rows: int, classes: int) -> None:
     probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     top = logits.argmax(-1)
     median = np.array([next(k for k in range(classes) if row[: k + 1].sum() >= 0.5) for row in probabilities])
-    found = compute_classification_metrics(logits, labels, ordinal=True)
+    found = compute_classification_metrics(logits, labels, ordered=True)
     assert found["accuracy"] == pytest.approx(reference.accuracy_score(labels, top))
     assert found["macro_f1"] == pytest.approx(reference.f1_score(labels, top, average="macro"))
     assert found["mean_absolute_error"] == pytest.approx(reference.mean_absolute_error(labels, median))
@@ -57,14 +57,14 @@ def test_calibration_error_equals_its_definition() -> None:
         inside = (confidence > low) & (confidence <= low + 1 / 15)
         if inside.any():
             expected += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
-    found = compute_classification_metrics(logits, labels, ordinal=False)
+    found = compute_classification_metrics(logits, labels, ordered=False)
     assert found["expected_calibration_error"] == pytest.approx(expected)
 
 
 def test_extremes() -> None:
     labels = np.array([0, 1, 2, 1])
     sure = 1000.0 * np.eye(3)[labels]
-    right = compute_classification_metrics(sure, labels, ordinal=True)
+    right = compute_classification_metrics(sure, labels, ordered=True)
     assert right == {
         "accuracy": 1.0,
         "macro_f1": 1.0,
@@ -73,18 +73,18 @@ def test_extremes() -> None:
         "expected_calibration_error": 0.0,
         "negative_log_likelihood": 0.0,
     }
-    wrong = compute_classification_metrics(np.roll(sure, 1, axis=-1), labels, ordinal=False)
+    wrong = compute_classification_metrics(np.roll(sure, 1, axis=-1), labels, ordered=False)
     assert wrong["accuracy"] == wrong["macro_f1"] == 0.0
     assert wrong["expected_calibration_error"] == 1.0
     assert wrong["negative_log_likelihood"] == pytest.approx(1000.0)
-    one_class = compute_classification_metrics(sure[[0, 0]], labels[[0, 0]], ordinal=True)
+    one_class = compute_classification_metrics(sure[[0, 0]], labels[[0, 0]], ordered=True)
     assert one_class["quadratic_weighted_kappa"] == 0.0
     assert one_class["macro_f1"] == 1.0
 
 
 def test_order_changes_nothing_but_the_two_ordinal_metrics() -> None:
     logits, labels = sample(50, 3)
-    plain, ordinal = (compute_classification_metrics(logits, labels, ordinal=flag) for flag in (False, True))
+    plain, ordinal = (compute_classification_metrics(logits, labels, ordered=flag) for flag in (False, True))
     assert set(ordinal) - set(plain) == {"mean_absolute_error", "quadratic_weighted_kappa"}
     assert {key: ordinal[key] for key in plain} == plain
     assert all(type(value) is float for value in ordinal.values())
@@ -115,7 +115,7 @@ def test_metrics_leave_no_file_and_no_random_state_behind(tmp_path: Path, monkey
     monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", tmp_path)
     np.random.seed(3)
     expected = np.random.RandomState(3).random()
-    compute_classification_metrics(*sample(50, 5), ordinal=True)
+    compute_classification_metrics(*sample(50, 5), ordered=True)
     assert np.random.random() == expected
     assert list(tmp_path.iterdir()) == []
 
@@ -133,17 +133,15 @@ def test_metrics_leave_no_file_and_no_random_state_behind(tmp_path: Path, monkey
 )
 def test_input_that_means_nothing_is_refused(logits: object, labels: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        compute_classification_metrics(logits, labels, ordinal=False)  # type: ignore[arg-type]
+        compute_classification_metrics(logits, labels, ordered=False)  # type: ignore[arg-type]
 
 
 def test_the_function_for_trainer() -> None:
     logits, labels = sample(20, 3)
-    ordinal = Task(objective="ordinal").trainer_metrics()(EvalPrediction(predictions=logits, label_ids=labels))
-    assert ordinal == compute_classification_metrics(logits, labels, ordinal=True)
+    ordinal = Task(is_ordered=True).trainer_metrics()(EvalPrediction(predictions=logits, label_ids=labels))
+    assert ordinal == compute_classification_metrics(logits, labels, ordered=True)
     plain = Task().trainer_metrics()(EvalPrediction(predictions=(logits, "more"), label_ids=labels))
-    assert plain == compute_classification_metrics(logits, labels, ordinal=False)
-    with pytest.raises(ValueError, match="objective='ranking'"):
-        Task(objective="ranking")
+    assert plain == compute_classification_metrics(logits, labels, ordered=False)
 
 
 def test_bootstrap_interval_covers_what_the_normal_theory_says() -> None:

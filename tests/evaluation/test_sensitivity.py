@@ -238,7 +238,7 @@ def test_temperature_is_the_best_one() -> None:
     assert found == pytest.approx(best.x[0], rel=1e-3)
     measured = calibration(logits, labels, found)
     name = "expected_calibration_error"
-    assert measured[name] == compute_classification_metrics(logits, labels, ordinal=False)[name]
+    assert measured[name] == compute_classification_metrics(logits, labels, ordered=False)[name]
     assert measured[f"{name}_at_temperature"] < measured[name]
 
 

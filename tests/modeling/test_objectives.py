@@ -1,5 +1,6 @@
 """objectives.py against torch's own losses and brute force."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -85,9 +86,10 @@ class TestOrderedThresholds:
 
 class TestClassWeights:
     @pytest.mark.parametrize("parts", [1, 2, 4, 8])
-    def test_splitting_a_batch_changes_nothing(self, parts: int) -> None:
+    @pytest.mark.parametrize("targets", [(0.1,), (0.0, None, 0.5)], ids=["label smoothing", "soft labels"])
+    def test_splitting_a_batch_changes_nothing(self, targets: tuple[float | None, ...], parts: int) -> None:
         logits, labels = torch.randn(16, 3).double(), torch.randint(0, 3, (16,))
-        arguments = ("single_label_classification", [0.2, 1.9, 0.9], 0.1)
+        arguments = ("single_label_classification", [0.2, 1.9, 0.9], *targets)
         whole = task_loss(logits, labels, *arguments)
         losses = [task_loss(*pair, *arguments) for pair in zip(logits.chunk(parts), labels.chunk(parts), strict=True)]
         torch.testing.assert_close(torch.stack(losses).mean(), whole, rtol=1e-13, atol=0)
@@ -110,6 +112,24 @@ class TestTaskLoss:
         logits, labels = torch.randn(8, 4), torch.randint(0, 4, (8,))
         actual = task_loss(logits, labels, "single_label_classification", label_smoothing=smoothing)
         torch.testing.assert_close(actual, F.cross_entropy(logits, labels, label_smoothing=smoothing))
+
+    @pytest.mark.parametrize("softness", [0.25, 1.0, 40.0])
+    def test_soft_labels(self, softness: float) -> None:
+        logits, labels = torch.randn(8, 4).double(), torch.randint(0, 4, (8,))
+        unscaled = np.exp(-softness * (np.arange(4) - labels.numpy()[:, None]) ** 2)
+        targets = torch.from_numpy(unscaled / unscaled.sum(1, keepdims=True))
+        weights = [0.5, 1.0, 3.0, 0.1]
+        expected = torch.tensor(weights)[labels] * F.cross_entropy(logits, targets, reduction="none")
+        actual = task_loss(logits, labels, "single_label_classification", weights, soft_labels=softness)
+        torch.testing.assert_close(actual, expected.mean())
+
+    @pytest.mark.parametrize("scale", [1e4, 1e30])
+    def test_extreme_logits_have_finite_gradients(self, scale: float) -> None:
+        logits = (torch.eye(4) * scale).requires_grad_()
+        loss = task_loss(logits, torch.tensor([3, 2, 1, 0]), "single_label_classification", soft_labels=0.5)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert torch.isfinite(loss)
+        assert torch.isfinite(gradient).all()
 
     @pytest.mark.parametrize("dtype", [torch.long, torch.float32])
     @pytest.mark.parametrize("weights", [None, [1.0, 2.0, 0.5]])

@@ -202,6 +202,12 @@ DATA: dict[str, tuple[str, bytes, str, str]] = {
         "objective=ordinal",
         "objective='ordinal' needs ordered integers as labels, found ['bad', 'good']",
     ),
+    "words for classes with soft labels": (
+        "a.csv",
+        GOOD.replace(b",1", b",good").replace(b",0", b",bad"),
+        "soft_labels=0.5",
+        "soft_labels needs ordered integers as labels, found ['bad', 'good']",
+    ),
     "no second text": (
         "a.csv",
         GOOD,

@@ -34,6 +34,11 @@ def arguments(folder: Path, **more: Any) -> CRTrainingArguments:
     return CRTrainingArguments(output_dir=str(folder), **{**QUIET, **more})
 
 
+def test_soft_labels_and_label_smoothing_are_refused_together(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"label_smoothing=0.1 and soft_labels=0.5"):
+        trainer_of(head(soft_labels=0.5), tmp_path, label_smoothing_factor=0.1)
+
+
 def test_model_init_trains_as_a_model_does(tmp_path: Path) -> None:
     """Statistics, class weights and label smoothing are those of the model that trains, not of the one before it."""
     asked = {"class_weights": "balanced", "label_smoothing_factor": 0.1}

@@ -151,7 +151,14 @@ def reference_head(given: SweepHead, config: CRConfig) -> CRHead:
         for batch in torch.randperm(len(features), generator=order).split(batch_size):
             logits, dreg = head(features[batch], output_dreg=True)
             loss = (
-                task_loss(logits, labels[batch], config.problem_type, config.class_weights, config.label_smoothing)
+                task_loss(
+                    logits,
+                    labels[batch],
+                    config.problem_type,
+                    config.class_weights,
+                    config.label_smoothing,
+                    soft_labels=config.soft_labels,
+                )
                 + given.lambda_at(step, total) * dreg.sum()
             )
             optimizer.zero_grad()
@@ -172,7 +179,7 @@ def reference_head(given: SweepHead, config: CRConfig) -> CRHead:
         {"degree": 2, "polynomial_range": None, "lr_scheduler_type": "constant", "max_grad_norm": 0.0},
         {"degree": 1, "coefficient_init": "identity", "warmup_steps": 2, "max_grad_norm": 0.05},
         {"activation": "gelu", "label_smoothing": 0.1},
-        {"activation": "relu", "class_weights": [0.5, 1.0, 1.5]},
+        {"activation": "relu", "class_weights": [0.5, 1.0, 1.5], "soft_labels": 0.5},
         {"activation": "tanh", "per_device_train_batch_size": 500},
         {"activation": "silu"},
         {"hidden_sizes": ()},

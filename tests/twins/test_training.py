@@ -62,6 +62,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int | None]] = {
         {}, {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-4}}, None
     ),
     "balanced classes": ({}, {"class_weights": "balanced", "label_smoothing_factor": 0.2}, None),
+    "soft labels": ({"soft_labels": 0.5}, {"metric_for_best_model": "mean_absolute_error", "greater_is_better": False,
+                                          "class_weights": "balanced"}, None),
     "given weights": (ORDINAL, {"class_weights": [1.0, 2.0, 3.0]}, None),
     "early stopping": ({}, {"num_train_epochs": 10, "learning_rate": 5e-2}, 2),
     "accumulation": ({}, {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 8}, None),
@@ -138,6 +140,7 @@ RECIPE_CASES = {
     "nothing said": [],
     "as it is": QUICK,
     "ordinal": [*QUICK, "objective=ordinal", "threshold_learning_rate=0.3"],
+    "soft labels": [*QUICK, "soft_labels=0.5"],
     "weights, smoothing": [*QUICK, "class_weights=balanced", "label_smoothing_factor=0.1", "head_learning_rate=2e-2"],
     "schedules": [*QUICK, "dreg_schedule=linear", "warmup_steps=0.2", "lr_scheduler_type=polynomial"],
     "early stopping": [*QUICK, "early_stopping_patience=1", "num_train_epochs=8", "metric_for_best_model=loss"],
