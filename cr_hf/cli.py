@@ -50,9 +50,11 @@ def train(
     ] = None,
 ) -> None:
     """Train what a recipe describes and write a run directory."""
+    from .data import check_files
     from .runs import load_recipe
 
     checked = load_recipe(recipe, overrides)
+    check_files(checked.data, checked.kind == "table")  # what can be known before seconds of importing
     if num_processes is not None and num_processes > 1:
         from .runs import check_directory
 
@@ -178,9 +180,11 @@ def study(
     ),
 ) -> None:
     """Compare heads on the same features and recommend one, in report.html, pictures and study.json, .csv and .md."""
+    from .data import check_files
     from .runs import load_recipe
 
     checked = load_recipe(recipe, overrides)
+    check_files(checked.data, checked.kind == "table")
     try:
         shares = [float(part) for part in fractions.split(",")]
     except ValueError:

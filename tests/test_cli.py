@@ -51,6 +51,40 @@ def test_help_imports_neither_torch_nor_transformers() -> None:
     assert "train" in done.stdout
 
 
+MISTAKES = {
+    "no recipe": (["train", "none.yaml"], "none.yaml is not a file"),
+    "a misspelt key": (["train", DEMO, "learning_rat=1"], "'learning_rat' (did you mean 'learning_rate'?)"),
+    "a misspelt key of the data": (["train", DEMO, "data.tran_file=x"], "'data.tran_file'"),
+    "a value of another type": (["train", DEMO, "learning_rate=fast"], "learning_rate='fast'"),
+    "a missing file": (
+        ["train", DEMO, "data.train_file=rows.cvs"],
+        "no such file (did you mean 'rows.csv'?)",
+    ),
+    "a missing folder": (["study", DEMO, "data.dir=none"], "none: no such folder"),
+    "an unknown column": (["train", DEMO, "data.train_file=rows.csv", "data.text_column=bod"], "no column 'bod'"),
+    "an unknown label": (["study", DEMO, "data.train_file=rows.jsonl", "data.label_column=ye"], "no column 'ye'"),
+    "of a table": (
+        ["train", "table.yaml", "data.train_file=rows.csv", "data.feature_columns=[y]"],
+        "rows.csv: no column 'y'",
+    ),
+}
+
+
+def test_mistakes_in_recipes_and_files_are_answered_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("body,label\na b,1\n")
+    (tmp_path / "table.yaml").write_text("backbone: none\n")
+    (tmp_path / "rows.jsonl").write_text('{"text": "a b", "label": "1"}\n')
+    script = "import sys, cr_hf.cli\n"
+    for arguments, _ in MISTAKES.values():
+        script += f"sys.argv = {['cr-hf', *map(str, arguments)]}\n"
+        script += "try:\n cr_hf.cli.main()\nexcept SystemExit as stopped: print(stopped.code)\n"
+    script += "print(sorted({'torch', 'transformers', 'datasets', 'pandas', 'pyarrow'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines() == [*["2"] * len(MISTAKES), "[]"], done.stderr
+    for line, (name, (_, message)) in zip(done.stderr.splitlines(), MISTAKES.items(), strict=True):
+        assert message in line, name
+
+
 def test_installed_command_trains_and_predicts(tiny_backbone: TinyBackbone, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments = [DEMO, f"backbone={tiny_backbone('bert')}", f"output_dir={folder}", *TINY]

@@ -5,13 +5,14 @@ from .label_cells import SEPARATOR as SEPARATOR
 from .label_cells import SEVERAL as SEVERAL
 from .label_cells import SINGLE as SINGLE
 from .labels import refuse_unordered as refuse_unordered
+from .paths import check_files as check_files
 from .sources import Row as Row
 from .splits import RowSplits as RowSplits
 from .splits import label_names_of as label_names_of
 from .splits import load_rows as load_rows
 from .splits import stratified_order as stratified_order
 from .streaming import load_streamed as load_streamed
-from .tables import TableSchema as TableSchema
+from .table_schema import TableSchema as TableSchema
 from .tables import load_tables as load_tables
 from .tables import read_rows as read_rows
 from .tables import schema_of as schema_of

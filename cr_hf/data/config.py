@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import DataError, nearest
 
@@ -191,3 +191,26 @@ def find_column(columns: Sequence[str], asked: str | float | None, role: str, pl
     if not has_usual_names(columns) and not all(column.isdigit() for column in columns):
         mend += ", or data.has_header=false if the first row of the file is data and no names"
     raise DataError(f"{place}: {missing} among {list(columns)[:50]}: {mend}")
+
+
+class Columns(NamedTuple):
+    """The columns of a source that play a role, and usual label columns that were not taken."""
+
+    text: str
+    text_pair: str | None
+    labels: list[str]
+    passed_over: list[str]
+
+
+def find_columns(names: list[str], config: DataConfig, place: str, labelled: bool = True) -> Columns:
+    """The columns of a source that play a role; `labelled` says whether labels are among them."""
+    text = find_column(names, config.text_column, "text", place)
+    pair = None if config.text_pair_column is None else find_column(names, config.text_pair_column, "text_pair", place)
+    asked: Sequence[str | int | None] = (config.label_columns or [config.label_column]) if labelled else []
+    labels = [find_column(names, name, "label", place) for name in asked]
+    roles = [name for name in (text, pair, *labels) if name is not None]
+    for name in roles:
+        if roles.count(name) > 1:
+            raise DataError(f"{place}: the column {name!r} is asked for twice: check data.text_column and the others")
+    others = usual_columns(names, "label") if asked == [None] else []
+    return Columns(text, pair, labels, [name for name in others if name not in roles])

@@ -6,7 +6,6 @@ records; `read_sources` finds the columns that play a role and gives rows, for t
 
 from __future__ import annotations
 
-import glob
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,17 +20,14 @@ import pyarrow.parquet as pq
 from huggingface_hub import HfApi, constants
 from transformers.utils import logging
 
-from ..errors import DataError, nearest
-from . import texts as text_files
-from .config import DataConfig, find_column, usual_columns
+from ..errors import DataError
+from .config import Columns, DataConfig, find_column, find_columns
 from .demo import LEVELS, demo_reviews
-from .texts import Record, check_file, file_type
+from .paths import SPLIT_WORDS, is_saved, split_paths
+from .texts import Record, check_file, file_type, read_records
 
 logger = logging.get_logger(__name__)
 
-SPLIT_WORDS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-NOT_A_SPLIT = {"phrases", "pool", "unlabeled", "unlabelled", "unsupervised"}
-SHARD = re.compile(r"-\d+-of-\d+$")
 PTB_ESCAPES = {"-lrb-": "(", "-rrb-": ")", "-lsb-": "[", "-rsb-": "]", "-lcb-": "{", "-rcb-": "}"}
 PTB_ESCAPES |= {"``": '"', "''": '"', "`": "'", "\\/": "/", "\\*": "*"}
 PTB_PATTERN = re.compile(r"-[lr][rsc]b-|``|''|`|\\/|\\\*", re.IGNORECASE)
@@ -64,15 +60,6 @@ class Source:
         return label if isinstance(label, datasets.ClassLabel) else None
 
 
-class Columns(NamedTuple):
-    """The columns of a source that play a role, and usual label columns that were not taken."""
-
-    text: str
-    text_pair: str | None
-    labels: list[str]
-    passed_over: list[str]
-
-
 class Row(NamedTuple):
     """A row as it was read: the label is the cell, or the cells of `data.label_columns`; None where none is asked."""
 
@@ -87,19 +74,6 @@ class Row(NamedTuple):
 # ---- rows ----
 
 
-def _columns(names: list[str], config: DataConfig, place: str, labelled: bool) -> Columns:
-    text = find_column(names, config.text_column, "text", place)
-    pair = None if config.text_pair_column is None else find_column(names, config.text_pair_column, "text_pair", place)
-    asked: Sequence[str | int | None] = (config.label_columns or [config.label_column]) if labelled else []
-    labels = [find_column(names, name, "label", place) for name in asked]
-    roles = [name for name in (text, pair, *labels) if name is not None]
-    for name in roles:
-        if roles.count(name) > 1:
-            raise DataError(f"{place}: the column {name!r} is asked for twice: check data.text_column and the others")
-    others = usual_columns(names, "label") if asked == [None] else []
-    return Columns(text, pair, labels, [name for name in others if name not in roles])
-
-
 def read_sources(sources: Sequence[Source], config: DataConfig, labelled: bool = True) -> Iterator[Row]:
     """The rows of a split in their order, with labels or, to predict, without.
 
@@ -110,7 +84,7 @@ def read_sources(sources: Sequence[Source], config: DataConfig, labelled: bool =
         columns = None
         for where, record in source.records():
             place = partial("{}, {}".format, source.name, where)
-            columns = columns or _columns(list(record), config, source.name, labelled)
+            columns = columns or find_columns(list(record), config, source.name, labelled)
             count += 1
             if count > config.max_rows:
                 raise DataError(f"{place()}: more than {config.max_rows} rows: raise data.max_rows")
@@ -138,67 +112,6 @@ def _text(record: Record, column: str, unescape: bool, config: DataConfig, place
 # ---- files ----
 
 
-def split_paths(config: DataConfig) -> dict[str, list[Path]]:
-    """Files of each split that has any: those given, and those that a folder's file names declare."""
-    folder = Path(config.dir).expanduser() if config.dir else Path()
-    if not folder.is_dir():
-        raise DataError(f"{config.dir}: no such folder: check data.dir")
-    if config.config_name and (folder / config.config_name).is_dir():
-        folder = folder / config.config_name
-    found: dict[str, list[Path]] = {}
-    for split in SPLIT_WORDS:
-        given = getattr(config, f"{split}_file") or []
-        names = [given] if isinstance(given, str) else given
-        paths = [path for name in names for path in _matching(folder / Path(name).expanduser(), name)]
-        if not paths and config.dir and not _is_saved(folder):
-            paths = _find_split(folder, split)
-        if paths:
-            found[split] = paths
-    return found
-
-
-def _matching(path: Path, name: str) -> list[Path]:
-    """The path, or the files that it is a pattern of."""
-    if path.exists() or not glob.has_magic(name):
-        return [Path(name) if "://" in name else path]
-    found = sorted(map(Path, glob.glob(str(path), recursive=True)))
-    if not found:
-        raise DataError(f"{path}: no file is of this pattern: check the path")
-    return found
-
-
-def _find_split(folder: Path, split: str) -> list[Path]:
-    """The file of a folder that its name declares to be a split, or the parts of one; none, where there is none.
-
-    A name that ends in a word of the split is preferred ("sst5_train.tsv"); one with a word of `NOT_A_SPLIT`
-    ("sst5_train_phrases.tsv") is passed over. Where the folder holds none, its folder `data` and one named like the
-    split are looked into, as data sets of the Hub are laid out. Several files that could be it are refused.
-    """
-    named: dict[Path, list[str]] = {}
-    words = set(SPLIT_WORDS[split])
-    for path in sorted(folder.iterdir()):
-        parts = re.findall("[a-z]+", _stem(path))
-        is_table = path.is_file() and file_type(path) in text_files.TABLE_TYPES
-        if is_table and words & set(parts) and not NOT_A_SPLIT & set(parts):
-            named[path] = parts
-    found = [path for path, parts in named.items() if parts[-1] in words] or list(named)
-    are_shards = len(set(map(_stem, found))) == 1 and all(SHARD.search(path.name.split(".")[0]) for path in found)
-    if len(found) > 1 and not are_shards:
-        raise DataError(f"{folder}: {[path.name for path in found]} could each be {split}: set data.{split}_file")
-    if not found:
-        if (folder / "data").is_dir():
-            found = _find_split(folder / "data", split)
-        for inner in (folder / word for word in SPLIT_WORDS[split]):
-            if not found and inner.is_dir():
-                found = [path for path in sorted(inner.iterdir()) if file_type(path) in text_files.TABLE_TYPES]
-    return found
-
-
-def _stem(path: Path) -> str:
-    """The name of a file without its types, and without the number of a shard."""
-    return SHARD.sub("", path.name.lower().removesuffix(".gz").rpartition(".")[0])
-
-
 def file_source(path: Path, config: DataConfig) -> Source:
     """The source that a file is; parquet may name its classes."""
     check_file(path)
@@ -209,7 +122,7 @@ def file_source(path: Path, config: DataConfig) -> Source:
             features = datasets.Features.from_arrow_schema(pq.read_schema(path))
         except (pa.ArrowException, OSError, ValueError, TypeError, KeyError):
             features = None  # reading it says what is wrong with it
-    return Source(str(path), partial(text_files.read_records, path, config), unescape, features)
+    return Source(str(path), partial(read_records, path, config), unescape, features)
 
 
 # ---- data sets ----
@@ -232,10 +145,6 @@ def load_hub(name: str, config_name: str | None, revision: str | None, streaming
             f"Hub data set {name!r} cannot be loaded ({cause}): check its name and the connection; offline, give "
             "data.dir=FOLDER or data.name=embedded"
         ) from error
-
-
-def _is_saved(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
 def _from_disk(folder: Path) -> datasets.DatasetDict:
@@ -277,7 +186,7 @@ def sources_of(config: DataConfig, streaming: bool = False) -> dict[str, list[So
     if config.reads_files:
         paths, folder = split_paths(config), Path(config.dir or "").expanduser()
         given = {split: [file_source(path, config) for path in found] for split, found in paths.items()}
-        return {**loaded_sources(str(folder), _from_disk(folder), config), **given} if _is_saved(folder) else given
+        return {**loaded_sources(str(folder), _from_disk(folder), config), **given} if is_saved(folder) else given
     name = config.name
     if name is None:
         raise DataError("no data: set data.name (a Hub data set or 'embedded'), data.dir or data.train_file")
@@ -287,16 +196,3 @@ def sources_of(config: DataConfig, streaming: bool = False) -> dict[str, list[So
         splits = {split: datasets.Dataset.from_list(rows, features) for split, rows in demo_reviews().items()}
         return loaded_sources(name, datasets.DatasetDict(splits), config)
     return loaded_sources(name, load_hub(name, config.config_name, config.revision, streaming), config)
-
-
-def wanted_splits(splits: Sequence[str] | None, available: Iterable[str], config: DataConfig) -> list[str]:
-    """The splits to return, checked against what there is."""
-    found = list(available)
-    wanted = list(splits) if splits else [split for split in SPLIT_WORDS if split != "test" or "test" in found]
-    for split in wanted:
-        if split not in SPLIT_WORDS:
-            raise DataError(f"no split {split!r}{nearest(split, SPLIT_WORDS)}: use one of {list(SPLIT_WORDS)}")
-        if split not in found and (split != "validation" or "train" not in found):
-            where = config.dir or config.name or "the files given"
-            raise DataError(f"{where}: no {split} split found: set data.{split}_file")
-    return wanted

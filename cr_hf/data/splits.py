@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from transformers.utils import logging
 
 from ..errors import DataError
-from .config import DataConfig
+from .config import Columns, DataConfig
 from .label_cells import NUMBERS, SEVERAL, SINGLE, read_label
 from .labels import Classes, Seen, find_classes
-from .sources import SPLIT_WORDS, Columns, Row, Source, loaded_sources, read_sources, sources_of, wanted_splits
+from .paths import SPLIT_WORDS, wanted_splits
+from .sources import Row, Source, loaded_sources, read_sources, sources_of
 from .understood import Understood
 
 logger = logging.get_logger(__name__)

@@ -14,7 +14,6 @@ import math
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,33 +22,17 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError, nearest
-from .config import NUMBER, DataConfig, as_number, column_name, find_column
+from ..errors import DataError
+from .config import DataConfig, as_number, column_name, find_column
 from .label_cells import LARGEST, SINGLE, read_label
 from .labels import Classes, Seen, find_classes
-from .sources import SPLIT_WORDS, split_paths, wanted_splits
+from .paths import SPLIT_WORDS, split_paths, wanted_splits
 from .splits import RowSplits, count_rows, split_off, subset
-from .texts import check_file, file_type, named_cells
+from .table_schema import TableSchema, read_header, schema_of_columns
+from .texts import check_exists, check_file, file_type
 from .understood import Understood
 
 IDX_NAME, IDX_LABELS = "-images-idx3-ubyte", "-labels-idx1-ubyte"
-
-
-@dataclass(frozen=True)
-class TableSchema:
-    """How a table becomes features.
-
-    Args:
-        columns: of the features, in their order; of a table without names "0", "1", ...
-        label_column: name of the label's column; `None` where labels stand apart, as in npz and IDX.
-        width: number of columns of the training table.
-        medians: of the training rows, by column, for those whose missing values are replaced.
-    """
-
-    columns: list[str]
-    label_column: str | None
-    width: int
-    medians: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 class _Table(NamedTuple):
@@ -116,7 +99,7 @@ def load_tables(
         seen[split], labels[split], parts = Seen(), [], []
         for path in paths[split]:
             table = _read_table(path, split, config)
-            base = base or _schema_of_table(table, config)
+            base = base or schema_of_columns(table.columns, path, config, has_labels=table.labels is None)
             parts.append(_numbers(table, base, config))
             labels[split] += table.written_labels(base, config, seen[split])
         features[split] = np.concatenate(parts)
@@ -144,8 +127,7 @@ def _read_table(path: Path, split: str, config: DataConfig, labelled: bool = Tru
     """
     if file_type(path) in (".csv", ".tsv"):
         check_file(path)
-        # A first line without any number is the header, unless the configuration says.
-        columns, rows = named_cells(path, config, lambda cells: not any(map(NUMBER.fullmatch, cells)))
+        columns, rows = read_header(path, config)
         numbered = list(rows)
         table = _Table(path, columns, [cells for _, cells in numbered], [number for number, _ in numbered], None)
     else:
@@ -194,8 +176,7 @@ def schema_of(rows: datasets.Dataset) -> TableSchema:
 
 def _read_arrays(path: Path, split: str, labelled: bool) -> _Table:
     """Arrays of an npz (x and y, or x_train and y_train, ...), or an IDX file of images and the labels beside it."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file{nearest(path.name, (p.name for p in path.parent.glob('*')))}")
+    check_exists(path)
     try:
         if file_type(path) == ".npz":
             x, y = _npz_arrays(path, split, labelled)
@@ -233,24 +214,6 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         raise ValueError(f"{path.name} is no IDX file of unsigned bytes")
     shape = np.frombuffer(content, ">u4", dimensions, 4).astype(int)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
-
-
-def _schema_of_table(table: _Table, config: DataConfig) -> TableSchema:
-    label = None
-    if table.labels is None:
-        asked = None if config.label_column is None else column_name(config.label_column)
-        label = find_column(table.columns, asked, "label", str(table.path))
-    columns = [column_name(name) for name in config.feature_columns or table.columns if column_name(name) != label]
-    for name in columns:
-        if name not in table.columns:
-            hint = nearest(name, table.columns)
-            raise DataError(f"{table.path}: no column {name!r}{hint} among {table.columns[:20]}: set feature_columns")
-    if not columns:
-        raise DataError(f"{table.path}: no column but the label's: a table needs features")
-    for name in map(column_name, config.missing_columns or []):
-        if name not in columns:
-            raise DataError(f"data.missing_columns: {name!r}{nearest(name, columns)} is no feature of {table.path}")
-    return TableSchema(columns, label, len(table.columns))
 
 
 def _positions(table: _Table, schema: TableSchema) -> list[int]:

@@ -19,9 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from ..errors import DataError, nearest
 from .config import NUMBER, DataConfig, column_name, has_usual_names, usual_columns
 
@@ -44,8 +41,8 @@ def file_type(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def check_file(path: Path, types: Sequence[str] = TABLE_TYPES) -> None:
-    """Refuse what is no file of one of the types."""
+def check_exists(path: Path) -> None:
+    """Refuse what is no file."""
     if re.match(r"[a-zA-Z][\w+.-]+:/", str(path)):
         url = re.sub(":/+", "://", str(path), count=1)  # a Path keeps one slash of two
         raise DataError(f"{url}: a URL is not read: fetch the file, or name a data set of the Hub as data.name")
@@ -54,6 +51,11 @@ def check_file(path: Path, types: Sequence[str] = TABLE_TYPES) -> None:
     if not path.is_file():
         near = nearest(path.name, (other.name for other in path.parent.glob("*")))
         raise DataError(f"{path}: no such file{near}: check the path")
+
+
+def check_file(path: Path, types: Sequence[str] = TABLE_TYPES) -> None:
+    """Refuse what is no file of one of the types."""
+    check_exists(path)
     if file_type(path) not in types:
         raise DataError(f"{path}: files of this type are not read: use {', '.join(types)}, each also .gz")
     with contextlib.suppress(OSError), path.open("rb") as handle:
@@ -333,6 +335,9 @@ def _objects(path: Path, value: Any) -> Iterator[Record]:
 
 
 def _parquet(path: Path, config: DataConfig) -> Records:
+    import pyarrow as pa  # a moment that other files need not wait for
+    import pyarrow.parquet as pq
+
     try:
         file = pq.ParquetFile(path)
         groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]

@@ -21,7 +21,6 @@ from .statistics import crossed_bootstrap as crossed_bootstrap
 from .statistics import declare as declare
 from .statistics import least_wilcoxon_p as least_wilcoxon_p
 from .statistics import permutation_interval as permutation_interval
-from .tasks import SINGLE as SINGLE
 from .tasks import Task as Task
 from .text_damage import check_kinds as check_kinds
 from .text_damage import text_robustness as text_robustness

@@ -97,6 +97,8 @@ def render_card(
     for text in earlier:
         old = ModelCard(text, ignore_metadata_errors=True)
         for key, value in old.data.to_dict().items():
+            if key == "tags" and isinstance(value, list):
+                data.tags = list(dict.fromkeys([*(data.tags or []), *value]))
             if getattr(data, key, None) is None and key != "model-index":
                 setattr(data, key, value)
         head, tail = _by_hand(old.text)

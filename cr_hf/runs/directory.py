@@ -10,15 +10,20 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from ..errors import CheckpointError, CRError, DataError, FeatureCacheError, RecipeError
-from ..files import PART, locked, read_json, write_json
+from ..files import PART, locked, read_json, write_json, write_text
 from ..training import ADAPTER, BASE
-from .recipe import Recipe, load_recipe
+from .recipe import Recipe, load_recipe, load_yaml
 
 RECIPE, RESULTS, PROBE, CARD = "recipe.yaml", "results.json", "probe.json", "README.md"
 CARD_BEGINS, CARD_ENDS = "<!-- cr-hf begin", "<!-- cr-hf end -->"
 """Around what is generated in a card: the rest was written by hand."""
+GENERATED = {"library_name", "pipeline_tag", "metrics", "base_model", "base_model_revision", "datasets", "model-index"}
+"""Keys of a card's metadata that tell what was trained; the others, licence and tags, say, may be by hand."""
 TABLE = "table.json"
 """How the run of a table reads its rows: columns, and medians of training rows for missing values."""
 TRAINER_STATE, LAMBDA_PICTURE, EVAL_RESULTS = "trainer_state.json", "lambda.png", ".eval_results/cr_hf.yaml"
@@ -166,6 +171,17 @@ def _check_removable(run_dir: Path) -> None:
         )
 
 
+def _metadata_by_hand(run_dir: Path) -> dict[str, Any]:
+    """What a user may have added to the metadata of a run's card."""
+    card = (run_dir / CARD).read_text(encoding="utf-8", errors="replace") if (run_dir / CARD).is_file() else ""
+    head = re.match(r"---\n(.*?\n)---\n", card, re.DOTALL)
+    try:
+        values = load_yaml(head[1]) if head else {}
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{run_dir / CARD}: its metadata are not valid YAML: mend them, they are kept") from error
+    return {key: value for key, value in values.items() if key not in GENERATED} if isinstance(values, dict) else {}
+
+
 def check_finished(run_dir: Path) -> None:
     """Refuse a directory that holds no finished run.
 
@@ -197,9 +213,14 @@ def open_directory(recipe: Recipe, overwrite: bool, resume: bool) -> Iterator[No
                     f"another process works in {run_dir}: wait until it has ended, or choose another folder"
                 )
             check_directory(recipe, overwrite, resume)
+            metadata = _metadata_by_hand(run_dir) if overwrite else {}
             if overwrite:
                 _empty(run_dir)
-            claim(run_dir, OWN_FILES, RECIPE, CHECKPOINTS)
+            claim(run_dir, OWN_FILES, RECIPE, CHECKPOINTS, *([CARD] if metadata else []))
+            if metadata:
+                write_text(
+                    run_dir / CARD, f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---\n"
+                )
             if not (run_dir / RECIPE).is_file():
                 recipe.save(run_dir / RECIPE)
         except OSError as error:

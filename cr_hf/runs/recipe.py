@@ -7,37 +7,34 @@ the keys under `data:` are those of `DataConfig`.
 from __future__ import annotations
 
 import dataclasses
-import math
-import re
-import types
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import yaml
 
-from ..data import DataConfig
+from ..data import SINGLE, DataConfig
 from ..errors import RecipeError, nearest
-from ..evaluation import SINGLE, Task
 from ..files import write_text
-from ..modeling import OWN_FIELDS
-from ..training import CRTrainingArguments
+from .keys import as_number, check_types, declared_fields
+
+if TYPE_CHECKING:
+    from ..evaluation import Task
 
 OFFLINE_BACKBONE, STATIC_BACKBONE, NO_BACKBONE = "offline", "static", "none"
 AUTO_LAMBDA = "auto"
 Kind: TypeAlias = Literal["texts", "table"]
-MODEL_KEYS = {*OWN_FIELDS, "problem_type"} - {"in_features", "class_weights", "label_smoothing"}
-# The run directory decides where things go, so that a run can be found, resumed and published as a whole.
-TRAINING_KEYS = {item.name for item in dataclasses.fields(CRTrainingArguments) if item.init} - {
-    "output_dir",
-    "do_train",
-    "do_eval",
-    "do_predict",
-    "resume_from_checkpoint",
-    "remove_unused_columns",
+DATA_FIELDS = declared_fields("cr_hf.data.config", "DataConfig")
+TRAINING_FIELDS = {
+    **declared_fields("transformers.training_args", "TrainingArguments"),
+    **declared_fields("cr_hf.training.arguments", "CRTrainingArguments"),
 }
-DATA_KEYS = {item.name for item in dataclasses.fields(DataConfig)}
+# What training settles, and what loading and saving set.
+NOT_OF_MODEL = {"in_features", "class_weights", "label_smoothing", "backbone_config", "backbone_source", "head_only"}
+MODEL_KEYS = {*declared_fields("cr_hf.modeling.configuration_cr", "CRConfig"), "problem_type"} - NOT_OF_MODEL
+# The run directory decides where things go, so that a run can be found, resumed and published as a whole.
+DECIDED = {"output_dir", "do_train", "do_eval", "do_predict", "resume_from_checkpoint", "remove_unused_columns"}
+TRAINING_KEYS = {*TRAINING_FIELDS} - DECIDED
 FOR_TABLES = {"feature_columns", "missing_value", "missing_columns", "test_fraction"}
 FOR_TEXTS = {"backbone_revision", "lora_r", "freeze_backbone", "pooling", "feature_layers", "max_seq_length"}
 FOR_TEXTS |= {"name", "text_column", "text_pair_column", "streaming", "push_to_hub"}
@@ -47,8 +44,6 @@ FOR_TEXTS |= {"label_columns", "label_separator"}
 NAMES = {"label_names", "label_columns", "feature_columns", "missing_columns"}
 AS_WRITTEN = {f"data.{name}" for name in ("dir", "train_file", "validation_file", "test_file", "separator")}
 AS_WRITTEN |= {"data.label_separator", "output_dir", "backbone", "vectors_file"}
-FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
 NO_HINT = ": remove it, keys are fields of CRConfig, CRTrainingArguments and, below data, of DataConfig"
 AT_LEAST = {"early_stopping_patience": 1, "embedding_size": 1, "vocabulary_size": 1}
 
@@ -108,6 +103,8 @@ class Recipe:
     @property
     def task(self) -> Task:
         """What the model is asked; the names of its classes are only known from the data."""
+        from ..evaluation import Task  # it imports torch, which a recipe with a misspelt key need not wait for
+
         is_ordered = self.model.get("objective") == "ordinal" or self.model.get("soft_labels") is not None
         return Task(str(self.model.get("problem_type") or SINGLE), is_ordered)
 
@@ -178,8 +175,8 @@ def data_overrides(overrides: list[str]) -> dict[str, Any]:
     values = {}
     for key, value in _read_overrides(overrides):
         name = key.removeprefix("data.")
-        if name == key or name not in DATA_KEYS:
-            known = {f"data.{field_name}" for field_name in DATA_KEYS}
+        if name == key or name not in DATA_FIELDS:
+            known = {f"data.{field_name}" for field_name in DATA_FIELDS}
             raise RecipeError(f"override {key!r}{nearest(key, known)}: only data.* can be changed on a finished run")
         values[name] = _data_value(name, value)
     return values
@@ -260,13 +257,13 @@ def _check(values: dict[str, Any], place: str) -> Recipe:
     own = {item.name for item in dataclasses.fields(Recipe)} - {"data", "model", "training"}
     known = own | MODEL_KEYS | TRAINING_KEYS
     unknown = [key for key in values if key not in known | {"data"}]
-    unknown += [f"data.{name}" for name in values["data"] if name not in DATA_KEYS]
+    unknown += [f"data.{name}" for name in values["data"] if name not in DATA_FIELDS]
     if unknown:
-        hint = nearest(str(unknown[0]), known | {f"data.{name}" for name in DATA_KEYS})
+        hint = nearest(str(unknown[0]), known | {f"data.{name}" for name in DATA_FIELDS})
         raise RecipeError(f"{place}: unknown key {unknown[0]!r}{hint or NO_HINT}")
     # `dreg_lambda` is a field of both; the model's is the one that travels with the checkpoint.
     parts = {"own": own, "model": MODEL_KEYS, "training": TRAINING_KEYS - MODEL_KEYS}
-    numbered = {key: value if key in AS_WRITTEN else _number(value) for key, value in values.items()}
+    numbered = {key: value if key in AS_WRITTEN else as_number(value) for key, value in values.items()}
     sorted_out = {part: {key: value for key, value in numbered.items() if key in keys} for part, keys in parts.items()}
     if not isinstance(sorted_out["own"].get("backbone"), str):
         raise RecipeError(f"{place}: backbone is missing: give a Hub id, a folder, or backbone=offline")
@@ -276,9 +273,9 @@ def _check(values: dict[str, Any], place: str) -> Recipe:
     if "vectors_file" in sorted_out["own"] and sorted_out["own"]["backbone"] != STATIC_BACKBONE:
         raise RecipeError(f"{place}: vectors_file is only for backbone: static")
     _check_table(sorted_out, values["data"], place)
-    _check_types(sorted_out["own"], Recipe, place)
-    _check_types(sorted_out["training"], CRTrainingArguments, place)
-    _check_types(values["data"], DataConfig, place, "data.")
+    check_types(sorted_out["own"], declared_fields(__name__, "Recipe"), place)
+    check_types(sorted_out["training"], TRAINING_FIELDS, place)
+    check_types(values["data"], DATA_FIELDS, place, "data.")
     for name, least in AT_LEAST.items():
         value = sorted_out["own"].get(name)
         if value is not None and value < least:
@@ -322,43 +319,5 @@ def _check_table(sorted_out: dict[str, dict[str, Any]], data: dict[str, Any], pl
             raise RecipeError(f"{place}: {key} is only for {kind}: leave it out")
 
 
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 3e-4 as text: take it as the number that it is."""
-    if isinstance(value, str) and FLOAT.fullmatch(value):
-        return float(value)
-    return value
-
-
 def _data_value(name: str, value: Any) -> Any:
-    return value if f"data.{name}" in AS_WRITTEN else _number(value)
-
-
-def _check_types(values: dict[str, Any], owner: type, place: str, prefix: str = "") -> None:
-    """Refuse a value of another type than its field has, before anything is loaded."""
-    hints = _hints(owner)
-    for name, value in values.items():
-        # transformers takes fsdp=true, which its hint does not say.
-        if _fits(value, hints[name]) or _fits(_number(value), hints[name]) or name == "fsdp":
-            continue
-        kinds = _kinds(hints[name])
-        wanted = [word for kind, word in {**KINDS, type(None): "null"}.items() if kind in kinds]
-        quotes = " (put it in quotes)" if str in kinds and not isinstance(value, list | dict) else ""
-        raise RecipeError(f"{place}: {prefix}{name}={value!r} must be {' or '.join(wanted)}{quotes}")
-
-
-_hints = cache(get_type_hints)
-
-
-def _kinds(hint: Any) -> set[Any]:
-    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return {get_origin(kind) or kind for kind in kinds}
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    kinds = _kinds(hint)
-    if isinstance(value, float) and math.isnan(value):
-        return False
-    if isinstance(value, bool) or value is None:
-        return type(value) in kinds
-    known = (*kinds & set(KINDS), *({int} if float in kinds else ()))
-    return bool(kinds - {*KINDS, type(None)}) or isinstance(value, known)
+    return value if f"data.{name}" in AS_WRITTEN else as_number(value)

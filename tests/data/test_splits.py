@@ -11,7 +11,7 @@ import pytest
 from data_files import SHARED_DATA, TSV, needs_shared_data, rows_of, write
 
 from cr_hf.data import DataConfig, load_rows
-from cr_hf.data import texts as text_files
+from cr_hf.data import sources as read_from
 from cr_hf.data.demo import LEVELS
 from cr_hf.errors import DataError
 from cr_hf.runs.results import data_fingerprint, describe_data
@@ -138,15 +138,15 @@ def test_a_changed_file_is_never_stale_and_nothing_is_left_here(
 def test_a_file_that_changes_between_the_two_passes_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "train.tsv"
     write(file, TSV + "0\tthe cache does not have this yet\n")
-    original, calls = text_files.read_records, itertools.count()
+    original, calls = read_from.read_records, itertools.count()
 
-    def changing(path: Path, config: DataConfig) -> text_files.Records:
+    def changing(path: Path, config: DataConfig) -> read_from.Records:
         if next(calls) == 1:
             write(path, TSV.replace("awful", "other"))
         return original(path, config)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text_files, "read_records", changing)
+        patch.setattr(read_from, "read_records", changing)
         with pytest.raises(DataError, match="changed while it was being read"):
             load_rows(DataConfig(train_file=str(file)))
 

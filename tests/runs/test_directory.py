@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 import cr_hf.runs.train
 from cr_hf.errors import CheckpointError, DataError, RecipeError
@@ -126,6 +127,20 @@ def test_what_was_written_by_hand_in_a_card_is_not_overwritten(run_dir: Path, ti
     with pytest.raises(RecipeError, match=r"holds text of your own in README\.md"):
         train_recipe(recipe_for(tiny_backbone, run_dir), overwrite=True)
     assert tree(run_dir) == before
+
+
+def test_metadata_written_by_hand_in_a_card_are_kept(run_dir: Path, tiny_backbone: TinyBackbone) -> None:
+    text = (run_dir / CARD).read_text(encoding="utf-8")
+    edited = text.replace("tags:\n", "license: mit\nlanguage: [de]\nbase_model: someone/else\ntags:\n- reviews\n", 1)
+    (run_dir / CARD).write_text(edited, encoding="utf-8")
+    train_recipe(recipe_for(tiny_backbone, run_dir), overwrite=True)
+    data = ModelCard((run_dir / CARD).read_text(encoding="utf-8")).data
+    assert (data.license, data.language, data.base_model) == ("mit", ["de"], None)
+    assert data.tags == ["chainzrule", "dreg", "cr", "reviews"]
+    (run_dir / CARD).write_text(edited.replace("[de]", "[de"), encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"README\.md: its metadata"):
+        train_recipe(recipe_for(tiny_backbone, run_dir), overwrite=True)
+    assert (run_dir / "results.json").is_file()
 
 
 def test_a_run_of_an_earlier_version_is_known_by_its_names(run_dir: Path, tiny_backbone: TinyBackbone) -> None:

@@ -1,11 +1,17 @@
 """Recipes: reading, overriding, and refusing with one line."""
 
+import dataclasses
 from pathlib import Path
+from types import UnionType
+from typing import Union, get_args, get_origin, get_type_hints
 
 import pytest
 
+from cr_hf.data import DataConfig
 from cr_hf.errors import CRError, RecipeError
-from cr_hf.runs.recipe import data_overrides, load_recipe
+from cr_hf.modeling import CRConfig
+from cr_hf.runs.recipe import DATA_FIELDS, MODEL_KEYS, NOT_OF_MODEL, TRAINING_FIELDS, data_overrides, load_recipe
+from cr_hf.training import CRTrainingArguments
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
 
@@ -21,6 +27,17 @@ def write(folder: Path, text: str) -> Path:
     path = folder / "r.yaml"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def test_keys_read_out_of_sources_are_the_fields_of_the_classes() -> None:
+    for fields, owner in ((DATA_FIELDS, DataConfig), (TRAINING_FIELDS, CRTrainingArguments)):
+        assert set(fields) == {item.name for item in dataclasses.fields(owner) if item.init}
+        for name, hint in get_type_hints(owner).items():
+            for kind in (bool, int, float, str, type(None)):
+                is_allowed = kind in (get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,))
+                assert name not in fields or is_allowed == (kind.__name__.removesuffix("Type") in fields[name]), name
+    own = {name for name in vars(CRConfig)["__annotations__"] if "ClassVar" not in CRConfig.__annotations__[name]}
+    assert own - NOT_OF_MODEL | {"problem_type"} == MODEL_KEYS
 
 
 MINIMAL = "backbone: offline\ndata:\n  name: embedded\n"

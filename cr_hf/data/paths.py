@@ -1,0 +1,122 @@
+"""Which files a recipe names, and that they are there with the columns that are asked for.
+
+Nothing heavy is imported here: a missing file or column is refused at once.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ..errors import DataError, nearest
+from .config import DataConfig, find_columns
+from .table_schema import read_header, schema_of_columns
+from .texts import TABLE_TYPES, check_exists, check_file, file_type, read_records
+
+SPLIT_WORDS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+NOT_A_SPLIT = {"phrases", "pool", "unlabeled", "unlabelled", "unsupervised"}
+SHARD = re.compile(r"-\d+-of-\d+$")
+
+
+def check_files(config: DataConfig, is_table: bool = False) -> None:
+    """Refuse files that are missing, and text files whose first record lacks a column; no more of them is read.
+
+    Args:
+        config: of the data; data sets that are no files are not looked at.
+        is_table: whether the rows are numbers.
+
+    Raises:
+        DataError: as reading them would.
+    """
+    for path in [path for paths in split_paths(config).values() for path in paths] if config.reads_files else []:
+        if is_table:
+            check_exists(path)
+            if file_type(path) in (".csv", ".tsv"):
+                schema_of_columns(read_header(path, config)[0], path, config)
+            continue
+        check_file(path)
+        # JSON that is one value has to be read whole.
+        for _, record in [] if file_type(path) == ".json" else read_records(path, config):
+            find_columns(list(record), config, str(path))
+            break
+
+
+def split_paths(config: DataConfig) -> dict[str, list[Path]]:
+    """Files of each split that has any: those given, and those that a folder's file names declare."""
+    folder = Path(config.dir).expanduser() if config.dir else Path()
+    if not folder.is_dir():
+        raise DataError(f"{config.dir}: no such folder: check data.dir")
+    if config.config_name and (folder / config.config_name).is_dir():
+        folder = folder / config.config_name
+    found: dict[str, list[Path]] = {}
+    for split in SPLIT_WORDS:
+        given = getattr(config, f"{split}_file") or []
+        names = [given] if isinstance(given, str) else given
+        paths = [path for name in names for path in _matching(folder / Path(name).expanduser(), name)]
+        if not paths and config.dir and not is_saved(folder):
+            paths = _find_split(folder, split)
+        if paths:
+            found[split] = paths
+    return found
+
+
+def _matching(path: Path, name: str) -> list[Path]:
+    """The path, or the files that it is a pattern of."""
+    if path.exists() or not glob.has_magic(name):
+        return [Path(name) if "://" in name else path]
+    found = sorted(map(Path, glob.glob(str(path), recursive=True)))
+    if not found:
+        raise DataError(f"{path}: no file is of this pattern: check the path")
+    return found
+
+
+def _find_split(folder: Path, split: str) -> list[Path]:
+    """The file of a folder that its name declares to be a split, or the parts of one; none, where there is none.
+
+    A name that ends in a word of the split is preferred ("sst5_train.tsv"); one with a word of `NOT_A_SPLIT`
+    ("sst5_train_phrases.tsv") is passed over. Where the folder holds none, its folder `data` and one named like the
+    split are looked into, as data sets of the Hub are laid out. Several files that could be it are refused.
+    """
+    named: dict[Path, list[str]] = {}
+    words = set(SPLIT_WORDS[split])
+    for path in sorted(folder.iterdir()):
+        parts = re.findall("[a-z]+", _stem(path))
+        is_table = path.is_file() and file_type(path) in TABLE_TYPES
+        if is_table and words & set(parts) and not NOT_A_SPLIT & set(parts):
+            named[path] = parts
+    found = [path for path, parts in named.items() if parts[-1] in words] or list(named)
+    are_shards = len(set(map(_stem, found))) == 1 and all(SHARD.search(path.name.split(".")[0]) for path in found)
+    if len(found) > 1 and not are_shards:
+        raise DataError(f"{folder}: {[path.name for path in found]} could each be {split}: set data.{split}_file")
+    if not found:
+        if (folder / "data").is_dir():
+            found = _find_split(folder / "data", split)
+        for inner in (folder / word for word in SPLIT_WORDS[split]):
+            if not found and inner.is_dir():
+                found = [path for path in sorted(inner.iterdir()) if file_type(path) in TABLE_TYPES]
+    return found
+
+
+def _stem(path: Path) -> str:
+    """The name of a file without its types, and without the number of a shard."""
+    return SHARD.sub("", path.name.lower().removesuffix(".gz").rpartition(".")[0])
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote the folder."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def wanted_splits(splits: Sequence[str] | None, available: Iterable[str], config: DataConfig) -> list[str]:
+    """The splits to return, checked against what there is."""
+    found = list(available)
+    wanted = list(splits) if splits else [split for split in SPLIT_WORDS if split != "test" or "test" in found]
+    for split in wanted:
+        if split not in SPLIT_WORDS:
+            raise DataError(f"no split {split!r}{nearest(split, SPLIT_WORDS)}: use one of {list(SPLIT_WORDS)}")
+        if split not in found and (split != "validation" or "train" not in found):
+            where = config.dir or config.name or "the files given"
+            raise DataError(f"{where}: no {split} split found: set data.{split}_file")
+    return wanted

@@ -1,0 +1,61 @@
+"""What a table's columns are to a model: features in their order, and the label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import DataError, nearest
+from .config import NUMBER, DataConfig, column_name, find_column
+from .texts import named_cells
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """How a table becomes features.
+
+    Args:
+        columns: of the features, in their order; of a table without names "0", "1", ...
+        label_column: name of the label's column; `None` where labels stand apart, as in npz and IDX.
+        width: number of columns of the training table.
+        medians: of the training rows, by column, for those whose missing values are replaced.
+    """
+
+    columns: list[str]
+    label_column: str | None
+    width: int
+    medians: dict[str, float] = field(default_factory=dict)
+
+
+def read_header(path: Path, config: DataConfig) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """Columns of a csv or tsv of numbers, and its rows, each with its line."""
+    # A first line without any number is the header, unless the configuration says.
+    return named_cells(path, config, lambda cells: not any(map(NUMBER.fullmatch, cells)))
+
+
+def schema_of_columns(columns: list[str], path: Path, config: DataConfig, has_labels: bool = True) -> TableSchema:
+    """The schema of a table with these columns.
+
+    Args:
+        columns: of the file.
+        path: of the file, for messages.
+        config: which of them are features and label.
+        has_labels: whether one of the columns is the label.
+
+    Raises:
+        DataError: naming the file and the column that is not there.
+    """
+    asked = None if config.label_column is None else column_name(config.label_column)
+    label = find_column(columns, asked, "label", str(path)) if has_labels else None
+    features = [column_name(name) for name in config.feature_columns or columns if column_name(name) != label]
+    for name in features:
+        if name not in columns:
+            hint = nearest(name, columns)
+            raise DataError(f"{path}: no column {name!r}{hint} among {columns[:20]}: set feature_columns")
+    if not features:
+        raise DataError(f"{path}: no column but the label's: a table needs features")
+    for name in map(column_name, config.missing_columns or []):
+        if name not in features:
+            raise DataError(f"data.missing_columns: {name!r}{nearest(name, features)} is no feature of {path}")
+    return TableSchema(features, label, len(columns))

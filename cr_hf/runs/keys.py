@@ -1,0 +1,77 @@
+"""Which keys a recipe may have and what their values are, read out of the sources of the classes that have them.
+
+Importing these classes, of transformers above all, takes seconds; a misspelt key is refused at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from ..errors import RecipeError
+
+NUMBER_TEXT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text", "list": "a list"}
+
+
+def declared_fields(module: str, name: str) -> dict[str, set[str]]:
+    """The fields that a dataclass declares and the names of the types that each may have.
+
+    Args:
+        module: where its source stands, such as "transformers.training_args".
+        name: of the class; fields that it inherits and private ones are not told.
+    """
+    package, *inner = module.split(".")
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    path = Path(spec.submodule_search_locations[0], *inner).with_suffix(".py")
+    classes = (node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef))
+    body = next(node.body for node in classes if node.name == name)
+    fields = [node for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
+    found = {field.target.id: _types(field.annotation) for field in fields if isinstance(field.target, ast.Name)}
+    return {field: types for field, types in found.items() if not field.startswith("_") and "ClassVar" not in types}
+
+
+def _types(hint: ast.expr) -> set[str]:
+    if isinstance(hint, ast.BinOp):
+        return _types(hint.left) | _types(hint.right)
+    return {ast.unparse(hint.value if isinstance(hint, ast.Subscript) else hint)}
+
+
+def as_number(value: Any) -> Any:
+    """The number that a text such as "3e-4" is, which YAML 1.1 reads as text; any other value as it is."""
+    if isinstance(value, str) and NUMBER_TEXT.fullmatch(value):
+        return float(value)
+    return value
+
+
+def check_types(values: dict[str, Any], fields: dict[str, set[str]], place: str, prefix: str = "") -> None:
+    """Refuse a value of another type than its field has.
+
+    Raises:
+        RecipeError: naming the field and what it may be.
+    """
+    for name, value in values.items():
+        types = fields[name]
+        # transformers takes fsdp=true, which its hint does not say.
+        if _fits(value, types) or _fits(as_number(value), types) or name == "fsdp":
+            continue
+        wanted = [word for kind, word in {**KINDS, "None": "null"}.items() if kind in types]
+        quotes = " (put it in quotes)" if "str" in types and not isinstance(value, list | dict) else ""
+        raise RecipeError(f"{place}: {prefix}{name}={value!r} must be {' or '.join(wanted)}{quotes}")
+
+
+def _fits(value: Any, types: set[str]) -> bool:
+    if isinstance(value, float) and math.isnan(value):
+        return False
+    if value is None:
+        return "None" in types
+    kind = type(value).__name__
+    if kind == "bool":
+        return kind in types
+    return kind in types or (kind == "int" and "float" in types) or bool(types - {*KINDS, "None"})
