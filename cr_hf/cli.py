@@ -167,7 +167,7 @@ def study(
     recipe: Annotated[Path, typer.Argument(help="A YAML file of a frozen regime.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as backbone=offline.")] = None,
     heads: Annotated[str, typer.Option(help="Names with commas between.")] = (
-        "linear,mlp-relu,mlp-gelu,cr,cr+dreg,gelu+dreg"
+        "logistic-regression,linear,mlp-gelu,cr,cr+dreg,gelu+dreg"
     ),
     fractions: Annotated[str, typer.Option(help="Of the training rows, with commas between.")] = "0.05,1",
     seeds: Annotated[int, typer.Option(help="How many, from 0.")] = 10,

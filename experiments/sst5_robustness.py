@@ -16,6 +16,7 @@ from cr_hf.evaluation.text_damage import SEVERITIES, TEXT_RATES, perturb_text, r
 from cr_hf.features import encode_texts
 from cr_hf.runs import Recipe, build_model
 from cr_hf.study.arms import HEADS
+from cr_hf.study.results import Cell
 from cr_hf.training import HeadResult
 
 from .attacks import attack_curve, noise_curve
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     regime = read_regime("sst5_frozen", options, "backbone=offline")
     study = json.loads((RESULTS / "sst5_study.json").read_text(encoding="utf-8"))["fractions"]["1.0"]["heads"]
     subsets, seeds = subsets_of(regime.data.train[1], 1.0, options.seeds), range(options.seeds)
-    settings = {name: HEADS[name].settings[study[name]["chosen"]] for name in ARMS}
+    settings = {name: Cell.from_json(study[name]).setting for name in ARMS}
     heads = {name: train(regime, HEADS[name], [settings[name]], seeds, subsets) for name in ARMS}
     damaged, labels = damaged_features(regime.data.recipe)
     clean = (np.array(regime.data.test[0][: len(labels)]), labels)

@@ -11,17 +11,19 @@ from .classical import make_estimator
 
 Setting: TypeAlias = dict[str, float]
 
-LINEAR_SETTINGS = tuple({"learning_rate": value} for value in (1e-4, 3e-4, 1e-3, 3e-3))
-DROPOUT_SETTINGS = tuple({"dropout": value} for value in (0.1, 0.3, 0.5, 0.7))
-DREG_SETTINGS = tuple({"dreg_lambda": value, "dropout": 0.3} for value in (0.01, 0.02, 0.04, 0.08))
+# DREG of one linear map is the squared norm of its weights: with it, it is a logistic regression.
+LINEAR_SETTINGS = tuple({"dreg_lambda": value} for value in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0))
+DROPOUT_SETTINGS = tuple({"dropout": value} for value in (0.0, 0.1, 0.3, 0.5, 0.7, 0.8))
+DREG_SETTINGS = tuple({"dreg_lambda": value, "dropout": 0.3} for value in (0.005, 0.01, 0.02, 0.04, 0.08, 0.16))
 SCHEDULE_SETTINGS = tuple({**setting, "dreg_lambda_end": setting["dreg_lambda"] / 16} for setting in DREG_SETTINGS)
-DECAY_SETTINGS = tuple({"weight_decay": value, "dropout": 0.3} for value in (0.1, 1.0, 10.0, 30.0))
-GRADIENT_SETTINGS = tuple({"penalty_weight": value, "dropout": 0.3} for value in (0.1, 1.0, 10.0, 100.0))
-JACOBIAN_SETTINGS = tuple({"penalty_weight": value, "dropout": 0.3} for value in (0.01, 0.1, 1.0, 10.0))
-C_SETTINGS: tuple[Setting, ...] = tuple({"C": value} for value in (0.01, 0.1, 1, 10))
-MARGIN_SETTINGS: tuple[Setting, ...] = tuple({"C": value} for value in (0.1, 1, 10, 100))
+DECAY_SETTINGS = tuple({"weight_decay": value, "dropout": 0.3} for value in (0.1, 1.0, 3.0, 10.0, 30.0, 100.0))
+PENALTY_SETTINGS = tuple({"penalty_weight": value, "dropout": 0.3} for value in (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0))
+C_SETTINGS: tuple[Setting, ...] = tuple({"C": value} for value in (1e-5, 1e-4, 1e-3, 0.01, 0.1, 1))
+MARGIN_SETTINGS: tuple[Setting, ...] = tuple({"C": value} for value in (0.01, 0.1, 1, 3, 10, 100))
+ALPHA_SETTINGS: tuple[Setting, ...] = tuple({"alpha": value} for value in (1, 10, 100, 1e3, 1e4, 1e5))
+SHRINK_SETTINGS: tuple[Setting, ...] = tuple({"shrink_threshold": value} for value in (0.01, 0.03, 0.1, 0.3, 1, 3))
 TREE_SETTINGS: tuple[Setting, ...] = tuple(
-    {"max_depth": depth, "n_estimators": trees} for depth in (2, 3) for trees in (50, 150)
+    {"max_depth": depth, "n_estimators": trees} for depth in (1, 2, 3) for trees in (50, 150)
 )
 # A head without DREG does not inherit the recipe's.
 NO_DREG = {"dreg_lambda": 0, "dreg_schedule": "constant", "dreg_lambda_end": None}
@@ -52,11 +54,12 @@ class Arm:
         return self.penalty is None and self.estimator is None
 
 
-LINEAR = {"hidden_sizes": [], "head_learning_rate": None, **NO_DREG}
+CONSTANT = {name: NO_DREG[name] for name in ("dreg_schedule", "dreg_lambda_end")}
+LINEAR = {"hidden_sizes": [], "learning_rate": 3e-3, "head_learning_rate": None, **CONSTANT}
 GELU = {"activation": "gelu", **NO_DREG}
 CR = {"activation": "polynomial"}
 HEADS = {
-    "linear": Arm("one linear map, no hidden layer; learning rates are tried", LINEAR, LINEAR_SETTINGS),
+    "linear": Arm("one linear map, no hidden layer, with DREG; lambdas are tried", LINEAR, LINEAR_SETTINGS),
     "mlp-relu": Arm("an MLP with ReLU; dropouts are tried", {"activation": "relu", **NO_DREG}, DROPOUT_SETTINGS),
     "mlp-gelu": Arm("an MLP with GELU; dropouts are tried", GELU, DROPOUT_SETTINGS),
     "cr": Arm(
@@ -75,18 +78,21 @@ HEADS = {
         )
         for schedule, how in (("linear", "in a line"), ("cosine", "like a cosine"), ("exponential", "exponentially"))
     },
-    "gelu+dreg": Arm("an MLP with GELU and DREG; lambdas are tried", {"activation": "gelu"}, DREG_SETTINGS),
+    **{
+        f"{name}+dreg": Arm(f"an MLP with {word} and DREG; lambdas are tried", {"activation": name}, DREG_SETTINGS)
+        for name, word in (("relu", "ReLU"), ("gelu", "GELU"))
+    },
     "gelu+weight-decay": Arm("an MLP with GELU; weight decays are tried", GELU, DECAY_SETTINGS),
     "gelu+gradient-penalty": Arm(
         "an MLP with GELU and a penalty on the input gradient of the loss; lambdas are tried",
         GELU,
-        GRADIENT_SETTINGS,
+        PENALTY_SETTINGS,
         "input_gradient",
     ),
     "gelu+jacobian": Arm(
         "an MLP with GELU and a penalty on a random projection of its Jacobian; lambdas are tried",
         GELU,
-        JACOBIAN_SETTINGS,
+        PENALTY_SETTINGS,
         "jacobian",
     ),
     "gelu+spectral-norm": Arm(
@@ -95,22 +101,18 @@ HEADS = {
         DROPOUT_SETTINGS,
         "spectral_norm",
     ),
-    "logistic-regression": Arm(
-        "logistic regression of scikit-learn; its C is tried", {}, C_SETTINGS, estimator="logistic regression"
-    ),
-    "svm": Arm(
-        "a support vector machine of scikit-learn with Gaussian kernel; its C is tried",
-        {},
-        MARGIN_SETTINGS,
-        estimator="SVM",
-    ),
-    "gradient-boosting": Arm(
-        "gradient boosting of scikit-learn; depths and numbers of trees are tried",
-        {},
-        TREE_SETTINGS,
-        estimator="gradient boosting",
-    ),
-    "xgboost": Arm("XGBoost; depths and numbers of trees are tried", {}, TREE_SETTINGS, estimator="XGBoost"),
+    **{
+        name: Arm(f"{words} is tried", {}, settings, estimator=name)
+        for name, words, settings in (
+            ("logistic-regression", "logistic regression of scikit-learn; its C", C_SETTINGS),
+            ("svm-linear", "a support vector machine of scikit-learn with linear kernel; its C", C_SETTINGS),
+            ("svm", "a support vector machine of scikit-learn with Gaussian kernel; its C", MARGIN_SETTINGS),
+            ("ridge", "least squares on the classes of scikit-learn, with ridge penalty; its alpha", ALPHA_SETTINGS),
+            ("nearest-centroid", "the nearest class mean, of scikit-learn; its shrinkage", SHRINK_SETTINGS),
+            ("gradient-boosting", "gradient boosting of scikit-learn; its depth and number of trees", TREE_SETTINGS),
+            ("xgboost", "XGBoost; its depth and number of trees", TREE_SETTINGS),
+        )
+    },
 }
 
 

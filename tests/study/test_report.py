@@ -187,7 +187,7 @@ def test_numbers_of_the_page_are_those_of_the_study(study: Study, tmp_path: Path
 @pytest.mark.parametrize(
     ("heads", "fractions", "missing"),
     [
-        (["linear", "mlp-relu"], [0.1, 0.5, 1.0], {"lambda", "polynomials"}),
+        (["mlp-gelu", "mlp-relu"], [0.1, 0.5, 1.0], {"lambda", "polynomials"}),
         (["mlp-gelu", "gelu+jacobian"], [0.3], {"polynomials"}),
         (["cr"], [1.0], {"lambda"}),
         (list(HEADS), [1.0, 0.9], set()),
@@ -248,7 +248,7 @@ class TestAdvice:
         assert found.candidates == ["cr+dreg"]
         assert "its mean dev accuracy, 80.0 %, is the best, and that of no other head is within" in found.text
 
-    @pytest.mark.parametrize(("chosen", "word"), [(0, "lowest"), (1, None), (3, "highest")])
+    @pytest.mark.parametrize(("chosen", "word"), [(0, "lowest"), (1, None), (5, "highest")])
     def test_a_lambda_at_the_edge_of_those_tried_is_named(self, chosen: int, word: str | None) -> None:
         study = make_study(["cr+dreg"], [1.0])
         study.largest["cr+dreg"].chosen = chosen

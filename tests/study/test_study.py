@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.datasets import make_classification
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.neighbors import NearestCentroid
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
@@ -198,7 +199,16 @@ class TestTables:
         assert found.text.startswith("Use cr+dreg, with dreg_lambda=0.0")
 
 
-CLASSICAL = ("cr", "logistic-regression", "svm", "gradient-boosting", "xgboost")
+CLASSICAL = (
+    "cr",
+    "logistic-regression",
+    "svm",
+    "svm-linear",
+    "ridge",
+    "nearest-centroid",
+    "gradient-boosting",
+    "xgboost",
+)
 
 
 @pytest.fixture(scope="module")
@@ -227,8 +237,11 @@ class TestHeadsThatAreNoNetworks:
         _, data = read_features(load_recipe(PIMA, table))
         order = np.sort(stratified_order(data.train[1], 1)[: round(0.5 * len(data.train[1]))])
         own = {
-            "logistic-regression": lambda setting: LogisticRegression(max_iter=1000, **setting),
+            "logistic-regression": lambda setting: LogisticRegression(max_iter=1000, tol=1e-3, **setting),
             "svm": lambda setting: SVC(**setting),
+            "svm-linear": lambda setting: SVC(kernel="linear", **setting),
+            "ridge": lambda setting: RidgeClassifier(**setting),
+            "nearest-centroid": lambda setting: NearestCentroid(**setting),
         }
         cells = Study.from_json(read(folder)).fractions["0.5"].heads
         for head, make in own.items():
@@ -243,7 +256,7 @@ class TestHeadsThatAreNoNetworks:
             for measure in ("gradient_tail_ratios", "peak_gradients", "parameters", "epochs"):
                 assert cells[head][measure] is None
                 assert cells["cr"][measure] is not None
-            assert (cells[head]["expected_calibration_errors"] is None) == (head == "svm")
+            assert (cells[head]["expected_calibration_errors"] is None) == (head in ("svm", "svm-linear", "ridge"))
             assert np.mean(cells[head]["test_accuracies"]) > 0.5
 
     def test_tables_and_page(self, folder: Path, tmp_path: Path) -> None:
@@ -282,7 +295,7 @@ class TestHeadsThatAreNoNetworks:
     @pytest.mark.parametrize("package", ["xgboost", "sklearn"])
     def test_a_package_that_lacks_is_named(self, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(RecipeError, match=rf"XGBoost needs {package}: pip install 'cr-hf\[tables\]'"):
+        with pytest.raises(RecipeError, match=rf"xgboost needs {package}: pip install 'cr-hf\[tables\]'"):
             check_heads(["cr", "xgboost"])
 
 
@@ -319,7 +332,7 @@ def test_reliability_bins() -> None:
 
 
 def test_every_head_tries_as_many_settings() -> None:
-    assert {len(head.settings) for head in HEADS.values()} == {4}
+    assert {len(head.settings) for head in HEADS.values()} == {6}
 
 
 def test_epochs_and_batches_of_a_fraction() -> None:
