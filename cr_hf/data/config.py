@@ -138,6 +138,11 @@ class DataConfig:
         """Whether files are read, whatever `name` says."""
         return any((self.dir, self.train_file, self.validation_file, self.test_file))
 
+    @property
+    def is_demo(self) -> bool:
+        """Whether the rows are the embedded demo reviews, which are synthetic."""
+        return self.name == "embedded" and not self.reads_files
+
 
 def column_name(asked: str | float) -> str:
     """A column as a recipe names it; columns of a file without a header are numbers there."""

@@ -294,6 +294,9 @@ def understand(
         notes=notes,
     )
     understood.reading["unescape_ptb"] = next(iter(sources.values()))[0].unescape
+    for field_name, names in (("text_column", understood.text_columns), ("label_column", understood.label_columns)):
+        if len(names) == 1 and not codec.config.label_columns and not codec.config.is_demo:
+            understood.reading[field_name] = names[0]
     count_rows(found, codec.classes, understood, [source.name for part in sources.values() for source in part])
     return understood
 

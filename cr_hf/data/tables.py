@@ -108,6 +108,7 @@ def load_tables(
         place = " + ".join(map(str, paths["train"]))
         raise DataError(f"{place}: every row of train has the label {labels['train'][0]!r}: two classes are needed")
     classes, notes = find_classes(seen, config.label_names, config.label_start)
+    notes += _shared(features, paths)
     built = {split: _with_classes(features[split], labels[split], classes, split) for split in read}
     for split, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
         if split not in built and split in available | {"validation": []} and "train" in built:
@@ -119,6 +120,17 @@ def load_tables(
     found.understood = Understood(label_columns=[base.label_column or "y"], notes=notes)
     count_rows(found, classes, found.understood, [str(path) for part in paths.values() for path in part])
     return found
+
+
+def _shared(features: dict[str, NDArray[np.float32]], paths: dict[str, list[Path]]) -> list[str]:
+    """Notes on rows that stand in train and in another split."""
+    train = {hash(row.tobytes()) for row in features.get("train", ())}
+    counts = {split: sum(hash(row.tobytes()) in train for row in rows) for split, rows in features.items()}
+    return [
+        f"{' + '.join(map(str, paths[split]))}: {count} rows of {split} also stand in train"
+        for split, count in counts.items()
+        if count and split != "train"
+    ]
 
 
 def _read_table(path: Path, split: str, config: DataConfig, labelled: bool = True) -> _Table:

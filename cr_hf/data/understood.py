@@ -30,7 +30,7 @@ class Understood:
     classes: dict[str, dict[str, int]] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    reading: dict[str, int | bool] = field(default_factory=dict)
+    reading: dict[str, int | bool | str] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """Four lines or fewer to print, beside the notes, which are logged; labels are shown escaped."""

@@ -65,7 +65,7 @@ def describe_data(config: DataConfig, dataset: datasets.DatasetDict) -> dict[str
         "source": config.name if not config.reads_files else "local files",
         "in_place_of": config.name if config.reads_files else None,
         "revision": None if config.reads_files else config.revision,
-        "synthetic": config.name == "embedded" and not config.reads_files,
+        "synthetic": config.is_demo,
         "labels": names,
         "rows": {name: len(rows) for name, rows in known.items()},
         "sha256": table_fingerprint(known) if "features" in dataset["train"].column_names else data_fingerprint(known),

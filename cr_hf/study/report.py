@@ -113,7 +113,7 @@ def protocol(study: Study) -> list[str]:
     ]
     if data["synthetic"]:
         sentences.append("These data are synthetic: the numbers say that it runs, not how good a head is.")
-    return sentences
+    return [*sentences, *study.data_notes]
 
 
 def pictures_of(study: Study) -> list[Picture]:

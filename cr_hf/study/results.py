@@ -149,6 +149,12 @@ class Study:
     fractions: dict[str, Fraction]
 
     @property
+    def data_notes(self) -> list[str]:
+        """What loading noted, such as rows of test that also stand in train, a sentence each."""
+        noted = (self.data.get("understood") or {}).get("notes", [])
+        return [f"Noted in the data: {note}." for note in noted]
+
+    @property
     def largest_fraction(self) -> str:
         """The name of the largest fraction of the labels."""
         return max(self.fractions, key=float)

@@ -88,7 +88,7 @@ def study_tables(study: Study) -> str:
     """A study as Markdown: accuracies, tail ratios, the declared comparisons, what may be claimed, and the advice."""
     parts = [markdown_table(accuracy_rows(study)), markdown_table(tail_ratio_rows(study)), TAIL_RATIO_NOTE]
     parts += [markdown_table(comparison_rows(study))] if study.comparisons else []
-    return "\n\n".join([*parts, *claims(study), recommendation(study).text])
+    return "\n\n".join([*parts, *study.data_notes, *claims(study), recommendation(study).text])
 
 
 def search_note(study: Study) -> str:

@@ -294,3 +294,10 @@ def test_publishing_is_refused(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(PublishError, match="run of a table"):
         dry_run(finished, "me/table", tmp_path / "folder")
     assert issubclass(PublishError, CRError)
+
+
+def test_rows_of_test_that_also_stand_in_train_are_noted(tmp_path: Path) -> None:
+    for name, rows in (("train", "1,2,a\n3,4,b\n5,6,a\n"), ("validation", "7,8,a\n"), ("test", "3,4,a\n3,5,b\n")):
+        (tmp_path / f"{name}.csv").write_text("x,y,label\n" + rows, encoding="utf-8")
+    found = load_tables(DataConfig(dir=str(tmp_path)))
+    assert found.understood.notes == ["test.csv: 1 rows of test also stand in train"]

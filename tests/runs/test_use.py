@@ -90,6 +90,12 @@ READING: dict[str, tuple[bytes, list[str], bytes, list[str]]] = {
         b"id,Utterance\n7,good fine superb 1\n8,bad awful dull 2\n",
         ["good fine superb 1", "bad awful dull 2"],
     ),
+    "a column that was found": (
+        rows("Review,label", lambda index, words: f"{words} {index},{index % 2}"),
+        [],
+        b"text,review\nnoise 0,good fine superb 1\nnoise 1,bad awful dull 2\n",
+        ["good fine superb 1", "bad awful dull 2"],
+    ),
     "encoding": (
         rows("text,label", lambda index, words: f"sch\u00f6n {words} {index},{index % 2}", "latin-1"),
         ["data.encoding=latin-1"],
@@ -278,4 +284,5 @@ def test_a_run_says_what_it_understood_and_keeps_it(train: Train) -> None:
     run = Run(train(PLAIN))
     assert run.kind == run.recipe.kind == "texts"
     assert run.results["data"]["understood"]["text_columns"] == ["text"]
+    assert (run.data().text_column, run.data().label_column) == ("text", "label")
     assert sum(run.results["data"]["understood"]["rows"].values()) == 30

@@ -1,6 +1,7 @@
 """The page, the pictures and the advice of a study, made from studies with known numbers."""
 
 import copy
+import dataclasses
 import importlib.util
 import json
 import re
@@ -148,6 +149,14 @@ def test_the_page_needs_no_network_and_no_script_and_escapes_what_it_shows(study
     assert not found.open
     assert len(found.ids) == len(set(found.ids))
     assert set(re.findall(r"(?:href=\"|url\()#([^\")]+)", page)) <= set(found.ids)
+
+
+def test_what_was_noted_in_the_data_is_said_on_the_page_and_in_the_terminal(study: Study) -> None:
+    noted = dataclasses.replace(
+        study, data={**study.data, "understood": {"notes": ["t.csv: 2 rows of test also stand in train"]}}
+    )
+    for text in (study_page(noted, "x"), study_tables(noted)):
+        assert text.count("t.csv: 2 rows of test also stand in train") == 1
 
 
 def test_pictures_are_described_and_take_the_colours_of_the_page(study: Study) -> None:
