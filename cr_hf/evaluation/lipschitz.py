@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import copy
 import math
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..modeling import LARGEST_SLOPES, CRHead, CRLayer, Standardize
+from ..modeling import CRHead, Standardize, largest_slopes, spectral_norm
 
-PIECES = 32
 # Far above what rounding adds to a product of float64 spectral norms, far below what anybody reads.
 ROUNDING = 1 + 1e-9
 
@@ -47,53 +45,9 @@ def lipschitz_bound(head: CRHead, raw: bool = False) -> float:
         slopes = largest_slopes(layer)
         if not torch.isfinite(slopes).all():
             return math.inf
-        bound *= _spectral_norm(slopes[:, None] * layer.linear.weight.detach().double() * scale)
+        bound *= spectral_norm(slopes[:, None] * layer.linear.weight.detach().double() * scale)
         scale = 1.0
-    return bound * _spectral_norm(head.readout.weight.detach().double() * scale)
-
-
-def _spectral_norm(matrix: Tensor) -> float:
-    return float(torch.linalg.matrix_norm(matrix, ord=2))
-
-
-@torch.no_grad()
-def largest_slopes(layer: CRLayer) -> Tensor:
-    """An upper bound of |p'| for each unit of a layer, over all z.
-
-    Between the tails p' is cut into 32 pieces; on each it lies within its Bernstein coefficients, whatever its degree.
-    What rounding may have taken from a coefficient is added to it. Shape (out_features,), float64; infinite where a
-    polynomial has no linear tails.
-    """
-    weight = layer.linear.weight
-    if layer.coefficients is None:
-        return weight.new_full((weight.shape[0],), LARGEST_SLOPES[layer.activation], dtype=torch.float64)
-    if layer.polynomial_range is None:
-        return weight.new_full((weight.shape[0],), math.inf, dtype=torch.float64)
-    coefficients = layer.coefficients.detach().double()
-    powers = torch.arange(1, len(coefficients), dtype=torch.float64, device=weight.device)
-    derivative = coefficients[1:] * powers[:, None]
-    to_bernstein = _bernstein(len(derivative) - 1, layer.polynomial_range).to(weight.device)
-    rounding = 8 * len(derivative) ** 2 * torch.finfo(torch.float64).eps
-    values = (to_bernstein @ derivative).abs() + rounding * (to_bernstein.abs() @ derivative.abs())
-    return values.amax((0, 1))
-
-
-@lru_cache
-def _bernstein(degree: int, reach: float) -> Tensor:
-    """From a polynomial's coefficients to its Bernstein coefficients on each piece of [-reach, reach], float64.
-
-    Shape (PIECES, degree + 1, degree + 1).
-    """
-    orders = range(degree + 1)
-    width = 2 * reach / PIECES
-    to_pieces = torch.zeros(PIECES, degree + 1, degree + 1, dtype=torch.float64)
-    for piece in range(PIECES):
-        start = -reach + piece * width
-        for m in orders:
-            for k in range(m, degree + 1):
-                to_pieces[piece, m, k] = math.comb(k, m) * start ** (k - m) * width**m
-    basis = [[math.comb(j, m) / math.comb(degree, m) if m <= j else 0.0 for m in orders] for j in orders]
-    return torch.tensor(basis, dtype=torch.float64) @ to_pieces
+    return bound * spectral_norm(head.readout.weight.detach().double() * scale)
 
 
 def largest_slope_found(

@@ -3,6 +3,10 @@ from .activations import fixed_activation as fixed_activation
 from .activations import hermite_coefficients as hermite_coefficients
 from .activations import polynomial as polynomial
 from .activations import worst_squared_slopes as worst_squared_slopes
+from .certificates import certified_radius as certified_radius
+from .certificates import largest_slopes as largest_slopes
+from .certificates import spectral_norm as spectral_norm
+from .configuration_cr import OWN_FIELDS as OWN_FIELDS
 from .configuration_cr import CRConfig as CRConfig
 from .dreg import network_dreg as network_dreg
 from .dreg import squared_norms as squared_norms

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
+from .certificates import certified_radius
 from .configuration_cr import CRConfig
 from .head import CRHead
 from .layers import CRLayer, Standardize, feature_moments, pool
@@ -132,6 +133,23 @@ class CRPreTrainedModel(PreTrainedModel):
         if left_out:
             logger.warning(f"{left_out} of {len(mean)} features are constant over the training rows and are left out")
         return left_out
+
+    def certified_radius(self, *inputs: Any, **named_inputs: Any) -> Tensor:
+        """For each row the L2 radius in normalised features within which the predicted class cannot change.
+
+        Args:
+            *inputs, **named_inputs: those of `get_features`: features, or token ids and their mask.
+
+        Returns:
+            Shape (rows,), float64, on the CPU, in standard deviations of a feature over the training rows (with
+            `layer_norm`, of a row over its features).
+
+        Raises:
+            ValueError: if the model has no classes of which one is right, or a feature is not finite.
+        """
+        with torch.no_grad():
+            features = cast(Any, self.evaluating()).get_features(*inputs, **named_inputs)
+            return certified_radius(self.classifier, features)
 
     def _classify(self, features: Tensor, labels: Tensor | None, output_dreg: bool | None) -> CRClassifierOutput:
         wanted = self.training if output_dreg is None else output_dreg
