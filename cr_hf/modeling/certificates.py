@@ -4,8 +4,8 @@ Near a row the margin of the predicted class over another is its tangent, and wh
 bend times the square of how far its pre-activations move. Within radius e each of them stays in a known interval, on
 which the bend of its unit has a closed bound. So the margin falls by at most `slope * e + bend * e**2`, and the radius
 is where that reaches the margin: the slope is the exact norm of the margin's gradient, the bend the largest eigenvalue
-of a Gram matrix, bounded from above. The bound that holds everywhere, the product of the layers' slopes, is taken where
-it is the better one. All in float64; the method is this package's own.
+of a Gram matrix, bounded from above. Where the bound that holds everywhere, the product of the layers' slopes, is the
+better one, it is taken. All in float64; the method is this package's own.
 """
 
 from __future__ import annotations
@@ -166,7 +166,8 @@ def certified_radius(head: CRHead, features: Tensor) -> Tensor:
     """
     if head.config.problem_type != "single_label_classification":
         raise ValueError(
-            f"problem_type={head.config.problem_type!r} has no certified radius: that needs classes of which one is right"
+            f"problem_type={head.config.problem_type!r} has no certified radius: use a model of classes of which one "
+            "is right"
         )
     if not torch.isfinite(features).all():
         raise ValueError("the features hold NaN or infinity: mend these rows or leave them out")
