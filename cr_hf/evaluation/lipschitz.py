@@ -1,7 +1,7 @@
 """How steep a head can be: a bound that holds everywhere, and the largest slope that a search finds.
 
 Both are of the Jacobian of the logits by the normalised features, in the spectral norm: the largest change of the
-logits per change of the features, both in L2. Under the ordinal objective they are of the score, before the
+logits per change of the features, both in L2. Of a cumulative link they are of the score, before the
 thresholds.
 """
 
@@ -24,7 +24,7 @@ def lipschitz_bound(head: CRHead, raw: bool = False) -> float:
     """An upper bound of the slope of a head, for every input.
 
     The product over layers of the float64 spectral norm of `diag(s) W`, where s_i is the largest |p_i'| between the
-    linear tails, times the readout's. No two inputs can differ more in their logits (under the ordinal objective: in
+    linear tails, times the readout's. No two inputs can differ more in their logits (of a cumulative link: in
     their score) than this times their distance. The margin of two logits is at most sqrt(2) times as steep.
 
     Infinite for polynomials without linear tails, and by raw features under `layer_norm`.

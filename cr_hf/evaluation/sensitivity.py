@@ -96,6 +96,7 @@ def _outputs(head: CRHead, normalised: Tensor, output: str, labels: Tensor | Non
             config.label_smoothing,
             config.pos_weight,
             config.soft_labels,
+            config.squared_emd,
         )
     return top_output(logits, output)
 
@@ -189,7 +190,7 @@ def curvature(head: CRHead, features: Tensor) -> float:
 
     On the line from one example to another, both normalised, t from 0 to 1: the integral of |f''(t)| over that of
     |f'(t)|, by differences at 33 points, averaged over at most 128 random pairs. 0 for a linear head; 1 where
-    the change of f's velocity along the line adds up to its mean speed. Under the ordinal objective f is the score.
+    the change of f's velocity along the line adds up to its mean speed. Of a cumulative link f is the score.
 
     Args:
         head: a fitted head.
@@ -268,8 +269,8 @@ def diagnose_features(
     Returns:
         `rows`; `gradients`, by output (`margin, logit`, with labels also `loss`) what `summarise_gradients` returns;
         `linear`, the same of the linear head for the default output, or `None`; `non_linearity, curvature, dreg` (a
-        list, the readout last); `lipschitz_bound, lipschitz_bound_raw, largest_slope_found`, of the logits or, under
-        the ordinal objective, of the score (`lipschitz_of`). What is not finite is `None`.
+        list, the readout last); `lipschitz_bound, lipschitz_bound_raw, largest_slope_found`, of the logits or,
+        for a cumulative link, of the score (`lipschitz_of`). What is not finite is `None`.
 
     Raises:
         DataError: if there is no row, or a feature is not finite.

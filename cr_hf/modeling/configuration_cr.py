@@ -28,6 +28,7 @@ POSITIONS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_
 NO_LIMIT = 2**31 - 1
 MAX_LAYERS = 1_000  # of a backbone or a head: each is built, even to find that there are no weights for it
 MAX_DEGREE = 32  # powers beyond it leave the range of float32 soon after z = 6
+SQUARED_EMD_WEIGHT = 1.0  # chosen on validation rows, see docs/ordered_classes.md
 MAX_LABELS = 1_000_000  # transformers makes a name for each before anything else could be checked
 # What `PreTrainedConfig` reads although it is no field of it.
 OTHER_FIELDS = (
@@ -45,6 +46,7 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
     "pooling": POOLINGS,
     "feature_norm": FEATURE_NORMS,
     "objective": ("cross_entropy", "ordinal"),
+    "ordinal_loss": ("squared_emd", "cumulative_link"),
     "dreg_mode": DREG_MODES,
     "freeze_backbone": (True, False),
 }
@@ -125,6 +127,8 @@ class CRConfig(PreTrainedConfig):
         feature_norm: `"standardize"` (default for a frozen backbone and for a feature model) or `"layer_norm"`
             (default for fine-tuning).
         objective: `"cross_entropy"` (default) or `"ordinal"` (labels are ordered classes).
+        ordinal_loss: of the ordinal objective, `"squared_emd"` (default; cross-entropy plus the squared earth mover's
+            distance) or `"cumulative_link"` (one score and ordered thresholds).
         freeze_backbone: keep the backbone's weights and its dropout off; False by default.
         dreg_lambda: the DREG coefficient, 0.02 by default. The penalty sums over units, so the useful size depends on
             `hidden_sizes`.
@@ -166,6 +170,7 @@ class CRConfig(PreTrainedConfig):
     feature_layers: Any = "last"
     feature_norm: str | None = None
     objective: str = "cross_entropy"
+    ordinal_loss: str = "squared_emd"
     freeze_backbone: bool = False
     dreg_lambda: float = 0.02
     dreg_mode: str = "layer"
@@ -211,6 +216,8 @@ class CRConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """The configuration of a checkpoint. Fields that only a later version knows are kept, not refused."""
+        if config_dict.get("objective") == "ordinal" and "ordinal_loss" not in config_dict:  # of version 0.1.0
+            config_dict = {**config_dict, "ordinal_loss": "cumulative_link"}
         later = {name: value for name, value in config_dict.items() if not _is_known(name)}
         known = {name: value for name, value in config_dict.items() if name not in later}
         loaded = super().from_dict(known, **kwargs)
@@ -233,6 +240,16 @@ class CRConfig(PreTrainedConfig):
     def is_ordered(self) -> bool:
         """Whether the classes are ordered, lowest first."""
         return self.objective == "ordinal" or self.soft_labels is not None
+
+    @property
+    def is_cumulative_link(self) -> bool:
+        """Whether the head has one score and ordered thresholds in place of a logit a class."""
+        return self.objective == "ordinal" and self.ordinal_loss == "cumulative_link"
+
+    @property
+    def squared_emd(self) -> float:
+        """Weight of the squared earth mover's distance in the loss."""
+        return SQUARED_EMD_WEIGHT if self.objective == "ordinal" and not self.is_cumulative_link else 0.0
 
     def set_label_smoothing(self, share: float) -> None:
         """Set `label_smoothing`.

@@ -23,8 +23,8 @@ class Trace(NamedTuple):
         pre_activations: z of each CR layer, shape (batch, out_features).
         derivatives: p'(z) of each CR layer, shape (batch, out_features).
         masks: dropout of each layer, 0 or 1 / keep; empty outside the chain mode, which alone needs them.
-        scores: what the readout gives, shape (batch, num_labels), or (batch, 1) under the ordinal objective.
-        logits: shape (batch, num_labels); the scores themselves, or log-probabilities under the ordinal objective.
+        scores: what the readout gives, shape (batch, num_labels), or (batch, 1) of a cumulative link.
+        logits: shape (batch, num_labels); the scores themselves, or log-probabilities of a cumulative link.
     """
 
     pre_activations: list[Tensor]
@@ -46,9 +46,8 @@ class CRHead(nn.Module):
         widths = [width, *config.hidden_sizes]
         self.layers: Any = nn.ModuleList(CRLayer(*pair, **options) for pair in pairwise(widths))
         self.dropout = Dropout(config.dropout)
-        ordinal = config.objective == "ordinal"
-        self.readout = nn.Linear(widths[-1], 1 if ordinal else num_labels)
-        self.thresholds = OrderedThresholds(num_labels) if ordinal else None
+        self.readout = nn.Linear(widths[-1], 1 if config.is_cumulative_link else num_labels)
+        self.thresholds = OrderedThresholds(num_labels) if config.is_cumulative_link else None
         self.tangent_seed = 0
 
     def forward(self, features: Tensor, output_dreg: bool = False) -> tuple[Tensor, Tensor | None]:

@@ -44,7 +44,7 @@ class CRClassifierOutput(ModelOutput):
 
     Args:
         loss: task loss + dreg_lambda * dreg.sum() while training, the task loss alone in evaluation; scalar.
-        logits: shape (batch, num_labels); log-probabilities under the ordinal objective.
+        logits: shape (batch, num_labels); log-probabilities of a cumulative link.
         task_loss: the loss without DREG; scalar.
         dreg: per layer, the readout last, shape (num_layers,); `None` in evaluation unless asked for.
     """
@@ -165,6 +165,7 @@ class CRPreTrainedModel(PreTrainedModel):
             config.label_smoothing,
             config.pos_weight,
             config.soft_labels,
+            config.squared_emd,
         )
         total = loss + config.dreg_lambda * dreg.sum() if self.training and dreg is not None else loss
         return CRClassifierOutput(loss=total, logits=logits, task_loss=loss, dreg=dreg)

@@ -1,4 +1,4 @@
-"""Task losses and the ordinal output, in plain torch.
+"""Task losses and the output of a cumulative link, in plain torch.
 
 Every loss is a mean over the rows of the batch, weights included, so that splitting a batch changes nothing.
 """
@@ -29,9 +29,7 @@ class OrderedThresholds(nn.Module):
     def __init__(self, num_labels: int) -> None:
         super().__init__()
         if num_labels < 2:
-            raise ValueError(
-                f"num_labels={num_labels} is too few: the ordinal objective needs 2 ordered classes or more"
-            )
+            raise ValueError(f"num_labels={num_labels} is too few: a cumulative link needs 2 ordered classes or more")
         self.num_labels = num_labels
         self.first = nn.Parameter(torch.empty(1))
         self.gaps = nn.Parameter(torch.empty(num_labels - 2))
@@ -74,7 +72,11 @@ def ordinal_log_probabilities(score: Tensor, thresholds: Tensor) -> Tensor:
 
 
 def class_losses(
-    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, soft_labels: float | None = None
+    logits: Tensor,
+    labels: Tensor,
+    label_smoothing: float = 0.0,
+    soft_labels: float | None = None,
+    squared_emd: float = 0.0,
 ) -> Tensor:
     """The loss of each row of a single-label classification, before class weights, shape (rows,).
 
@@ -84,12 +86,21 @@ def class_losses(
         label_smoothing: share of the target spread over all classes, 0.0 by default.
         soft_labels: g of the targets softmax(-g (class - label)**2) of ordered classes; `None` (default): the label
             alone is the target.
+        squared_emd: weight of the squared earth mover's distance sum_k (P(y <= k) - 1[label <= k])**2, which makes far
+            classes cost more than near ones; 0.0 by default.
+
+    Source: Hou, Yu, Samaras (2016), Squared earth mover's distance-based loss for training deep neural networks.
     """
+    distances = torch.arange(logits.shape[-1], device=logits.device) - labels.unsqueeze(-1)  # (rows, num_labels)
     if soft_labels is None:
-        return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
-    classes = torch.arange(logits.shape[-1], device=logits.device)
-    distances = (classes - labels.unsqueeze(-1)).to(logits.dtype)  # (rows, num_labels)
-    return F.cross_entropy(logits, (-soft_labels * distances.square()).softmax(-1), reduction="none")
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+    else:
+        targets = (-soft_labels * distances.to(logits.dtype).square()).softmax(-1)
+        losses = F.cross_entropy(logits, targets, reduction="none")
+    if squared_emd:
+        gaps = logits.softmax(-1).cumsum(-1) - (distances >= 0).to(logits.dtype)
+        losses = losses + squared_emd * gaps.square().sum(-1)
+    return losses
 
 
 def task_loss(
@@ -100,12 +111,13 @@ def task_loss(
     label_smoothing: float = 0.0,
     pos_weight: Sequence[float] | None = None,
     soft_labels: float | None = None,
+    squared_emd: float = 0.0,
 ) -> Tensor:
     """The loss without DREG, a mean over the rows of the batch; scalar.
 
     Args:
-        logits: shape (batch, num_labels). Under the ordinal objective these are log-probabilities, so that
-            cross-entropy is the exact negative log-likelihood.
+        logits: shape (batch, num_labels). Of a cumulative link these are log-probabilities, so that cross-entropy is
+            the exact negative log-likelihood.
         labels: class indices (batch,); targets (batch,) or (batch, num_labels) for regression; zeros and ones
             (batch, num_labels) for several labels at once.
         problem_type: `"single_label_classification"`, `"multi_label_classification"` or `"regression"`.
@@ -113,6 +125,7 @@ def task_loss(
         label_smoothing: share of the target spread over all classes; single_label_classification only.
         pos_weight: factor of the positive targets of each label; multi_label_classification only.
         soft_labels: see `class_losses`; single_label_classification only.
+        squared_emd: see `class_losses`; single_label_classification only.
     """
     if problem_type == "regression":
         targets = labels.unsqueeze(-1) if labels.ndim == 1 else labels
@@ -125,7 +138,7 @@ def task_loss(
     if problem_type == "multi_label_classification":
         positive = None if pos_weight is None else logits.new_tensor(pos_weight)
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), pos_weight=positive)
-    losses = class_losses(logits, labels, label_smoothing, soft_labels)
+    losses = class_losses(logits, labels, label_smoothing, soft_labels, squared_emd)
     if class_weights is not None:
         losses = losses * logits.new_tensor(class_weights)[labels]
     return losses.mean()

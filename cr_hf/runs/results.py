@@ -19,8 +19,8 @@ from ..training import CRTrainingArguments
 
 MODEL_FIELDS = (
     *("activation", "degree", "polynomial_range", "coefficient_init", "hidden_sizes", "in_features", "dropout"),
-    *("pooling", "feature_layers", "feature_norm", "objective", "soft_labels", "dreg_lambda", "dreg_mode"),
-    "freeze_backbone",
+    *("pooling", "feature_layers", "feature_norm", "objective", "ordinal_loss", "soft_labels", "dreg_lambda"),
+    *("dreg_mode", "freeze_backbone"),
 )
 NOT_METRICS = ("rows", "accuracy_interval", "robustness")
 PROBE_TEXTS = (

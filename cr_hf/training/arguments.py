@@ -48,7 +48,7 @@ class CRTrainingArguments(TrainingArguments):
         dreg_schedule: `"constant"` (default), `"linear"`, `"cosine"` or `"exponential"`.
         dreg_warmup_steps: linear rise from 0; below 1 a fraction of all steps. 0.0 by default.
         head_learning_rate: learning rate of the head; `None` (default) means `learning_rate`.
-        threshold_learning_rate: learning rate of the thresholds of an ordinal objective, 0.02 by default: they have
+        threshold_learning_rate: learning rate of the thresholds of a cumulative link, 0.02 by default: they have
             units to go where weights have hundredths. `None` means that of the head.
         layer_decay: factor of the learning rate from one layer of the backbone to the one below it, above 0 and at
             most 1; `None` (default) means 1.

@@ -118,7 +118,7 @@ def stacked_forward(
         if masks:
             hidden = hidden * masks[index]
     logits, row_norms = _LinearMap.apply(hidden, parameters["readout.weight"], parameters["readout.bias"])
-    if config.objective == "ordinal":
+    if config.is_cumulative_link:
         module = OrderedThresholds(int(config.num_labels or 0)).to(logits)
         named = {name: parameters[f"thresholds.{name}"] for name in ("first", "gaps")}
         thresholds = torch.vmap(lambda values: torch.func.functional_call(module, values))(named)

@@ -137,7 +137,7 @@ class HeadGroup:
         """`objectives.task_loss` of each head, (K,), from logits (K, batch, classes) and labels (1 or K, batch)."""
         labels = labels.expand(logits.shape[:2])
         config, rows = self.config, (logits.flatten(0, 1), labels.flatten())
-        losses = class_losses(*rows, config.label_smoothing, config.soft_labels).view(labels.shape)
+        losses = class_losses(*rows, config.label_smoothing, config.soft_labels, config.squared_emd).view(labels.shape)
         if self.class_weights is not None:
             losses = losses * self.class_weights.gather(1, labels)
         return losses.mean(1)

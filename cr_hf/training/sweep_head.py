@@ -36,7 +36,7 @@ STEPPED_BY_METRIC = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 # Heads that agree in these train in one program.
 SHAPE = (
     *("in_features", "hidden_sizes", "num_labels", "degree", "activation", "polynomial_range"),
-    *("objective", "soft_labels", "dreg_mode"),
+    *("objective", "ordinal_loss", "soft_labels", "dreg_mode"),
 )
 SHARED = (
     *("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),

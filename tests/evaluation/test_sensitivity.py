@@ -63,7 +63,13 @@ def jacobian_of(head: CRHead, row: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"activation": "gelu"}, {"objective": "ordinal"}, {"feature_norm": "layer_norm"}]
+    "fields",
+    [
+        {},
+        {"activation": "gelu"},
+        {"objective": "ordinal", "ordinal_loss": "cumulative_link"},
+        {"feature_norm": "layer_norm"},
+    ],
 )
 def test_gradients_are_those_of_autograd(fields: dict[str, Any]) -> None:
     head, rows = head_of(**fields), features_of()
@@ -159,6 +165,7 @@ heads = st.fixed_dictionaries(
         "polynomial_range": st.sampled_from([0.5, 2.0, 6.0]),
         "hidden_sizes": st.sampled_from([[], [1], [5], [4, 6], [3, 3, 3]]),
         "objective": st.sampled_from(["cross_entropy", "ordinal"]),
+        "ordinal_loss": st.just("cumulative_link"),
         "feature_norm": st.sampled_from(["standardize", "layer_norm"]),
     }
 )
@@ -233,7 +240,9 @@ def test_diagnose_features_is_whole_and_json() -> None:
     assert found["linear"]["tail_ratio"] < found["gradients"]["margin"]["tail_ratio"]
     assert found["largest_slope_found"] <= found["lipschitz_bound"]
     assert found["lipschitz_of"] == "logits"
-    endless = diagnose_features(head_of(polynomial_range=None, objective="ordinal"), rows)
+    endless = diagnose_features(
+        head_of(polynomial_range=None, objective="ordinal", ordinal_loss="cumulative_link"), rows
+    )
     assert endless["lipschitz_bound"] is None
     assert endless["linear"] is None
     assert endless["lipschitz_of"] == "score"

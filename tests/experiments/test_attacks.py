@@ -41,7 +41,7 @@ HEADS = [
     {"activation": "polynomial"},
     {"activation": "relu"},
     {"activation": "gelu"},
-    {"activation": "polynomial", "objective": "ordinal"},
+    {"activation": "polynomial", "objective": "ordinal", "ordinal_loss": "cumulative_link"},
 ]
 
 

@@ -44,7 +44,8 @@ class TestCompile:
         [
             {},
             {"activation": "gelu"},
-            {"objective": "ordinal", "class_weights": [1.0, 0.5, 2.0]},
+            {"objective": "ordinal"},
+            {"objective": "ordinal", "ordinal_loss": "cumulative_link", "class_weights": [1.0, 0.5, 2.0]},
             {"dreg_mode": "chain", "dreg_num_tangents": None},
         ],
         ids=str,

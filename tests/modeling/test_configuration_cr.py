@@ -29,6 +29,7 @@ EVERY_FIELD: dict[str, Any] = {
     "feature_layers": [0, -1],
     "feature_norm": "standardize",
     "objective": "ordinal",
+    "ordinal_loss": "cumulative_link",
     "freeze_backbone": True,
     "dreg_lambda": 0.003,
     "dreg_mode": "chain",
@@ -51,6 +52,15 @@ class TestRoundTrip:
             assert type(loaded.backbone_config) is type(config.backbone_config)
             for name, value in EVERY_FIELD.items():
                 assert getattr(loaded, name) == value, name
+
+    def test_an_ordinal_checkpoint_of_the_first_version_is_a_cumulative_link(self, tmp_path: Path) -> None:
+        config = CRConfig(in_features=7, num_labels=3, objective="ordinal")
+        config.save_pretrained(tmp_path)
+        assert not CRConfig.from_pretrained(tmp_path).is_cumulative_link
+        saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+        del saved["ordinal_loss"]
+        (tmp_path / "config.json").write_text(json.dumps(saved), encoding="utf-8")
+        assert CRConfig.from_pretrained(tmp_path).is_cumulative_link
 
     def test_features(self, tmp_path: Path) -> None:
         config = CRConfig(in_features=7, num_labels=3, hidden_sizes=())

@@ -12,7 +12,11 @@ from torch.nn import functional as F
 
 from cr_hf import CRForFeatureClassification
 from cr_hf.modeling.activations import ACTIVATIONS
+from cr_hf.modeling.configuration_cr import SQUARED_EMD_WEIGHT
 from cr_hf.modeling.dreg import layer_dreg
+from cr_hf.modeling.objectives import task_loss
+
+SINGLE = "single_label_classification"
 
 
 class TestLoss:
@@ -64,7 +68,12 @@ class TestLoss:
                 lambda z, y: (F.cross_entropy(z, y, reduction="none") * torch.tensor([2.0, 0.5, 1.0])).mean(),
             ),
             ({"label_smoothing": 0.2}, LABELS, lambda z, y: F.cross_entropy(z, y, label_smoothing=0.2)),
-            ({"objective": "ordinal"}, LABELS, lambda z, y: -z[torch.arange(3), y].mean()),
+            (
+                {"objective": "ordinal", "ordinal_loss": "cumulative_link"},
+                LABELS,
+                lambda z, y: -z[torch.arange(3), y].mean(),
+            ),
+            ({"objective": "ordinal"}, LABELS, lambda z, y: task_loss(z, y, SINGLE, squared_emd=SQUARED_EMD_WEIGHT)),
             ({"num_labels": 1}, torch.randn(3), lambda z, y: F.mse_loss(z.squeeze(-1), y)),
             ({"problem_type": "regression"}, torch.randn(3, 3), F.mse_loss),
             (
@@ -73,14 +82,24 @@ class TestLoss:
                 lambda z, y: F.binary_cross_entropy_with_logits(z, y, pos_weight=torch.tensor([1.0, 2.0, 3.0])),
             ),
         ],
-        ids=["class_weights", "label_smoothing", "ordinal", "regression", "regression of three", "multi_label"],
+        ids=[
+            "class_weights",
+            "label_smoothing",
+            "cumulative link",
+            "ordinal",
+            "regression",
+            "regression of three",
+            "multi_label",
+        ],
     )
     def test_every_kind_of_problem(self, fields: dict[str, Any], labels: Tensor, expected: Any) -> None:
         output = feature_model(**fields)(torch.randn(3, 16), labels=labels)
         torch.testing.assert_close(output.loss, expected(output.logits, labels))
 
-    def test_ordinal_logits_are_log_probabilities(self) -> None:
-        logits = feature_model(objective="ordinal", num_labels=5)(torch.randn(9, 16) * 10).logits
+    def test_logits_of_a_cumulative_link_are_log_probabilities(self) -> None:
+        logits = feature_model(objective="ordinal", ordinal_loss="cumulative_link", num_labels=5)(
+            torch.randn(9, 16) * 10
+        ).logits
         assert logits.shape == (9, 5)
         torch.testing.assert_close(logits.exp().sum(-1), torch.ones(9))
         torch.testing.assert_close(logits.softmax(-1), logits.exp())

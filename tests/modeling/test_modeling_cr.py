@@ -86,7 +86,11 @@ class TestFreezing:
         self, tiny_backbone: TinyBackbone, family: str
     ) -> None:
         model, batch = text_model(
-            tiny_backbone(family), freeze_backbone=True, hidden_sizes=[8, 8], objective="ordinal"
+            tiny_backbone(family),
+            freeze_backbone=True,
+            hidden_sizes=[8, 8],
+            objective="ordinal",
+            ordinal_loss="cumulative_link",
         )
         before = copy.deepcopy(model.state_dict())
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
@@ -182,7 +186,9 @@ class TestLoading:
             AutoModelForSequenceClassification.from_pretrained(tmp_path)
 
     def test_a_feature_model_keeps_everything(self, tmp_path: Path) -> None:
-        model = feature_model(objective="ordinal", num_labels=5, degree=4, polynomial_range=2.0)
+        model = feature_model(
+            objective="ordinal", ordinal_loss="cumulative_link", num_labels=5, degree=4, polynomial_range=2.0
+        )
         model.save_pretrained(tmp_path)
         loaded = CRForFeatureClassification.from_pretrained(tmp_path)
         assert_same_state(loaded, model)
@@ -192,12 +198,12 @@ class TestLoading:
     @pytest.mark.parametrize("num_labels", [2, 3])
     def test_few_ordered_classes(self, tmp_path: Path, num_labels: int) -> None:
         # Two classes have no gap between thresholds: an empty parameter.
-        model = feature_model(objective="ordinal", num_labels=num_labels)
+        model = feature_model(objective="ordinal", ordinal_loss="cumulative_link", num_labels=num_labels)
         model.save_pretrained(tmp_path)
         assert_same_state(CRForFeatureClassification.from_pretrained(tmp_path), model)
 
     def test_a_changed_shape_is_started_anew_and_the_rest_is_kept(self, tmp_path: Path) -> None:
-        model = feature_model(objective="ordinal", num_labels=4)
+        model = feature_model(objective="ordinal", ordinal_loss="cumulative_link", num_labels=4)
         for parameter in model.classifier.thresholds.parameters():
             nn.init.normal_(parameter)
         model.save_pretrained(tmp_path)
@@ -244,7 +250,7 @@ class TestLoading:
 class TestInitialisation:
     @staticmethod
     def models(folder: Path) -> Iterator[CRPreTrainedModel]:
-        wide = {"hidden_sizes": [512, 512], "objective": "ordinal", "num_labels": 4}
+        wide = {"hidden_sizes": [512, 512], "objective": "ordinal", "ordinal_loss": "cumulative_link", "num_labels": 4}
         yield feature_model(fit=False, **wide)
         yield CRForSequenceClassification.from_backbone(folder, **wide)
         model = CRForSequenceClassification.from_backbone(folder, **wide)

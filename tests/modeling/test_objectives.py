@@ -86,7 +86,9 @@ class TestOrderedThresholds:
 
 class TestClassWeights:
     @pytest.mark.parametrize("parts", [1, 2, 4, 8])
-    @pytest.mark.parametrize("targets", [(0.1,), (0.0, None, 0.5)], ids=["label smoothing", "soft labels"])
+    @pytest.mark.parametrize(
+        "targets", [(0.1,), (0.0, None, 0.5, 2.0)], ids=["label smoothing", "soft labels and squared EMD"]
+    )
     def test_splitting_a_batch_changes_nothing(self, targets: tuple[float | None, ...], parts: int) -> None:
         logits, labels = torch.randn(16, 3).double(), torch.randint(0, 3, (16,))
         arguments = ("single_label_classification", [0.2, 1.9, 0.9], *targets)
@@ -123,10 +125,21 @@ class TestTaskLoss:
         actual = task_loss(logits, labels, "single_label_classification", weights, soft_labels=softness)
         torch.testing.assert_close(actual, expected.mean())
 
+    @pytest.mark.parametrize("weight", [0.5, 4.0])
+    def test_squared_emd(self, weight: float) -> None:
+        logits, labels = torch.randn(8, 4).double(), torch.randint(0, 4, (8,))
+        below = np.cumsum(logits.softmax(-1).numpy(), axis=1)
+        steps = np.cumsum(np.eye(4)[labels.numpy()], axis=1)
+        expected = F.cross_entropy(logits, labels) + weight * np.square(below - steps).sum(1).mean()
+        actual = task_loss(logits, labels, "single_label_classification", squared_emd=weight)
+        torch.testing.assert_close(actual, expected)
+
     @pytest.mark.parametrize("scale", [1e4, 1e30])
     def test_extreme_logits_have_finite_gradients(self, scale: float) -> None:
         logits = (torch.eye(4) * scale).requires_grad_()
-        loss = task_loss(logits, torch.tensor([3, 2, 1, 0]), "single_label_classification", soft_labels=0.5)
+        loss = task_loss(
+            logits, torch.tensor([3, 2, 1, 0]), "single_label_classification", soft_labels=0.5, squared_emd=1.0
+        )
         (gradient,) = torch.autograd.grad(loss, logits)
         assert torch.isfinite(loss)
         assert torch.isfinite(gradient).all()

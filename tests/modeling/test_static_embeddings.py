@@ -23,7 +23,14 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 def classifier(texts: list[str] = TEXTS, **fields: object) -> tuple[CRForSequenceClassification, object]:
     tokenizer = build_word_tokenizer(texts, min_count=1)
     backbone = build_static_backbone(tokenizer, 6)
-    config = CRConfig(backbone_config=backbone.config, num_labels=5, hidden_sizes=[8], objective="ordinal", **fields)
+    config = CRConfig(
+        backbone_config=backbone.config,
+        num_labels=5,
+        hidden_sizes=[8],
+        objective="ordinal",
+        ordinal_loss="cumulative_link",
+        **fields,
+    )
     return CRForSequenceClassification(config, backbone=backbone).eval(), tokenizer
 
 

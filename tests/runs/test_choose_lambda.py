@@ -154,7 +154,8 @@ def test_the_grid_is_trained_as_the_run_would_be(monkeypatch: pytest.MonkeyPatch
         "weight_decay": 0.3, "dreg_schedule": "linear", "dreg_lambda_end": 0.0, "warmup_steps": 0.1,
         "threshold_learning_rate": 0.5, "max_grad_norm": 0.7, "lr_scheduler_type": "linear",
         "metric_for_best_model": "loss", "label_smoothing_factor": 0.1, "class_weights": "balanced",
-        "load_best_model_at_end": False, "early_stopping_patience": 2, "objective": "ordinal", "dropout": 0.4,
+        "load_best_model_at_end": False, "early_stopping_patience": 2, "dropout": 0.4,
+        "objective": "ordinal", "ordinal_loss": "cumulative_link",
     }  # fmt: skip
     seen: list[Any] = []
     plain = choose_lambda_module.train_heads

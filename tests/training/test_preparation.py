@@ -205,7 +205,7 @@ def rates_of(trainer: CRTrainer) -> dict[str, float]:
 def test_every_family_has_its_layers_found(family: str, tiny_backbone: TinyBackbone, tmp_path: Path) -> None:
     """Two layers each: the last at the full rate, the first at half, the embeddings at a quarter."""
     model = CRForSequenceClassification.from_backbone(
-        str(tiny_backbone(family)), num_labels=3, hidden_sizes=[8], objective="ordinal"
+        str(tiny_backbone(family)), num_labels=3, hidden_sizes=[8], objective="ordinal", ordinal_loss="cumulative_link"
     )
     values = {"learning_rate": 1.0, "head_learning_rate": 5.0, "threshold_learning_rate": 7.0, "layer_decay": 0.5}
     rates = rates_of(CRTrainer(model=model, args=learning_arguments(tmp_path, **values)))

@@ -158,6 +158,7 @@ def reference_head(given: SweepHead, config: CRConfig) -> CRHead:
                     config.class_weights,
                     config.label_smoothing,
                     soft_labels=config.soft_labels,
+                    squared_emd=config.squared_emd,
                 )
                 + given.lambda_at(step, total) * dreg.sum()
             )
@@ -184,6 +185,7 @@ def reference_head(given: SweepHead, config: CRConfig) -> CRHead:
         {"activation": "silu"},
         {"hidden_sizes": ()},
         {"objective": "ordinal"},
+        {"objective": "ordinal", "ordinal_loss": "cumulative_link"},
         {"dreg_mode": "worst"},
         {"dreg_mode": "worst", "activation": "silu"},
     ],

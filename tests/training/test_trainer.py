@@ -141,7 +141,7 @@ def test_statistics_that_are_fitted_stay(tmp_path: Path) -> None:
 
 
 def test_every_head_parameter_moves_and_decay_spares_coefficients(tmp_path: Path) -> None:
-    model = head(objective="ordinal")
+    model = head(objective="ordinal", ordinal_loss="cumulative_link")
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     trainer = trainer_of(model, tmp_path, weight_decay=0.1)
     trainer.train()

@@ -52,10 +52,12 @@ TRAINING: dict[str, Any] = {
     "metric_for_best_model": "accuracy", "save_total_limit": 1,
 }  # fmt: skip
 ORDINAL = {"objective": "ordinal"}
+LINK = {**ORDINAL, "ordinal_loss": "cumulative_link"}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int | None]] = {
     "as it is": ({}, {}, None),
-    "ordinal": (ORDINAL, {}, None),
-    "head and threshold rates": (ORDINAL, {"head_learning_rate": 2e-2, "threshold_learning_rate": 0.3}, None),
+    "ordinal": ({**ORDINAL, "soft_labels": 1.0}, {}, None),
+    "cumulative link": (LINK, {}, None),
+    "head and threshold rates": (LINK, {"head_learning_rate": 2e-2, "threshold_learning_rate": 0.3}, None),
     "schedule of lambda": ({}, {"dreg_schedule": "cosine", "dreg_warmup_steps": 0.2, "dreg_lambda": 0.1}, None),
     "warm-up and clipping": ({}, {"warmup_steps": 0.3, "max_grad_norm": 0.05, "lr_scheduler_type": "linear"}, None),
     "schedule with arguments": (
@@ -139,7 +141,8 @@ QUICK += ["seed=0"]
 RECIPE_CASES = {
     "nothing said": [],
     "as it is": QUICK,
-    "ordinal": [*QUICK, "objective=ordinal", "threshold_learning_rate=0.3"],
+    "ordinal": [*QUICK, "objective=ordinal"],
+    "cumulative link": [*QUICK, "objective=ordinal", "ordinal_loss=cumulative_link", "threshold_learning_rate=0.3"],
     "soft labels": [*QUICK, "soft_labels=0.5"],
     "weights, smoothing": [*QUICK, "class_weights=balanced", "label_smoothing_factor=0.1", "head_learning_rate=2e-2"],
     "schedules": [*QUICK, "dreg_schedule=linear", "warmup_steps=0.2", "lr_scheduler_type=polynomial"],
