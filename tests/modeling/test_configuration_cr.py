@@ -191,6 +191,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"dreg_mode": "worst", "degree": 4}, r"dreg_mode='worst' .*degree=4"),
     ({"dreg_num_tangents": 0}, r"dreg_num_tangents=0 .*positive integer or null"),
     ({"label_smoothing": 1.0}, r"label_smoothing=1.0 .*below 1"),
+    ({"ordinal_loss": "coral"}, r"ordinal_loss='coral' .*squared_emd, cumulative_link"),
     ({"soft_labels": 0}, r"soft_labels=0 .*above 0, or null"),
     ({"soft_labels": 0.5, "num_labels": 1}, r"soft_labels=0.5 is only for single_label_classification"),
     ({"soft_labels": 0.5, "label_smoothing": 0.1}, r"label_smoothing=0.1 and soft_labels=0.5 both .* use one"),
