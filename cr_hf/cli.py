@@ -314,6 +314,12 @@ def main() -> None:
         app()
     except CRError as error:
         _stop(str(error))
+    except ValueError as error:
+        from .modeling import TokenizerError
+
+        if not isinstance(error, TokenizerError):  # the one error of modeling/ that comes when texts do
+            raise
+        _stop(str(error))
     except OSError as error:
         from .files import disk_error
 

@@ -28,6 +28,7 @@ from .objectives import ordinal_log_probabilities as ordinal_log_probabilities
 from .objectives import task_loss as task_loss
 from .static_embeddings import StaticEmbeddingConfig as StaticEmbeddingConfig
 from .static_embeddings import StaticEmbeddingModel as StaticEmbeddingModel
+from .texts import TokenizerError as TokenizerError
 from .texts import padded_batches as padded_batches
 from .texts import prepare_tokenizer as prepare_tokenizer
 from .texts import tokenize as tokenize

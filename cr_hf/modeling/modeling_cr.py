@@ -252,6 +252,8 @@ class CRForSequenceClassification(CRPreTrainedModel):
         hub_kwargs: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         backbone_config = AutoConfig.from_pretrained(backbone_name_or_path, **hub_kwargs)
         found = sentence_transformers_settings(backbone_name_or_path, revision)
+        if backbone_config.model_type == CRConfig.model_type:
+            raise ValueError("a CR checkpoint is no backbone: name the one that it was trained on")
         if "backbone_config" in config_kwargs:
             raise ValueError("backbone_config is not a field of CRConfig to give here: it comes with the backbone")
         config = CRConfig(backbone_config=backbone_config, **{**found, **config_kwargs})

@@ -8,6 +8,8 @@ the attended tokens first and the padding after them, whatever the padding side.
 from __future__ import annotations
 
 import copy
+import os
+import threading
 from collections.abc import Container, Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,7 +24,18 @@ logger = logging.get_logger(__name__)
 CHUNK_CHARACTERS = 1 << 20
 CHARACTERS_PER_TOKEN = 32  # a first guess: where a text has fewer tokens, more of it is read
 
+SECONDS, DEFAULT_SECONDS = "CR_HF_TOKENIZER_SECONDS", 120
+"""Name in the environment of how long a call may take, of about `CHUNK_CHARACTERS`."""
+
 _prepared: WeakKeyDictionary[Any, tuple[Any, Any]] = WeakKeyDictionary()
+
+
+class TokenizerError(ValueError):
+    """A tokenizer that fails on a text, or does not come to an end; `first` is the number of the first such text."""
+
+    def __init__(self, message: str, first: int) -> None:
+        super().__init__(message)
+        self.first = first
 
 
 def prepare_tokenizer(tokenizer: Any, max_length: int) -> Any:
@@ -61,7 +74,8 @@ def tokenize(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None =
         pairs: second texts, one for each; `None` for single texts.
 
     Raises:
-        ValueError: naming a text that is no text, or that the tokenizer fails on.
+        ValueError: naming a text that is no text.
+        TokenizerError: naming texts that the tokenizer fails on, or that take it too long.
     """
     columns = [texts] if pairs is None else [texts, pairs]
     encoded: dict[str, list[list[int]]] = {"input_ids": []}
@@ -83,13 +97,33 @@ def tokenize(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None =
 
 
 def _call(tokenizer: Any, rows: list[tuple[str, ...]], last: int, **options: Any) -> Any:
-    try:
-        return tokenizer(*map(list, zip(*rows, strict=True)), max_length=tokenizer.model_max_length, **options)
-    except BaseException as error:
-        # A pattern without end, say: the Rust library panics, which Python takes for no ordinary error.
-        if type(error).__name__ != "PanicException":
-            raise
-        raise ValueError(f"the tokenizer fails on texts {last + 1 - len(rows)} to {last}: {error}") from error
+    """One call, in a thread of its own: there is no other way to leave Rust code that does not end."""
+    columns = list(map(list, zip(*rows, strict=True)))
+    found: list[Any] = []
+    failed: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            found.append(tokenizer(*columns, max_length=tokenizer.model_max_length, **options))
+        except BaseException as error:
+            failed.append(error)
+
+    limit = float(os.environ.get(SECONDS, DEFAULT_SECONDS))
+    worker = threading.Thread(target=call, daemon=True)
+    worker.start()
+    worker.join(limit)
+    if found:
+        return found[0]
+    first = last + 1 - len(rows)
+    # A pattern without end, say: the Rust library panics, which Python takes for no ordinary error.
+    if failed and type(failed[0]).__name__ != "PanicException":
+        raise failed[0]
+    cause = f"fails on texts {first} to {last}: {failed[0]}" if failed else f"still works on texts {first} to {last}"
+    mend = "use another, or leave the text out"
+    mend += "" if failed else f", or allow more than {limit:g} seconds in the environment as {SECONDS}"
+    raise TokenizerError(f"the tokenizer {tokenizer.name_or_path!r} {cause}: {mend}", first) from next(
+        iter(failed), None
+    )
 
 
 def _cut(tokenizer: Any, text: str, number: int) -> str:

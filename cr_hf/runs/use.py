@@ -20,6 +20,7 @@ from ..errors import CheckpointError, DataError
 from ..evaluation import Task, check_kinds, text_robustness, write_strips
 from ..features import classify_features
 from ..files import read_json
+from ..modeling import TokenizerError
 from ..training import load_model
 from .diagnose import diagnose_new, diagnose_texts
 from .directory import RECIPE, RESULTS, TABLE, check_finished
@@ -156,7 +157,10 @@ def predict_run(
         return
     config = run.data(overrides)
     for chunk in _chunks(read_inputs(source, config)):
-        logits = run.model.predict_texts(*_columns(chunk, config, run.tokenizer))
+        try:
+            logits = run.model.predict_texts(*_columns(chunk, config, run.tokenizer))
+        except TokenizerError as error:
+            raise DataError(f"{chunk[error.first].place()}: {error}") from error
         for input_row, row in zip(chunk, run.task.scores(logits), strict=True):
             yield Prediction(input_row.text, input_row.record, row)
 

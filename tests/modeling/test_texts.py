@@ -143,7 +143,7 @@ class TestLongTexts:
             raise panic("the pattern backtracks without end")
 
         monkeypatch.setattr(type(own), "__call__", call)
-        with pytest.raises(ValueError, match="the tokenizer fails on texts 0 to 1: the pattern backtracks"):
+        with pytest.raises(ValueError, match=r"the tokenizer .* fails on texts 0 to 1: the pattern backtracks"):
             tokenize(own, ["good", "bad"])
 
 

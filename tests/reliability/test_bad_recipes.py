@@ -163,6 +163,7 @@ OVERRIDES: list[tuple[str, str]] = [
     ("vectors_file=glove.txt", "DEMO: vectors_file is only for backbone: static"),
     ("backbone=nowhere/at-all", "backbone 'nowhere/at-all' cannot be loaded"),
     ("backbone=./nowhere", "backbone './nowhere' cannot be loaded"),
+    ("backbone=RUN", "RUN: a CR checkpoint is no backbone: name the one that it was trained on"),
     ("backbone=HERE", "HERE: Unrecognized model in HERE. Should have a `model_type` key in its"),
     (
         "backbone=static vectors_file=none.txt",

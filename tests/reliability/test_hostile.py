@@ -4,8 +4,9 @@ and what a label or a result holds is shown as text, never as markup."""
 import contextlib
 import copy
 import json
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ import pytest
 from children import run_command
 from hostile import CASES, edit, try_case
 from huggingface_hub import ModelCard
+from long_use import DEMO, TINY
 from markdown_it import MarkdownIt
 from sample_run import CONFIG, RESULTS, STUDY
 
 from cr_hf import CRForSequenceClassification
 from cr_hf.errors import CheckpointError
 from cr_hf.hub.card import render_card, write_card
+
+TinyBackbone = Callable[..., Path]
 
 MARKUP = "<script>alert(1)</script>`<img src=x onerror=alert(1)>`</code></style>\n\n<script>alert(2)</script>"
 
@@ -36,6 +40,28 @@ def test_nor_does_it_through_the_library(name: str, finished: Path, tmp_path: Pa
     with pytest.raises((OSError, ValueError), match=CASES[name].message):
         CRForSequenceClassification.from_pretrained(tmp_path / "run")
     assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("command", ["predict", "train", "fine-tune"])
+def test_a_tokenizer_that_does_not_end_is_stopped(
+    command: str, finished: Path, tiny_backbone: TinyBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, rows = finished if command == "predict" else tiny_backbone("bert"), tmp_path / "rows.csv"
+    run = shutil.copytree(folder, tmp_path / "run")
+    # 30 letters take a quarter of a second, one letter more 1.4 times as much; with 35 the library gives up by itself.
+    endless = {"type": "Split", "pattern": {"Regex": "(?:a|aa)+$b"}, "behavior": "Isolated", "invert": False}
+    edit(run / "tokenizer.json", pre_tokenizer=endless)
+    rows.write_text("text,label\n" + "".join(f"fine,{i % 2}\n" for i in range(6)) + f"{('a' * 30 + ' ') * 90},1\n" * 9)
+    monkeypatch.setenv("CR_HF_TOKENIZER_SECONDS", "1")
+    words = ["predict", "run", "rows.csv"]
+    if command != "predict":
+        words = ["train", str(DEMO), "backbone=run", "output_dir=out", "data.train_file=rows.csv", *TINY]
+        words += ["freeze_backbone=false"] if command == "fine-tune" else []
+    ended = run_command(words, tmp_path)
+    assert ended.code == 2, ended.errors
+    assert "Traceback" not in ended.errors
+    assert re.search(r"still works on texts \d+ to \d+: .*CR_HF_TOKENIZER_SECONDS\n\Z", ended.errors)
+    assert ("rows.csv, line 2" in ended.errors) == (command == "predict")
 
 
 class Tags(HTMLParser):
