@@ -27,8 +27,9 @@ PIECES = 32  # of all z, for the largest slopes
 FAR = (
     40.0  # beyond it fixed activations are straight lines, and a score this far from the thresholds is an outer class
 )
-CHUNK_NUMBERS = 2**21  # of the largest tensor
+CHUNK_NUMBERS = 2**20  # of the largest tensor
 EVALUATIONS, SHARPENINGS = 5, 3
+FIRST_STEP = 0.3
 # Far above what rounding adds to sums in float64, far below what anybody reads: of slopes and bends, of derivatives.
 ROUNDING, DERIVATIVE_ROUNDING = 1e-10, 1e-14
 MODEL_ROUNDING = 64  # times the machine epsilon of the model and the size of its logits is taken from every margin
@@ -187,7 +188,7 @@ class _LayerState:
         gram: |J J'| of the Jacobian J of z by the normalised features, shape (units, units) or (rows, units, units).
         norms: of the rows of J, shape (units,) or (rows, units).
         adjoint: gradient of every margin by p(z), shape (rows, margins, units).
-        guess: above 0, near the top eigenvector of the last Gram matrix, shape (rows, margins, units).
+        guess: above 0, near the top eigenvector of the last evaluation, shape (rows, margins, units).
     """
 
     layer: CRLayer
@@ -196,14 +197,17 @@ class _LayerState:
     gram: Tensor
     norms: Tensor
     adjoint: Tensor
-    guess: Tensor
+    guess: Tensor | None = None
 
     def sharpest(self, bend: Tensor) -> Tensor:
         """A bound of the largest sum over units of bend * (J d)**2 over |d| <= 1, shape (rows, margins).
 
         That is the top eigenvalue of |J J'| diag(bend) at most, which no (M v) / v of a v above 0 stays below.
         """
-        for _ in range(SHARPENINGS):
+        repeats = 1
+        if self.guess is None:
+            self.guess, repeats = torch.ones_like(bend), SHARPENINGS
+        for _ in range(repeats):
             moved = (bend * self.guess) @ self.gram
             found = (moved / self.guess).amax(-1)
             self.guess = (moved / moved.amax(-1, keepdim=True).clamp_min(TINY)).clamp_min(TINY)
@@ -218,15 +222,15 @@ class _Certifier:
         self.epsilon = torch.finfo(head.readout.weight.dtype).eps
         weights = self.head.weights
         slopes = [largest_slopes(layer) for layer in self.head.layers]
-        bounded = all(torch.isfinite(slope).all() for slope in slopes)
-        norms = (
-            [spectral_norm(s[:, None] * weight) for s, weight in zip(slopes, weights, strict=False)] if bounded else []
-        )
-        self.bound = math.prod(norms) * (1 + ROUNDING) if bounded else math.inf
+        self.bound = 1 + ROUNDING
+        for slope, weight in zip(slopes, weights, strict=False):
+            bounded = bool(torch.isfinite(slope).all())
+            self.bound *= spectral_norm(slope[:, None] * weight) if bounded else math.inf
         # The same lengths and angles, in no more columns than there are units.
         first = weights[0]
         self.first = first if first.shape[1] <= first.shape[0] else torch.linalg.qr(first.T, mode="r").R.T
-        self.rows_at_once = max(1, CHUNK_NUMBERS // max(len(weight) for weight in weights) ** 2)
+        widest = max(len(weight) for weight in weights)
+        self.rows_at_once = max(1, CHUNK_NUMBERS // max(widest**2, weights[-1].numel()))
 
     def radii(self, features: Tensor) -> Tensor:
         """Certified radii of some rows, shape (rows,)."""
@@ -241,20 +245,22 @@ class _Certifier:
                 jacobian = (layer.linear.weight * states[-1].slope.unsqueeze(-2)) @ jacobian
             gram = jacobian @ jacobian.mT
             norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()
-            states.append(_LayerState(layer, z, slope, gram.abs_(), norms, adjoint, torch.ones(())))
+            states.append(_LayerState(layer, z, slope, gram.abs_(), norms, adjoint))
         for index, state in reversed(list(enumerate(states))):
-            state.adjoint, state.guess = adjoint, torch.ones_like(adjoint)
+            state.adjoint = adjoint
             inner = adjoint * state.slope.unsqueeze(1)
             adjoint = inner @ (state.layer.linear.weight if index else self.first)
         slopes = adjoint.norm(dim=-1)
         # The radius is between the two; every evaluation moves one of them.
         low, high = everywhere, _least(margins / slopes).clamp_max(1 / TINY)
+        tried: list[Tensor] = []
         distance = high
         for _ in range(EVALUATIONS if states else 1):
             reached = self._reached(distance, margins, slopes, states)
             low = torch.maximum(low, torch.minimum(reached, distance))
             high = torch.minimum(high, torch.maximum(reached, distance))
-            distance = torch.lerp(low, high, 0.25)
+            tried = [*tried[-2:], distance, reached]
+            distance = _secant(*tried, low, high) if len(tried) == 4 else torch.lerp(low, high, FIRST_STEP)
         return low.cpu()
 
     def _margins(self, scores: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -301,6 +307,15 @@ class _Certifier:
         linear, quadratic = linear * (1 + ROUNDING), quadratic * (1 + ROUNDING)
         root = 2 * margins / (linear + (linear.square() + 4 * quadratic * margins).sqrt())
         return _least(torch.where(margins.isinf(), math.inf, root))
+
+
+def _secant(
+    before: Tensor, reached_before: Tensor, last: Tensor, reached: Tensor, low: Tensor, high: Tensor
+) -> Tensor:
+    """Where a line through two evaluations reaches as far as it is evaluated, between low and high."""
+    fall = (reached_before - reached) / (last - before)
+    crossing = (reached + fall * last) / (1 + fall)
+    return torch.where(torch.isfinite(crossing), crossing, (low + high) / 2).maximum(low).minimum(high)
 
 
 def _least(radii: Tensor) -> Tensor:
