@@ -253,14 +253,20 @@ class _Certifier:
         slopes = adjoint.norm(dim=-1)
         # The radius is between the two; every evaluation moves one of them.
         low, high = everywhere, _least(margins / slopes).clamp_max(1 / TINY)
-        tried: list[Tensor] = []
+        last = last_reached = None
         distance = high
         for _ in range(EVALUATIONS if states else 1):
             reached = self._reached(distance, margins, slopes, states)
             low = torch.maximum(low, torch.minimum(reached, distance))
             high = torch.minimum(high, torch.maximum(reached, distance))
-            tried = [*tried[-2:], distance, reached]
-            distance = _secant(*tried, low, high) if len(tried) == 4 else torch.lerp(low, high, FIRST_STEP)
+            # Where a line through two evaluations reaches as far as it is evaluated.
+            next_distance = torch.lerp(low, high, FIRST_STEP)
+            if last is not None and last_reached is not None:
+                fall = (last_reached - reached) / (distance - last)
+                crossing = (reached + fall * distance) / (1 + fall)
+                next_distance = torch.where(torch.isfinite(crossing), crossing, next_distance)
+            last, last_reached = distance, reached
+            distance = next_distance.maximum(low).minimum(high)
         return low.cpu()
 
     def _margins(self, scores: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -307,15 +313,6 @@ class _Certifier:
         linear, quadratic = linear * (1 + ROUNDING), quadratic * (1 + ROUNDING)
         root = 2 * margins / (linear + (linear.square() + 4 * quadratic * margins).sqrt())
         return _least(torch.where(margins.isinf(), math.inf, root))
-
-
-def _secant(
-    before: Tensor, reached_before: Tensor, last: Tensor, reached: Tensor, low: Tensor, high: Tensor
-) -> Tensor:
-    """Where a line through two evaluations reaches as far as it is evaluated, between low and high."""
-    fall = (reached_before - reached) / (last - before)
-    crossing = (reached + fall * last) / (1 + fall)
-    return torch.where(torch.isfinite(crossing), crossing, (low + high) / 2).maximum(low).minimum(high)
 
 
 def _least(radii: Tensor) -> Tensor:
