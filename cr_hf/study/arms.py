@@ -55,7 +55,9 @@ class Arm:
 
 
 CONSTANT = {name: NO_DREG[name] for name in ("dreg_schedule", "dreg_lambda_end")}
-LINEAR = {"hidden_sizes": [], "learning_rate": 3e-3, "head_learning_rate": None, **CONSTANT}
+# Its lambda alone keeps it from learning by heart: the last epoch is better than the one that a small dev split likes.
+LAST_EPOCH = {"load_best_model_at_end": False, "early_stopping_patience": None}
+LINEAR = {"hidden_sizes": [], "learning_rate": 3e-3, "head_learning_rate": None, **CONSTANT, **LAST_EPOCH}
 GELU = {"activation": "gelu", **NO_DREG}
 CR = {"activation": "polynomial"}
 HEADS = {
@@ -67,9 +69,20 @@ HEADS = {
         {**CR, **NO_DREG},
         DROPOUT_SETTINGS,
     ),
-    "cr+dreg": Arm(
-        "ChainzRule with DREG, the penalty on the Jacobian of every layer; lambdas are tried", CR, DREG_SETTINGS
-    ),
+    **{
+        f"{name}+dreg{suffix}": Arm(
+            f"{words} and DREG{what}; lambdas are tried", {"activation": activation, **mode}, DREG_SETTINGS
+        )
+        for name, words, activation in (
+            ("cr", "ChainzRule with polynomials", "polynomial"),
+            ("relu", "an MLP with ReLU", "relu"),
+            ("gelu", "an MLP with GELU", "gelu"),
+        )
+        for suffix, what, mode in (  # without a mode it is the recipe's
+            ("", ", the penalty on the Jacobian of every layer", {}),
+            ("-worst", " of the steepest input there could be", {"dreg_mode": "worst"}),
+        )
+    },
     **{
         f"cr+dreg-{schedule}": Arm(
             f"cr+dreg, lambda falling {how} to a sixteenth; where it starts is tried",
@@ -77,10 +90,6 @@ HEADS = {
             SCHEDULE_SETTINGS,
         )
         for schedule, how in (("linear", "in a line"), ("cosine", "like a cosine"), ("exponential", "exponentially"))
-    },
-    **{
-        f"{name}+dreg": Arm(f"an MLP with {word} and DREG; lambdas are tried", {"activation": name}, DREG_SETTINGS)
-        for name, word in (("relu", "ReLU"), ("gelu", "GELU"))
     },
     "gelu+weight-decay": Arm("an MLP with GELU; weight decays are tried", GELU, DECAY_SETTINGS),
     "gelu+gradient-penalty": Arm(
