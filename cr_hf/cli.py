@@ -169,7 +169,11 @@ def study(
     heads: Annotated[str, typer.Option(help="Names with commas between.")] = (
         "logistic-regression,linear,mlp-gelu,cr,cr+dreg,gelu+dreg"
     ),
-    fractions: Annotated[str, typer.Option(help="Of the training rows, with commas between.")] = "0.05,1",
+    fractions: Annotated[str | None, typer.Option(help="Of the training rows; 0.05,1 by default.")] = None,
+    shots: Annotated[
+        str | None,
+        typer.Option(help="Labels a class in place of fractions, such as 8,16,32; cross-validation chooses."),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="How many, from 0.")] = 10,
     search_seeds: Annotated[int, typer.Option(help="The first so many choose each head's setting on dev.")] = 5,
     comparisons: Annotated[
@@ -186,9 +190,13 @@ def study(
     checked = load_recipe(recipe, overrides)
     check_files(checked.data, checked.kind == "table")
     try:
-        shares = [float(part) for part in fractions.split(",")]
+        shares = [float(part) for part in (fractions or "0.05,1").split(",")]
+        labels_a_class = [int(part) for part in shots.split(",")] if shots is not None else []
     except ValueError:
-        raise RecipeError(f"--fractions {fractions!r}: use numbers with commas between, such as 0.05,1") from None
+        option, given = ("--fractions", fractions) if shots is None else ("--shots", shots)
+        raise RecipeError(f"{option} {given!r}: use numbers with commas between") from None
+    if shots is not None and fractions is not None:
+        raise RecipeError("--shots and --fractions: give one of them")
     if output.exists() and not output.is_dir():
         raise RecipeError(f"--output {output} is a file: choose another folder")
     from .files import writing
@@ -200,6 +208,7 @@ def study(
         shares,
         seeds,
         output,
+        shots=labels_a_class,
         comparisons=comparisons,
         search_seeds=search_seeds,
         progress=typer.echo,

@@ -159,7 +159,7 @@ def train_cell(name: str, data: StudyData, seeds: int, search_seeds: int, fracti
         chosen=chosen,
         dev_accuracies=[result.accuracy for result in kept],
         overrides=_recipe_keys(data.recipe, arm, {**arm.settings[chosen], **scaled}, fraction),
-        **(_measure if arm.estimator is None else _measure_estimators)(kept, *data.test),
+        **measure(arm, kept, data.test),
         seconds=time.monotonic() - started,
     )
 
@@ -213,8 +213,13 @@ def best_setting(results: Sequence[Trained], settings: int) -> tuple[list[Traine
     return list(results[chosen * seeds : (chosen + 1) * seeds]), chosen, dev
 
 
+def measure(arm: Arm, kept: Sequence[Any], test: tuple[Rows, NDArray[np.int64]]) -> dict[str, Any]:
+    """Fields of a `Cell`: what `train_settings` returned for one setting, on the test rows, seed by seed."""
+    return (_measure if arm.estimator is None else _measure_estimators)(kept, *test)
+
+
 def _measure(kept: Sequence[HeadResult], features: Rows, labels: NDArray[np.int64]) -> dict[str, Any]:
-    """Fields of a `Cell`: the chosen setting on the test rows, seed by seed."""
+    """`measure` of networks."""
     predicted = scipy.special.log_softmax(predict_heads(kept, features).double().numpy(), axis=-1)
     rows = torch.from_numpy(np.array(features))
     modules = [result.head() for result in kept]
@@ -233,7 +238,7 @@ def _measure(kept: Sequence[HeadResult], features: Rows, labels: NDArray[np.int6
 
 
 def _measure_estimators(kept: Sequence[FittedEstimator], features: Rows, labels: NDArray[np.int64]) -> dict[str, Any]:
-    """`_measure`, without what only a network has; without calibration too where there are no probabilities."""
+    """`measure` without what only a network has; without calibration too where there are no probabilities."""
     hits = np.stack([fitted.pipeline.predict(np.asarray(features)) == labels for fitted in kept])
     return _measure_predictions(hits, [log_probabilities(fitted, features) for fitted in kept], labels)
 

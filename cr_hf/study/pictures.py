@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from ..modeling import hermite_coefficients
 from .results import Cell, Study
-from .tables import share
 
 Ends: TypeAlias = tuple[float, float, float]
 
@@ -89,11 +88,11 @@ def _against_share(study: Study, measure: str, mean_and_ends: Callable[[Cell], E
         places = fractions * step ** (number - (len(heads) - 1) / 2)
         axes.errorbar(places, means, yerr=[means - lows, highs - means], capsize=2, label=head, **_look(number))
     axes.set_xscale("log")
-    axes.set_xticks(fractions, [share(fraction) for fraction in fractions])
+    axes.set_xticks(fractions, [study.amount(name).split()[0] for name in study.fractions])
     axes.minorticks_off()
     margin = step ** (0.5 * len(heads) + 1)
     axes.set_xlim(ordered[0] / margin, ordered[-1] * margin)
-    axes.set(xlabel="share of the training labels", ylabel=label)
+    axes.set(xlabel="labels a class" if study.is_few else "share of the training labels", ylabel=label)
     return _with_legend(figure, axes)
 
 
@@ -122,7 +121,7 @@ def draw_lambda(study: Study) -> Figure:
     ticks = ticks[:: -(-len(ticks) // 6)]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.set(xlabel="lambda, the coefficient of the penalty", ylabel="dev accuracy in %")
+    axes.set(xlabel="lambda, the coefficient of the penalty", ylabel=f"{study.chosen_by} accuracy in %")
     return _with_legend(figure, axes)
 
 

@@ -19,7 +19,6 @@ from .tables import (
     measure_rows,
     recommendation,
     setting_rows,
-    share,
     study_csv,
     study_tables,
     tail_ratio_rows,
@@ -100,16 +99,16 @@ def study_page(study: Study, title: str, drawn: list[tuple[Picture, Any]] | None
 def protocol(study: Study) -> list[str]:
     """What was compared and how, in plain sentences."""
     data, rows, features = study.data, study.data["rows"], study.features
-    shares = [share(name) for name in study.fractions]
+    amounts = listed(map(study.amount, study.fractions))
+    own = "a draw of the labels" if study.is_few else "below 100%, a stratified subset of the labels"
     sizes = [str(size) for size in study.hidden_sizes]
     layers = f"hidden layers of {listed(sizes)} units (a linear head has none)" if sizes else "no hidden layer"
     sentences = [
         f"Data: {data['source']}, {rows['train']:,} training, {rows['validation']:,} dev and {rows['test']:,} test "
         f"rows; classes: {', '.join(map(str, data['labels']))}.",
         f"Every head reads the same {features['in_features']:,} features of a row, and a network has {layers}.",
-        f"Trained on {listed(shares)} of the training labels, with {study.seeds} seeds each. A seed is an "
-        "initialisation, an order of the data and, below 100%, a stratified subset of the labels; the same seed of "
-        "two heads has the same rows.",
+        f"Trained on {amounts}, with {study.seeds} seeds each. A seed is an initialisation, an order of the data and, "
+        f"{own}; the same seed of two heads has the same rows.",
     ]
     if data["synthetic"]:
         sentences.append("These data are synthetic: the numbers say that it runs, not how good a head is.")
@@ -120,23 +119,23 @@ def pictures_of(study: Study) -> list[Picture]:
     """The pictures that a study has something for."""
     from .pictures import heads_with, heads_with_coefficient
 
-    at = f"at {share(study.largest_fraction)} of the labels"
+    at = f"at {study.amount()}"
     pictures = [
         Picture(
             "accuracy",
-            "Test accuracy by share of the labels",
+            "Test accuracy by number of labels",
             "Means over seeds with 95 % intervals by bootstrap over seeds and test rows. All heads see the same test "
             "rows, so bars that overlap do not say that heads are alike: the paired comparisons do.",
         ),
         Picture(
             "tail_ratio",
-            "Gradient tail ratio by share of the labels",
+            "Gradient tail ratio by number of labels",
             "Means with 95 % t intervals over seeds. The ratio depends on how non-linear a head is: a linear one has "
             "1 by construction, so compare heads of similar non-linearity (in the table).",
         ),
         Picture(
             "lambda",
-            "Dev accuracy by lambda",
+            f"{study.chosen_by.capitalize()} accuracy by lambda",
             f"Means {at} with 95 % t intervals over the {study.search_seeds} seeds that choose; a ring marks the "
             "chosen lambda. Lambdas of different penalties are not on one scale.",
         ),

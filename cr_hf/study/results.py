@@ -31,7 +31,9 @@ class Cell:
         rows: of training.
         tried: the settings, in the order of the head's.
         chosen: number of the setting with the best mean dev accuracy; all that follows is of that setting.
-        dev_accuracies: accuracy on dev.
+        dev_accuracies: accuracy on dev; with few labels that of cross-validation, of the setting that each seed chose.
+        choices: number of the setting that each seed chose by cross-validation, and `chosen` the most frequent of
+            them; `None` where dev chose one for all.
         test_accuracies: accuracy on test, as are the other measures.
         gradient_tail_ratios: 99th percentile over mean of the gradient norms; `peak_gradients` are the largest norms.
         non_linearities: 0 for a linear head.
@@ -60,6 +62,7 @@ class Cell:
     epochs: float | None = None
     batch_size: int | None = None
     overrides: dict[str, Any] | None = None
+    choices: list[int] | None = None
     accuracy_interval: tuple[float, float] = (np.nan, np.nan)
     hits: NDArray[np.bool_] | None = None
     seconds: float = 0.0
@@ -133,6 +136,7 @@ class Study:
         tests: comparisons times fractions, for the corrections.
         least_wilcoxon_p: the lowest p that so many seeds can give.
         fractions: by the share of the labels, written as a number.
+        is_few: whether `fractions` stand for labels a class and not for shares of them.
     """
 
     data: dict[str, Any]
@@ -147,6 +151,17 @@ class Study:
     tests: int
     least_wilcoxon_p: float
     fractions: dict[str, Fraction]
+    is_few: bool = False
+
+    @property
+    def chosen_by(self) -> str:
+        """What chose the settings, as an adjective of accuracy."""
+        return "cross-validated" if self.is_few else "dev"
+
+    def amount(self, fraction: str | None = None) -> str:
+        """A fraction in words, by default the largest: "5% of the labels" or "8 labels a class"."""
+        name = self.largest_fraction if fraction is None else fraction
+        return f"{float(name):g} labels a class" if self.is_few else f"{100 * float(name):g}% of the labels"
 
     @property
     def data_notes(self) -> list[str]:
@@ -174,7 +189,7 @@ class Study:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Study:
         """The inverse of `to_json`; also reads the studies of version 0.1.0."""
-        own = {item.name: values[item.name] for item in fields(cls)}
+        own = {item.name: values[item.name] for item in fields(cls) if item.name in values}
         own["comparisons"] = [Comparison(**pair) for pair in own["comparisons"]]
         own["fractions"] = {
             name: Fraction(

@@ -27,6 +27,7 @@ from ..runs import Recipe, build_model, describe_data, describe_machine, overrid
 from .arms import HEADS, check_heads
 from .cells import CellStore, StudyData, train_cell
 from .results import Cell, Compared, Fraction, Study
+from .shots import train_few_cell
 from .tables import spread
 
 logger = logging.get_logger(__name__)
@@ -41,6 +42,7 @@ def run_study(
     seeds: int,
     output: Path,
     *,
+    shots: Sequence[int] = (),
     comparisons: str | None = None,
     search_seeds: int = SEARCH_SEEDS,
     progress: Callable[[str], None] = logger.info,
@@ -52,6 +54,7 @@ def run_study(
         heads: names of `HEADS`.
         fractions: of the training rows, each above 0 and at most 1; every seed has its own stratified subset.
         seeds: number of seeds, from 0; at least 2.
+        shots: labels a class in place of `fractions`, each 3 or more; see `shots.py`. None by default.
         output: the study's folder: its cells are kept there, and `study.json` is written into it.
         comparisons: at most five `HEAD:REFERENCE` with commas between, see `evaluation.declare`.
         search_seeds: the first so many seeds choose the setting; the others train the chosen one alone.
@@ -61,13 +64,13 @@ def run_study(
         RecipeError: if a head is unknown, a number is out of range, a fraction leaves too few rows, the data have no
             test split or are not of classes, or the folder holds another study.
     """
-    heads, fractions = list(heads), list(fractions)
+    heads, fractions = list(heads), list(shots or fractions)
     check_heads(heads)
     declared = declare(comparisons, heads)
-    _check_size(recipe, fractions, seeds, search_seeds)
+    _check_size(recipe, fractions, seeds, search_seeds, bool(shots))
     dataset, data = read_features(recipe)
-    _check_fractions(fractions, data.train[1])
-    search_seeds = min(search_seeds, seeds)
+    _check_fractions(fractions, data.train[1], bool(shots))
+    search_seeds = seeds if shots else min(search_seeds, seeds)
     about: dict[str, Any] = {
         "data": describe_data(recipe.data, dataset),
         "features": {name: getattr(data.config, name) for name in ("in_features", "pooling", "feature_layers")},
@@ -75,17 +78,20 @@ def run_study(
         "seeds": seeds,
         "search_seeds": search_seeds,
         "resamples": RESAMPLES,
+        "is_few": bool(shots),
     }
+    train = partial(train_cell, data=data, seeds=seeds, search_seeds=search_seeds)
+    if shots:
+        train = partial(train_few_cell, data=data, seeds=seeds)
     with writing(output):
         store = CellStore(output, {**about, **_declaration(data, heads, fractions, declared)})
-        train = partial(train_cell, data=data, seeds=seeds, search_seeds=search_seeds)
         cells = {key: _kept_or_trained(store, *key, train, progress) for key in product(fractions, heads)}
-        seconds_training = round(sum(cell.seconds for cell in cells.values()))
+        seconds = round(sum(cell.seconds for cell in cells.values()))
         study = Study(
             **about,
             comparisons=list(declared),
             fingerprint=store.fingerprint,
-            environment={**describe_machine(), "seconds_training": seconds_training},
+            environment={**describe_machine(), "seconds_training": seconds},
             tests=len(fractions) * len(declared),
             least_wilcoxon_p=least_wilcoxon_p(seeds),
             fractions=compare_cells(cells, declared),
@@ -119,23 +125,29 @@ def _kept_or_trained(
     kept = " (kept from before)" if cell else ""
     cell = cell or store.save(head, fraction, train(head, fraction=fraction))
     accuracy = spread(100 * cell.per_seed("test_accuracies"))
-    progress(f"{fraction:.3g} of the labels, {head}: {accuracy} ({cell.seconds:.0f} s){kept}")
+    amount = f"{fraction:.3g} of the labels" if fraction <= 1 else f"{fraction:g} labels a class"
+    progress(f"{amount}, {head}: {accuracy} ({cell.seconds:.0f} s){kept}")
     return cell
 
 
-def _check_size(recipe: Recipe, fractions: Sequence[float], seeds: int, search_seeds: int) -> None:
-    if seeds < 2 or search_seeds < 2 or not all(0 < fraction <= 1 for fraction in fractions) or not fractions:
-        raise RecipeError("a study needs two or more --seeds, and --fractions above 0 and at most 1")
+def _check_size(recipe: Recipe, fractions: Sequence[float], seeds: int, search_seeds: int, is_few: bool) -> None:
+    option, rule = ("--shots", "3 or more") if is_few else ("--fractions", "above 0 and at most 1")
+    are_right = all(fraction >= 3 if is_few else 0 < fraction <= 1 for fraction in fractions)
+    if seeds < 2 or search_seeds < 2 or not are_right or not fractions:
+        raise RecipeError(f"a study needs two or more --seeds, and {option} {rule}")
     if len(set(fractions)) < len(fractions):
-        raise RecipeError("--fractions: one of them is given twice")
+        raise RecipeError(f"{option}: one of them is given twice")
     if not recipe.task.is_single:
         raise RecipeError(f"problem_type={recipe.task.problem_type}: a study is for single_label_classification")
 
 
-def _check_fractions(fractions: Sequence[float], labels: NDArray[np.int64]) -> None:
-    rows, classes = len(labels), len(np.unique(labels))
+def _check_fractions(fractions: Sequence[float], labels: NDArray[np.int64], is_few: bool) -> None:
+    rows, (names, counts) = len(labels), np.unique(labels, return_counts=True)
+    classes = len(names)
     for fraction in fractions:
-        if (left := round(fraction * rows)) < classes:
+        if is_few and fraction > counts.min():
+            raise RecipeError(f"--shots {fraction:g}: a class has only {counts.min()} rows of train: use fewer")
+        if not is_few and (left := round(fraction * rows)) < classes:
             raise RecipeError(f"--fractions {fraction:g}: {left} of {rows} rows are too few for {classes} classes")
 
 

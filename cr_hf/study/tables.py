@@ -51,13 +51,14 @@ def tail_ratio_rows(study: Study) -> list[list[str]]:
 
 def setting_rows(study: Study) -> list[list[str]]:
     """The settings chosen on dev: a header, then heads by fractions."""
-    return _heads_by_fractions(study, "chosen on dev", lambda cell: setting_text(cell.setting))
+    first = "chosen most often in cross-validation" if study.is_few else "chosen on dev"
+    return _heads_by_fractions(study, first, lambda cell: setting_text(cell.setting))
 
 
 def measure_rows(study: Study) -> list[list[str]]:
     """Everything measured at the largest fraction, means over seeds: a header, then a row a head."""
-    at = f"at {share(study.largest_fraction)} of the labels"
-    rows = [[at, "dev accuracy", "test accuracy [95 %]", "calibration error", "peak gradient", "parameters"]]
+    own = f"{study.chosen_by} accuracy"
+    rows = [[f"at {study.amount()}", own, "test accuracy [95 %]", "calibration error", "peak gradient", "parameters"]]
     for head, cell in study.largest.items():
         low, high = (100 * value for value in cell.accuracy_interval)
         rows.append([
@@ -94,6 +95,12 @@ def study_tables(study: Study) -> str:
 def search_note(study: Study) -> str:
     """How the settings were chosen, in a sentence or two."""
     settings = len(next(iter(study.largest.values())).tried)
+    if study.is_few:
+        return (
+            f"{settings} settings per head. Every seed draws its own labels and chooses its own setting by stratified "
+            "cross-validation among them (4 folds, or as many as a class has labels); networks train for a fixed "
+            "number of steps and keep the last. No dev split was looked at, and test rows only with what was chosen."
+        )
     note = (
         f"{settings} settings per head and fraction, chosen on dev by the mean over the first "
         f"{study.search_seeds} of {study.seeds} seeds; the test rows were only seen with the chosen one."
@@ -113,7 +120,7 @@ def claims(study: Study) -> list[str]:
     if not tests:
         return [search_note(study) + " No comparison was declared, so nothing is claimed."]
     claimed = [
-        f"- {_in_words(one)} {one.reference} at {share(name)} of the labels: {difference_text(one)}, "
+        f"- {_in_words(one)} {one.reference} at {study.amount(name)}: {difference_text(one)}, "
         f"p {p_text(one.t_p_holm)} (Wilcoxon {p_text(one.wilcoxon_p_holm)}, "
         f"Bonferroni {p_text(one.t_p_bonferroni)}), effect size d_z {_effect_text(one)}, in "
         f"{one.seeds_won if one.difference > 0 else one.seeds_lost} of {study.seeds} seeds"
@@ -178,10 +185,11 @@ def recommendation(study: Study) -> Recommendation:
     mean = {name: f"{100 * dev[name].mean():.1f} %" for name in candidates}
     within = f"one standard error over {study.seeds} seeds ({100 * error:.2f} points)"
     if len(candidates) == 1:
-        why = f"its mean dev accuracy, {mean[head]}, is the best, and that of no other head is within {within} of it."
+        found = f"its mean {study.chosen_by} accuracy, {mean[head]}"
+        why = f"{found}, is the best, and that of no other head is within {within} of it."
     else:
         why = (
-            f"{len(candidates)} heads have a mean dev accuracy within {within} of the best: "
+            f"{len(candidates)} heads have a mean {study.chosen_by} accuracy within {within} of the best: "
             f"{listed(f'{name} {mean[name]}' for name in candidates)}."
         )
         others = [f"{tau[name]:.2f} for {name}" for name in measured if name != head]
@@ -189,11 +197,11 @@ def recommendation(study: Study) -> Recommendation:
         if measured:
             why += f" Of these, {head} has the lowest gradient tail ratio: {tau[head]:.2f}, against {listed(others)}."
         else:
-            why += f" None of these has a gradient tail ratio, and {head} is the best on dev."
+            why += f" None of these has a gradient tail ratio, and {head} has the best of these."
         if head == "linear":
-            why += " That of a linear head is near 1 by construction: it is taken because no other was better on dev."
-    setting, at = cells[head].setting, share(study.largest_fraction)
-    reasons = [f"At {at} of the labels {why}", _evidence(study, head), *_edges(cells[head])]
+            why += " That of a linear head is near 1 by construction: it is taken because no other was better there."
+    setting = cells[head].setting
+    reasons = [f"At {study.amount()} {why}", _evidence(study, head), *_edges(cells[head])]
     if words := recipe_words(head, setting):
         reasons.append(f"As overrides of the recipe: {words}")
     return Recommendation(head, setting, candidates, f"Use {head}, with {setting_text(setting)}.", reasons)
@@ -252,11 +260,6 @@ def study_csv(study: Study) -> str:
     return out.getvalue()
 
 
-def share(fraction: str | float) -> str:
-    """A fraction as percent."""
-    return f"{100 * float(fraction):g}%"
-
-
 def listed(words: Iterable[str]) -> str:
     """Words as a sentence has them: with commas, and "and" before the last."""
     *first, last = words
@@ -298,7 +301,7 @@ def _mean(cell: Cell, measure: str, digits: int) -> str:
 
 
 def _header(first: str, study: Study) -> list[str]:
-    return [first, *[f"{share(name)} of the labels" for name in study.fractions]]
+    return [first, *map(study.amount, study.fractions)]
 
 
 def _heads_by_fractions(study: Study, first: str, text: Callable[[Cell], str]) -> list[list[str]]:
