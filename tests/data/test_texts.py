@@ -6,10 +6,15 @@ import gzip
 from pathlib import Path
 
 import datasets
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from children import Child
 from data_files import TSV, both, write
 
 from cr_hf.data import DataConfig, load_rows
+from cr_hf.data.texts import read_records
 from cr_hf.errors import DataError
 
 BAD_FILES = {
@@ -96,3 +101,20 @@ def test_a_bad_file_is_one_clear_error(tmp_path: Path, case: str) -> None:
 def test_unknown_encoding(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="unknown encoding: utf-9"):
         load_rows(DataConfig(train_file=write(tmp_path / "a.tsv", TSV), encoding="utf-9"))
+
+
+@pytest.mark.parametrize("keeps_types", [True, False])
+def test_a_dictionary_of_huge_texts_is_neither_unpacked_nor_read_on(keeps_types: bool, tmp_path: Path) -> None:
+    path, texts = tmp_path / "a.parquet", pa.array(["x" * 4_000_000, "y" * 4_000_000])
+    coded = pa.DictionaryArray.from_arrays(pa.array([0, 1] * 128), texts)
+    pq.write_table(pa.table({"text": coded, "label": ["a", "b"] * 128}), path, store_schema=keeps_types)
+
+    def read() -> None:
+        assert sum(1 for _ in read_records(path, DataConfig(max_unpacked_ratio=1e9))) == 256
+
+    before = psutil.Process().memory_info().rss
+    ended = Child(read).wait()
+    assert ended.code == 0, ended.errors
+    assert ended.peak < before + 200 * 2**20
+    with pytest.raises(DataError, match=r"a\.parquet, row \d+: unpacks to more than 100 times its size"):
+        list(read_records(path, DataConfig()))
