@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import threading
 from collections.abc import Container, Iterator, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ logger = logging.get_logger(__name__)
 
 CHUNK_CHARACTERS = 1 << 20
 CHARACTERS_PER_TOKEN = 32  # a first guess: where a text has fewer tokens, more of it is read
+LONG_BLANK = 1000  # more blanks are cut to so many, if the tokenizer makes nothing of them
 
 SECONDS, DEFAULT_SECONDS = "CR_HF_TOKENIZER_SECONDS", 120
 """Name in the environment of how long a call may take, of about `CHUNK_CHARACTERS`."""
@@ -130,6 +132,14 @@ def _cut(tokenizer: Any, text: str, number: int) -> str:
     """The part of a long text that holds the tokens which are kept, and as much again to be sure of the last one."""
     reach = CHARACTERS_PER_TOKEN * tokenizer.model_max_length
     from_end = tokenizer.truncation_side == "left"
+
+    def shorter(run: re.Match[str]) -> str:
+        blanks = "".join(sorted(set(run.group())))
+        (ids,) = _call(tokenizer, [(blanks,)], number, add_special_tokens=False)["input_ids"]
+        return run.group() if ids else run.group()[:LONG_BLANK]
+
+    if len(text) > 2 * reach:
+        text = re.sub(rf"\s{{{LONG_BLANK},}}", shorter, text)
     while len(text) > 2 * reach:
         part = text[-reach:] if from_end else text[:reach]
         (ids,) = _call(tokenizer, [(part,)], number, truncation=True, add_special_tokens=False)["input_ids"]

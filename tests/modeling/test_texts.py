@@ -106,7 +106,12 @@ class TestLongTexts:
     @pytest.mark.parametrize("side", ["right", "left"])
     @pytest.mark.parametrize(
         "text",
-        ["good film, " * 3000, " " * 30_000 + "good film", "x" * 50_000 + " bad plot", "bad" + " " * 30_000 + "plot"],
+        [
+            "good film, " * 3000,
+            " " * 30_000 + "good film",
+            "x" * 50_000 + " bad plot",
+            "bad" + " \n" * 15_000 + "plot",
+        ],
     )
     def test_cutting_first_gives_the_tokens_of_the_whole_text(self, text: str, side: str) -> None:
         tokenizer = build_tokenizer("bert")
@@ -127,6 +132,9 @@ class TestLongTexts:
         monkeypatch.setattr(texts, "CHUNK_CHARACTERS", 5000)
         tokenize(own, ["good film " * 100_000] * 3 + ["good " * 100] * 50)
         assert max(sizes) <= 5000 + 2 * 32 * 16
+        sizes.clear()
+        tokenize(own, [" " * 1_000_000 + "good" + "\n " * 500_000 + "film"])
+        assert sum(sizes) <= 5000, "blanks without tokens are not tokenized"
 
     def test_what_is_no_text_is_named(self) -> None:
         own = prepare_tokenizer(build_tokenizer("bert"), 16)
