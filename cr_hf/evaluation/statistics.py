@@ -161,8 +161,32 @@ def crossed_bootstrap(
 
     Source: Owen (2007), The pigeonhole bootstrap.
     """
+    return _percentiles(_crossed_means(values, resamples, 0), confidences)
+
+
+def pooled_bootstrap(
+    strata: Sequence[NDArray[np.float64]], confidences: Sequence[float] = (0.95,), resamples: int = RESAMPLES
+) -> NDArray[np.float64]:
+    """Percentile intervals of the mean over test sets of the mean over seeds and rows of each: all sets count alike.
+
+    Seeds and rows are resampled as in `crossed_bootstrap`, within each set on its own.
+
+    Args:
+        strata: hits, or paired differences of hits, one array of shape (seeds, rows) a test set.
+        confidences: coverage of the intervals.
+        resamples: bootstrap samples.
+
+    Returns:
+        Low and high ends, shape (len(confidences), 2).
+    """
+    means = [_crossed_means([one], resamples, number)[0] for number, one in enumerate(strata)]
+    return _percentiles(np.mean(means, axis=0, keepdims=True), confidences)[0]
+
+
+def _crossed_means(values: Sequence[NDArray[np.float64]], resamples: int, seed: int) -> NDArray[np.float64]:
+    """Means of the resamples of seeds and rows, shape (len(values), resamples)."""
     seeds, rows = values[0].shape
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     means = np.empty((len(values), resamples))
     for start in range(0, resamples, CHUNK):
         some = slice(start, min(start + CHUNK, resamples))
@@ -171,6 +195,10 @@ def crossed_bootstrap(
         row_counts = generator.multinomial(rows, np.full(rows, 1 / rows), size=size)
         for number, one in enumerate(values):
             means[number, some] = ((seed_counts @ one) * row_counts).sum(1) / (seeds * rows)
+    return means
+
+
+def _percentiles(means: NDArray[np.float64], confidences: Sequence[float]) -> NDArray[np.float64]:
     tails = np.array([[(1 - confidence) / 2, (1 + confidence) / 2] for confidence in confidences])
     return np.moveaxis(np.quantile(means, tails, axis=1), -1, 0)
 
