@@ -122,6 +122,9 @@ def predict(
     csv_safe: Annotated[
         bool, typer.Option("--csv-safe", help="Put ' before cells that a spreadsheet would take for formulas.")
     ] = False,
+    radius: Annotated[
+        bool, typer.Option("--radius", help="Add how far the features can move, in L2, before the class can change.")
+    ] = False,
 ) -> None:
     """Classify texts, files of texts, or standard input (one text a line); or the rows of a table."""
     if output is not None and output.suffix not in (".jsonl", ".csv"):
@@ -135,7 +138,7 @@ def predict(
     source, overrides = split_overrides(texts or [])
     found = Run(run)
     given = standard_input() if found.kind == "texts" and source in ([], ["-"]) else source
-    write_predictions(predict_run(found, given, overrides), found.task, output, csv_safe)
+    write_predictions(predict_run(found, given, overrides, radius), found.task, output, csv_safe)
 
 
 cache = typer.Typer(help="Features kept on disk, so that every text is encoded once.", no_args_is_help=True)

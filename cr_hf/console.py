@@ -95,7 +95,8 @@ def write_predictions(
     if output is None:
         for found in predictions:
             label = visible(task.label_of(found.scores))
-            typer.echo(f"{label}\t{max(found.scores):.3f}\t{visible(found.shown)}")
+            radius = "" if found.radius is None else f"\t{found.radius:.3f}"
+            typer.echo(f"{label}\t{max(found.scores):.3f}{radius}\t{visible(found.shown)}")
         return
     from .files import open_whole
 
@@ -125,6 +126,7 @@ def _new_columns(found: Prediction, task: Task, flat: bool) -> dict[str, Any]:
     added: dict[str, Any] = {}
     for name, value in [
         ("label", task.label_of(found.scores)),
+        *([] if found.radius is None else [("radius", found.radius)]),
         *(scores if flat else {"probabilities": scores}).items(),
     ]:
         while name in found.record or name in added:

@@ -167,6 +167,31 @@ def test_predict_files(suffix: str, finished: Path, tmp_path: Path, monkeypatch:
     assert [row[1] for row in table[1:]] == [row["label"] for row in rows]
 
 
+def test_radii_and_certified_accuracy(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert run(monkeypatch, "predict", finished, "a film", "--radius") == 0
+    label, _, radius, text = capsys.readouterr().out.strip().split("\t")
+    assert (text, float(radius) > 0) == ("a film", True)
+    assert run(monkeypatch, "predict", finished, "a film", "--radius", "--output", tmp_path / "out.csv") == 0
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as handle:
+        (row,) = csv.DictReader(handle)
+    assert row["label"] == label
+    assert float(row["radius"]) == pytest.approx(float(radius), abs=1e-3)
+    capsys.readouterr()
+    assert run(monkeypatch, "evaluate", finished, "--output", tmp_path / "metrics.json") == 0
+    assert "certified accuracy at" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    curve = [metrics["accuracy"], *metrics["certified_accuracy"].values()]
+    assert list(metrics["certified_accuracy"]) == ["0.1", "0.2", "0.5", "1"]
+    assert curve == sorted(curve, reverse=True)
+    results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
+    assert results["diagnostics"]["splits"]["test"]["certified"]["accuracy"] == metrics["certified_accuracy"]
+    assert "certified accuracy on test" in (finished / "README.md").read_text(encoding="utf-8")
+    assert run(monkeypatch, "diagnose", finished) == 0
+    assert "certified accuracy at" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

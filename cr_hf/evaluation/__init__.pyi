@@ -1,3 +1,5 @@
+from .lipschitz import certified_shares as certified_shares
+from .lipschitz import margin_slope_bound as margin_slope_bound
 from .metrics import ExpectedCalibrationError as ExpectedCalibrationError
 from .sensitivity import GRADIENT_RESAMPLES as GRADIENT_RESAMPLES
 from .sensitivity import TINY as TINY

@@ -1,6 +1,6 @@
-"""How steep a head can be: a bound that holds everywhere, and the largest slope that a search finds.
+"""How steep a head can be, everywhere and as far as a search finds, and what is certain of its predictions.
 
-Both are of the Jacobian of the logits by the normalised features, in the spectral norm: the largest change of the
+Slopes are of the Jacobian of the logits by the normalised features, in the spectral norm: the largest change of the
 logits per change of the features, both in L2. Of a cumulative link they are of the score, before the
 thresholds.
 """
@@ -14,10 +14,42 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..modeling import CRHead, Standardize, largest_slopes, spectral_norm
+from ..data import SINGLE
+from ..modeling import CRHead, Standardize, certified_radius, largest_slopes, spectral_norm
 
 # Far above what rounding adds to a product of float64 spectral norms, far below what anybody reads.
 ROUNDING = 1 + 1e-9
+CERTIFIED_AT = (0.1, 0.2, 0.5, 1.0)
+"""Radii, in normalised features, at which certified accuracy is stated."""
+
+
+@torch.no_grad()
+def certified_shares(
+    head: CRHead, features: Tensor, labels: Tensor | None = None
+) -> dict[str, dict[str, float]] | None:
+    """How many predictions are certain to stay as they are while the features move; see `certified_radius`.
+
+    Args:
+        head: a fitted head.
+        features: raw, shape (rows, in_features).
+        labels: class indices, shape (rows,), for the accuracy.
+
+    Returns:
+        By radius (`CERTIFIED_AT`, in normalised features) the share of rows whose class cannot change within it,
+        `unchanged`, and with labels the share that is right too, `accuracy`. `None` for a head without classes of
+        which one is right.
+    """
+    if head.config.problem_type != SINGLE:
+        return None
+    features = features.to(head.readout.weight)
+    radii = certified_radius(head, features)
+    counted = {"unchanged": torch.ones(len(features), dtype=torch.bool)}
+    if labels is not None:
+        counted["accuracy"] = (head(features)[0].argmax(-1) == labels.to(features.device)).cpu()
+    return {
+        name: {f"{radius:g}": float((rows & (radii >= radius)).double().mean()) for radius in CERTIFIED_AT}
+        for name, rows in counted.items()
+    }
 
 
 def lipschitz_bound(head: CRHead, raw: bool = False) -> float:
@@ -40,6 +72,17 @@ def lipschitz_bound(head: CRHead, raw: bool = False) -> float:
         if not isinstance(head.feature_norm, Standardize):
             return math.inf
         scale = head.feature_norm.scale.double()
+    return _bound(head, head.readout.weight, scale)
+
+
+def margin_slope_bound(head: CRHead) -> float:
+    """`lipschitz_bound` of the margin of the two classes where it is steepest; of a cumulative link's score."""
+    weight = head.readout.weight.detach()
+    pairs = [weight[i] - weight[j] for i in range(len(weight)) for j in range(i)] or [weight[0]]
+    return _bound(head, max(pairs, key=lambda pair: float(pair.norm()))[None])
+
+
+def _bound(head: CRHead, readout: Tensor, scale: Tensor | float = 1.0) -> float:
     bound = ROUNDING
     for layer in head.layers:
         slopes = largest_slopes(layer)
@@ -47,7 +90,7 @@ def lipschitz_bound(head: CRHead, raw: bool = False) -> float:
             return math.inf
         bound *= spectral_norm(slopes[:, None] * layer.linear.weight.detach().double() * scale)
         scale = 1.0
-    return bound * spectral_norm(head.readout.weight.detach().double() * scale)
+    return bound * spectral_norm(readout.detach().double() * scale)
 
 
 def largest_slope_found(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..modeling import CRConfig, CRHead, network_dreg, task_loss
-from .lipschitz import largest_slope_found, lipschitz_bound
+from .lipschitz import certified_shares, largest_slope_found, lipschitz_bound
 from .metrics import ExpectedCalibrationError, NegativeLogLikelihood
 from .statistics import bootstrap_interval
 
@@ -262,7 +262,7 @@ def diagnose_features(
     Args:
         head: a fitted head.
         features: raw, shape (rows, in_features).
-        labels: of the rows; only the gradient of the loss needs them.
+        labels: of the rows, for the gradient of the loss and the certified accuracy.
         linear: a linear head trained on features of the same kind. A tail ratio means little without it: a linear
             head's is near 1 by construction.
 
@@ -291,6 +291,7 @@ def diagnose_features(
         "lipschitz_bound": lipschitz_bound(head),
         "lipschitz_bound_raw": lipschitz_bound(head, raw=True),
         "largest_slope_found": largest_slope_found(head, features),
+        "certified": certified_shares(head, features, labels),
     }
     return {name: _finite(value) for name, value in found.items()}
 

@@ -25,8 +25,8 @@ from transformers.utils import logging
 
 from ..errors import DataError
 from ..modeling import (
-    CRForFeatureClassification,
     CRForSequenceClassification,
+    CRPreTrainedModel,
     padded_batches,
     prepare_tokenizer,
     tokenize,
@@ -225,14 +225,14 @@ def _progress(description: str, texts: int, done: int = 0) -> Any:
     return logging.tqdm(desc=name, total=texts, initial=done, unit=" texts", delay=2, disable=hidden)
 
 
-def classify_features(model: CRForFeatureClassification, features: Features, batch_size: int = 4096) -> Tensor:
+def classify_features(model: CRPreTrainedModel, features: Features, batch_size: int = 4096) -> Tensor:
     """Logits of features of shape (rows, in_features); shape (rows, num_labels), float32, on the CPU."""
     logits = [torch.empty(0, cast(int, model.config.num_labels))]
     evaluating = model.evaluating()
     with torch.inference_mode():
         for start in range(0, len(features), batch_size):
             batch = torch.from_numpy(np.array(features[start : start + batch_size])).to(model.device)
-            logits.append(evaluating(batch).logits.float().cpu())
+            logits.append(evaluating.classifier(batch)[0].float().cpu())
     return torch.cat(logits)
 
 

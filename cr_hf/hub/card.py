@@ -121,7 +121,8 @@ def render_card(
             f"{escape(key.replace('_', ' '))}: {value:.4g}"
             for key, value in (results.get("diagnostics") or {}).items()
             if isinstance(value, int | float)
-        ],
+        ]
+        + _certified(results),
         limits=_limits(results),
         data_licence=DATA_LICENCES.get(results["data"].get("in_place_of") or results["data"]["source"], ""),
         version=escape(results["cr_hf_version"]),
@@ -265,6 +266,19 @@ def _training(results: dict[str, Any]) -> list[str]:
         f"epochs: {run['epochs']:g}; steps: {run['steps']:,}; {', '.join(times)} on {escape(machine['device'])}",
         ", ".join(f"{name} {escape(version)}" for name, version in versions.items()),
     ]
+
+
+def _certified(results: dict[str, Any]) -> list[str]:
+    """Certified accuracy by split, a line each."""
+    lines = []
+    for split, found in (results.get("diagnostics") or {}).get("splits", {}).items():
+        shares = (found.get("certified") or {}).get("accuracy", {})
+        curve = ", ".join(f"{share:.4f} within {escape(radius)}" for radius, share in shares.items())
+        lines += [f"certified accuracy on {escape(split)}: {curve}"] if curve else []
+    about = "right, and certain to stay so while the features that the head reads move by so much in L2, in deviations"
+    return (
+        [*lines, f"certified: {about} of a feature over the training rows; of words it says nothing"] if lines else []
+    )
 
 
 def _lambda_choice(choice: dict[str, Any]) -> str:

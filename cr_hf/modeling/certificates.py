@@ -160,7 +160,7 @@ def certified_radius(head: CRHead, features: Tensor) -> Tensor:
         features: raw, shape (rows, in_features).
 
     Returns:
-        Shape (rows,), float64, on the CPU; 0 where two classes are level, infinite where no feature has an effect.
+        Shape (rows,), float64, on the CPU; 0 where two classes are level, 1e30 where no feature has an effect.
 
     Raises:
         ValueError: if the head has no such classes, or a feature is not finite.
@@ -267,7 +267,7 @@ class _Certifier:
                 next_distance = torch.where(torch.isfinite(crossing), crossing, next_distance)
             last, last_reached = distance, reached
             distance = next_distance.maximum(low).minimum(high)
-        return low.cpu()
+        return low.clamp_max(1 / TINY).cpu()
 
     def _margins(self, scores: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """How far each other class is behind, and the gradient of that by the last layer, (rows, margins[, units])."""

@@ -32,6 +32,7 @@ from ..modeling import CRConfig, CRForSequenceClassification, CRHead, CRPreTrain
 from ..training import train_heads
 from .build import sweep_head
 from .recipe import Recipe
+from .results import certified_text
 
 logger = logging.get_logger(__name__)
 
@@ -249,6 +250,10 @@ def diagnostic_rows(columns: dict[str, dict[str, Any]], output: str) -> list[tup
     add(f"Lipschitz bound, {every[0]['lipschitz_of']}", (c["lipschitz_bound"] for c in every))
     if any(c["lipschitz_bound_raw"] is not None for c in every):
         add("  by raw features", (c["lipschitz_bound_raw"] for c in every))
+    for name, title in (("accuracy", "certified accuracy"), ("unchanged", "class certain")):
+        curves = [(c.get("certified") or {}).get(name) for c in every]
+        if radii := next((" / ".join(curve) for curve in curves if curve), None):
+            rows.append((f"{title} at {radii}", ["-" if c is None else certified_text(c) for c in curves]))
     for name in ("expected_calibration_error", "temperature", "expected_calibration_error_at_temperature"):
         if any("calibration" in c for c in every):
             add(name.replace("_", " "), (c.get("calibration", {}).get(name) for c in every))

@@ -22,7 +22,7 @@ MODEL_FIELDS = (
     *("pooling", "feature_layers", "feature_norm", "objective", "ordinal_loss", "soft_labels", "dreg_lambda"),
     *("dreg_mode", "freeze_backbone"),
 )
-NOT_METRICS = ("rows", "accuracy_interval", "robustness")
+NOT_METRICS = ("rows", "accuracy_interval", "robustness", "certified_accuracy")
 PROBE_TEXTS = (
     "A warm, funny film that earns every laugh.",
     "The room was clean, but the breakfast was cold and the staff were rude.",
@@ -95,7 +95,17 @@ def metric_table(metrics: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """Metrics by split as a header and one row a metric; the accuracy is followed by its 95 % interval."""
     names = dict.fromkeys(name for values in metrics.values() for name in values if name not in NOT_METRICS)
     header = ["metric", *(f"{split} ({values['rows']:,} rows)" for split, values in metrics.items())]
-    return [header, *([name, *(_metric(name, values) for values in metrics.values())] for name in names)]
+    rows = [[name, *(_metric(name, values) for values in metrics.values())] for name in names]
+    curves = [values.get("certified_accuracy") for values in metrics.values()]
+    if radii := next((" / ".join(curve) for curve in curves if curve), None):
+        cells = ["-" if curve is None else certified_text(curve) for curve in curves]
+        rows.append([f"certified accuracy at {radii}", *cells])
+    return [header, *rows]
+
+
+def certified_text(shares: Mapping[str, float]) -> str:
+    """Shares of rows, one a radius."""
+    return " / ".join(f"{share:.4f}" for share in shares.values())
 
 
 def _metric(name: str, values: Mapping[str, Any]) -> str:

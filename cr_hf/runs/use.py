@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..data import DataConfig, Row, TableSchema, load_rows, load_tables, read_inputs, read_rows, table_features
 from ..errors import CheckpointError, DataError
-from ..evaluation import Task, check_kinds, text_robustness, write_strips
-from ..features import classify_features
+from ..evaluation import Task, certified_shares, check_kinds, text_robustness, write_strips
+from ..features import classify_features, encode_texts
 from ..files import read_json
-from ..modeling import TokenizerError
+from ..modeling import TokenizerError, certified_radius
 from ..training import load_model
 from .diagnose import diagnose_new, diagnose_texts
 from .directory import RECIPE, RESULTS, TABLE, check_finished
@@ -129,15 +130,17 @@ class Prediction:
         shown: the text, or the number of the row of a table.
         record: the row's own columns, in their order.
         scores: one probability a class, or the predicted numbers.
+        radius: how far the normalised features can move before the class can change, where it was asked for.
     """
 
     shown: str
     record: dict[str, Any]
     scores: list[float]
+    radius: float | None = None
 
 
 def predict_run(
-    run: Run, source: Sequence[str] | Iterable[str], overrides: Mapping[str, Any] | None = None
+    run: Run, source: Sequence[str] | Iterable[str], overrides: Mapping[str, Any] | None = None, radius: bool = False
 ) -> Iterator[Prediction]:
     """Predictions of a finished run, one for each row in their order, in constant memory for texts.
 
@@ -145,24 +148,41 @@ def predict_run(
         run: the run.
         source: texts or paths of files, or an open handle with one text a line; for the run of a table one path.
         overrides: fields of `DataConfig` that replace those of the run's recipe.
+        radius: give every prediction its certified radius, see `CRForSequenceClassification.certified_radius`.
 
     Raises:
-        DataError: naming the file, the row and the mend.
+        DataError: naming the file, the row and the mend; if a radius is asked for where there is none.
     """
+    if radius and not run.task.is_single:
+        raise DataError(
+            f"{run.path} has no classes of which one is right, and so no certified radius: leave --radius out"
+        )
     if run.kind == "table":
         features, records = run.table_rows(list(source), overrides)
-        scores = run.task.scores(classify_features(run.model, features))
-        for number, (record, row) in enumerate(zip(records, scores, strict=True), 1):
-            yield Prediction(f"row {number}", record or {"row": number}, row)
+        answers = _answers(run, features, radius)
+        for number, (record, answer) in enumerate(zip(records, answers, strict=True), 1):
+            yield Prediction(f"row {number}", record or {"row": number}, *answer)
         return
     config = run.data(overrides)
     for chunk in _chunks(read_inputs(source, config)):
         try:
-            logits = run.model.predict_texts(*_columns(chunk, config, run.tokenizer))
+            texts, tokenizer, pairs = _columns(chunk, config, run.tokenizer)
+            if radius:
+                answers = _answers(run, encode_texts(run.model, tokenizer, texts, pairs, cache_dir=False), radius)
+            else:
+                logits = run.model.predict_texts(texts, tokenizer, pairs)
+                answers = ((scores, None) for scores in run.task.scores(logits))
         except TokenizerError as error:
             raise DataError(f"{chunk[error.first].place()}: {error}") from error
-        for input_row, row in zip(chunk, run.task.scores(logits), strict=True):
-            yield Prediction(input_row.text, input_row.record, row)
+        for input_row, answer in zip(chunk, answers, strict=True):
+            yield Prediction(input_row.text, input_row.record, *answer)
+
+
+def _answers(run: Run, features: Any, radius: bool) -> Iterator[tuple[list[float], float | None]]:
+    """Scores and, if asked for, certified radius of each row of features."""
+    scores = run.task.scores(classify_features(run.model, features))
+    head, rows = run.model.classifier, torch.from_numpy(features)
+    return zip(scores, certified_radius(head, rows).tolist() if radius else [None] * len(scores), strict=True)
 
 
 def _columns(rows: Sequence[Row], config: DataConfig, tokenizer: Any) -> tuple[list[str], Any, list[str] | None]:
@@ -201,7 +221,8 @@ def evaluate_run(
         seed: of the perturbations.
 
     Returns:
-        What `Task.measure` returns, and with `perturb` also `robustness`, what `text_robustness` returns.
+        What `Task.measure` returns; `certified_accuracy` by radius where one class is right (see `certified_shares`);
+        and with `perturb` also `robustness`, what `text_robustness` returns.
 
     Raises:
         CheckpointError: if the run is not finished.
@@ -219,11 +240,16 @@ def evaluate_run(
         if perturb:
             raise DataError(f"{run_dir} is the run of a table, and --perturb damages texts: leave it out")
         rows = load_tables(data, [split], run.schema)[split]
-        return task.measure(classify_features(run.model, table_features(rows)).numpy(), np.asarray(rows["label"][:]))
-    rows = load_rows(data, task.problem_type, splits=[split])[split]
+        features, pairs = table_features(rows), None
+    else:
+        rows = load_rows(data, task.problem_type, splits=[split])[split]
+        pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
+        features = encode_texts(run.model, run.tokenizer, rows["text"], pairs, cache_dir=False)
     labels = np.asarray(rows["label"][:])
-    pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
-    metrics = task.measure(run.model.predict_texts(rows["text"], run.tokenizer, pairs).numpy(), labels)
+    metrics = task.measure(classify_features(run.model, features).numpy(), labels)
+    certified = certified_shares(run.model.classifier, torch.from_numpy(features), torch.from_numpy(labels))
+    if certified is not None:
+        metrics["certified_accuracy"] = certified["accuracy"]
     if perturb:
 
         def is_right(texts: list[str], pairs: list[str] | None) -> Any:

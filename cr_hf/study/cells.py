@@ -25,8 +25,10 @@ from ..errors import CheckpointError, RecipeError
 from ..evaluation import (
     ExpectedCalibrationError,
     calibration_bins,
+    certified_shares,
     gradient_tail_ratio,
     input_gradient_norms,
+    margin_slope_bound,
     non_linearity,
 )
 from ..files import read_json, write_json
@@ -43,6 +45,7 @@ Trained = TypeVar("Trained", HeadResult, FittedEstimator)
 FORMAT = 2
 DECLARED, CELLS = "declared.json", "cells"
 MEND = "remove it, and it is made again"
+CERTIFIED_ROWS = 500
 
 
 @dataclass
@@ -224,12 +227,18 @@ def _measure(kept: Sequence[HeadResult], features: Rows, labels: NDArray[np.int6
     rows = torch.from_numpy(np.array(features))
     modules = [result.head() for result in kept]
     norms = [input_gradient_norms(module, rows).cpu().numpy() for module in modules]
+    sample = np.sort(np.random.default_rng(0).permutation(len(rows))[:CERTIFIED_ROWS])
+    certified = [certified_shares(module, rows[sample], torch.from_numpy(labels[sample])) or {} for module in modules]
     coefficients, setup = kept[0].state.get("layers.0.coefficients"), kept[0].setup
     return {
         **_measure_predictions(predicted.argmax(-1) == labels, predicted, labels),
         "gradient_tail_ratios": [gradient_tail_ratio(values) for values in norms],
         "peak_gradients": [float(values.max()) for values in norms],
         "non_linearities": [non_linearity(module, rows) for module in modules],
+        "certified_accuracies": {
+            radius: [shares["accuracy"][radius] for shares in certified] for radius in certified[0]["accuracy"]
+        },
+        "margin_slopes": [margin_slope_bound(module) for module in modules],
         "coefficients": None if coefficients is None else coefficients.tolist(),
         "parameters": sum(value.numel() for value in modules[0].parameters()),
         "epochs": setup.arguments.num_train_epochs,

@@ -37,6 +37,9 @@ class Cell:
         test_accuracies: accuracy on test, as are the other measures.
         gradient_tail_ratios: 99th percentile over mean of the gradient norms; `peak_gradients` are the largest norms.
         non_linearities: 0 for a linear head.
+        certified_accuracies: by radius in normalised features the share of 500 test rows, or fewer, that is right and
+            stays so within it.
+        margin_slopes: bound, everywhere, of the slope of the margin between two classes; infinite without tails.
         reliability: the bins of the calibration error, all seeds together.
         coefficients: polynomials of the first layer of the first seed, shape (degree + 1, units).
         parameters: how many a head has.
@@ -55,6 +58,8 @@ class Cell:
     gradient_tail_ratios: list[float] | None = None
     peak_gradients: list[float] | None = None
     non_linearities: list[float] | None = None
+    certified_accuracies: dict[str, list[float]] | None = None
+    margin_slopes: list[float] | None = None
     expected_calibration_errors: list[float] | None = None
     reliability: list[CalibrationBin] | None = None
     coefficients: list[list[float]] | None = None

@@ -72,6 +72,19 @@ def measure_rows(study: Study) -> list[list[str]]:
     return rows
 
 
+def certified_rows(study: Study) -> list[list[str]]:
+    """Certified accuracy in percent and slope of the margin at the largest fraction: header, then a row a network."""
+    cells = {head: cell for head, cell in study.largest.items() if cell.certified_accuracies}
+    radii = next((list(cell.certified_accuracies or {}) for cell in cells.values()), [])
+    rows = [["certified accuracy in percent within", *radii, "margin's slope at most"]]
+    for head, cell in cells.items():
+        shares = (cell.certified_accuracies or {}).values()
+        slope = cell.per_seed("margin_slopes").mean()
+        bound = f"{slope:.2f}" if np.isfinite(slope) else "no bound"
+        rows.append([head, *(f"{100 * np.mean(share):.1f}" for share in shares), bound])
+    return rows
+
+
 def comparison_rows(study: Study) -> list[list[str]]:
     """The declared comparisons by fractions: difference in points, 95 % interval and corrected p; claims are bold."""
     rows = [_header("difference in points", study)]
@@ -88,6 +101,7 @@ def comparison_rows(study: Study) -> list[list[str]]:
 def study_tables(study: Study) -> str:
     """A study as Markdown: accuracies, tail ratios, the declared comparisons, what may be claimed, and the advice."""
     parts = [markdown_table(accuracy_rows(study)), markdown_table(tail_ratio_rows(study)), TAIL_RATIO_NOTE]
+    parts += [markdown_table(rows)] if len(rows := certified_rows(study)) > 1 else []
     parts += [markdown_table(comparison_rows(study))] if study.comparisons else []
     return "\n\n".join([*parts, *study.data_notes, *claims(study), recommendation(study).text])
 

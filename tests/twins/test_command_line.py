@@ -71,17 +71,19 @@ def test_evaluate(runs: tuple[Path, Path], tmp_path: Path) -> None:
     assert read(output) == evaluate_run(runs[0], "test", {"max_eval_samples": 20}, ["typos"], 3)
 
 
-def test_predict(runs: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["--radius"]], ids=str)
+def test_predict(options: list[str], runs: tuple[Path, Path], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
-    command("predict", runs[0], *TEXTS, "--output", output)
+    command("predict", runs[0], *TEXTS, *options, "--output", output)
     run = Run(runs[0])
     expected = [
         {
             **found.record,
             "label": run.task.label_of(found.scores),
+            **({"radius": found.radius} if options else {}),
             "probabilities": dict(zip(run.task.label_names, found.scores, strict=True)),
         }
-        for found in predict_run(run, TEXTS)
+        for found in predict_run(run, TEXTS, radius=bool(options))
     ]
     assert [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()] == expected
 

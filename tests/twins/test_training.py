@@ -177,6 +177,10 @@ def test_a_cell_of_a_study_is_what_its_command_trains(
     gradients = results["diagnostics"]["splits"]["test"]["gradients"]["margin"]
     assert gradients["tail_ratio"] == pytest.approx(cell.per_seed("gradient_tail_ratios")[1], rel=1e-4)
     assert gradients["peak"] == pytest.approx(cell.per_seed("peak_gradients")[1], rel=1e-4)
+    certified = results["diagnostics"]["splits"]["test"]["certified"]["accuracy"]
+    assert certified == {
+        radius: pytest.approx(found[1]) for radius, found in (cell.certified_accuracies or {}).items()
+    }
 
 
 def test_a_cell_on_texts_has_the_logits_of_its_command(tiny_backbone: Callable[..., Path], tmp_path: Path) -> None:
