@@ -191,9 +191,10 @@ def find_column(columns: Sequence[str], asked: str | float | None, role: str, pl
         return found[0]
     missing = f"no {role} column found" if asked is None else f"no column {asked!r}{nearest(str(asked), columns)}"
     mend = f"set data.{role}_column" + (", or data.label_columns for a column a label" if role == "label" else "")
-    if len(columns) == 1 and place.removesuffix(".gz").endswith((".csv", ".tsv")):
+    has_cells = place.lower().removesuffix(".gz").endswith((".csv", ".tsv"))
+    if has_cells and len(columns) == 1:
         mend += ", or data.separator to what stands between the columns"
-    if not has_usual_names(columns) and not all(column.isdigit() for column in columns):
+    if has_cells and not has_usual_names(columns) and not all(column.isdigit() for column in columns):
         mend += ", or data.has_header=false if the first row of the file is data and no names"
     raise DataError(f"{place}: {missing} among {list(columns)[:50]}: {mend}")
 

@@ -20,7 +20,8 @@ from .config import NUMBER, DataConfig, as_number
 SINGLE, SEVERAL, NUMBERS = "single_label_classification", "multi_label_classification", "regression"
 SEPARATOR = "|"
 """Between the classes of a row in one cell, unless `data.label_separator` says another."""
-MISSING = {"", "nan", "-nan", "na", "n/a", "#n/a", "#na", "<na>", "null", "none", "nat", "#value!", "#ref!"}
+MISSING = {"", "nan", "-nan", "na", "n/a", "#n/a", "#na", "<na>", "null", "none", "nat", "nil", "\\n", "(null)"}
+MISSING |= {"#value!", "#ref!", "#div/0!", "#name?", "#num!", "#null!"}
 LARGEST = float(np.finfo(np.float32).max)
 LONGEST = 200
 """Characters of a label."""

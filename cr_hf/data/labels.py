@@ -245,7 +245,11 @@ def _refuse_invisible(seen: Mapping[str, Seen], names: Sequence[str] | None, not
         if key_of(other) != key_of(label):
             place = first.get(label) or first.get(other, "data.label_names")
             raise DataError(f"{place}: the labels {other!a} and {label!a} look the same: write one of them")
-        fold = unicodedata.normalize("NFKC", shape).casefold().strip("'\"`.\u00b4\u2018\u2019\u201c\u201d")
+        fold = (
+            re.sub("['\"`\u00b4\u2018\u2019\u201c\u201d]", "", unicodedata.normalize("NFKC", shape))
+            .casefold()
+            .strip(".")
+        )
         alike[re.sub(r"[\s_\u2010-\u2015-]+", " ", fold)].append(label)
     groups = [group for group in alike.values() if len(set(map(key_of, group))) > 1]
     for group in groups[:10]:

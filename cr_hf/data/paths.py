@@ -15,7 +15,8 @@ from .config import DataConfig, find_columns
 from .table_schema import read_header, schema_of_columns
 from .texts import TABLE_TYPES, check_exists, check_file, file_type, read_records
 
-SPLIT_WORDS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+SPLIT_WORDS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev")}
+SPLIT_WORDS["test"] = ("test", "testing", "eval", "evaluation")
 NOT_A_SPLIT = {"phrases", "pool", "unlabeled", "unlabelled", "unsupervised"}
 SHARD = re.compile(r"-\d+-of-\d+$")
 
@@ -83,6 +84,8 @@ def _find_split(folder: Path, split: str) -> list[Path]:
     words = set(SPLIT_WORDS[split])
     for path in sorted(folder.iterdir()):
         parts = re.findall("[a-z]+", _stem(path))
+        if path.name.startswith("."):
+            continue  # what systems and editors leave beside a file
         is_table = path.is_file() and file_type(path) in TABLE_TYPES
         if is_table and words & set(parts) and not NOT_A_SPLIT & set(parts):
             named[path] = parts

@@ -7,6 +7,7 @@ texts such as "NA" for missing: only parquet is left to them.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import gzip
@@ -30,6 +31,17 @@ GZIP_RATIO = 1100
 """No gzip unpacks to more; one that says so is damaged."""
 FREE_BYTES = 2**24
 """A compressed file may become this large whatever its ratio."""
+OTHER_KINDS: dict[str, tuple[tuple[bytes, ...], str]] = {
+    "a web page": ((b"<!doctype html", b"<html", b"<table", b"<?xml"), "fetch the file itself"),
+    "a git-lfs pointer": ((b"version https://git-lfs",), "fetch the file itself (git lfs pull)"),
+    "an archive or a spreadsheet": (
+        (b"pk\x03\x04", b"bzh91ay&sy", b"\xfd7zxz", b"\xd0\xcf\x11\xe0"),
+        "unpack it, or save it as csv",
+    ),
+    "parquet": ((b"par1\x15",), "name it .parquet"),
+    "json": ((b'{"', b'[{"'), "name it .jsonl or .json"),
+}
+"""What a file may be whatever its name says: how it begins, in lower case, and what to do."""
 
 Record = dict[str, Any]
 Records = Iterator[tuple[str, Record]]
@@ -60,9 +72,9 @@ def check_file(path: Path, types: Sequence[str] = TABLE_TYPES) -> None:
         raise DataError(f"{path}: files of this type are not read: use {', '.join(types)}, each also .gz")
     with contextlib.suppress(OSError), path.open("rb") as handle:
         start = handle.read(64).lstrip(b"\xef\xbb\xbf\r\n\t ").lower()
-        if start.startswith((b"<!doctype html", b"<html", b"version https://git-lfs")):
-            kind = "a web page" if start[:1] == b"<" else "a git-lfs pointer (git lfs pull)"
-            raise DataError(f"{path}: {kind} and not the file itself: fetch the file again")
+        for kind, (beginnings, mend) in OTHER_KINDS.items():
+            if start.startswith(beginnings) and kind not in path.suffix:
+                raise DataError(f"{path}: {kind} and not a {file_type(path)[1:]} file: {mend}")
 
 
 # ---- lines ----
@@ -91,8 +103,8 @@ def read_lines(path: Path, config: DataConfig) -> Iterator[str]:
     byte that the encoding does not have, a NUL, what is too long, a damaged gzip, a file that cannot be read.
     """
     number, limit = 0, 4 * config.max_cell_characters
-    encoding = "utf-8-sig" if config.encoding.lower() in ("utf-8", "utf8") else config.encoding
     try:
+        encoding = "utf-8-sig" if codecs.lookup(config.encoding).name == "utf-8" else config.encoding
         with path.open("rb") as raw:
             is_gzip = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
@@ -221,7 +233,7 @@ def named_cells(
     """
     rows = read_cells(path, config)
     number, first = next(rows, (0, []))
-    header = [cell.strip() for cell in first]
+    header = [cell.strip().strip("\ufeff\u200b").strip() for cell in first]
     has_header = config.has_header
     asked = _asked(config)
     if has_header is None:
@@ -234,7 +246,7 @@ def named_cells(
     header = [name or f"Unnamed: {index}" if unnamed else name for index, name in enumerate(header)]
     if len(set(header)) < len(header):
         raise DataError(f"{path}, line {number}: column names repeat: {header[:50]}: rename them")
-    return header, _even(path, rows, len(header))
+    return header, _even(path, rows, header)
 
 
 def _asked(config: DataConfig) -> set[str]:
@@ -242,13 +254,18 @@ def _asked(config: DataConfig) -> set[str]:
     return {column_name(name) for name in (config.text_column, config.label_column) if name is not None}
 
 
-def _even(path: Path, rows: Iterator[tuple[int, list[str]]], width: int) -> Iterator[tuple[int, list[str]]]:
+def _even(path: Path, rows: Iterator[tuple[int, list[str]]], header: list[str]) -> Iterator[tuple[int, list[str]]]:
+    width = len(header)
     for number, cells in rows:
         while len(cells) > width and not cells[-1].strip():
             cells.pop()
         if len(cells) != width:
             mend = "remove what stands above the names of the columns" if has_usual_names(cells) else "mend the row"
             raise DataError(f"{path}, line {number}: {len(cells)} columns instead of {width}: {mend}")
+        is_rule = cells[0][:1] in "-: " and not (joined := "".join(cells)).strip("-: ") and joined.count("-") > 3
+        if width > 1 and (cells == header or is_rule):
+            what = "a rule of dashes, as Markdown has" if is_rule else "the names of the columns again"
+            raise DataError(f"{path}, line {number}: {what}: remove the line")
         yield number, cells
 
 
@@ -287,16 +304,23 @@ def _json(path: Path, config: DataConfig) -> Records:
 def _parsed(text: str, path: Path, line: int) -> Any:
     """The value of JSON text that starts on a line."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         number = line + getattr(error, "lineno", 1) - 1
         raise DataError(f"{path}, line {number}: not JSON ({error}): one object a line is needed") from error
 
 
+def _once(pairs: list[tuple[str, Any]]) -> Record:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError(f"a key stands twice among {[name for name, _ in pairs][:20]}")
+    return record
+
+
 def _whole_json(path: Path, head: list[tuple[int, str]], lines: Iterator[tuple[int, str]]) -> Any:
     """The value that a file is, or None where it holds an object a line."""
     try:
-        value = json.loads(head[0][1])
+        value = json.loads(head[0][1], object_pairs_hook=_once)
     except (ValueError, RecursionError):
         size, parts = 0, []
         for _, line in itertools.chain(head, lines):

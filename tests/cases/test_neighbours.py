@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 from collections import Counter
@@ -267,6 +268,56 @@ READ: dict[str, tuple[str, str | bytes, dict[str, Any], list[tuple[str, Any]] | 
     "commas as one class": ("a.csv", 'text,label\na,"x,y"\nb,x\nc,y\n', {}, Refused("label_separator")),
     "a web page": ("a.csv", "\n<!DOCTYPE html>\n<p>404, sorry</p>\n", {}, Refused("web page")),
     "a git-lfs pointer": ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", {}, Refused("git lfs pull")),
+    "a spreadsheet": ("a.csv", b"PK\x03\x04\x14\x00\x06\x00", {}, Refused("a spreadsheet")),
+    "a bz2 archive": ("a.csv", bz2.compress(lines(GOOD).encode()), {}, Refused("an archive")),
+    "parquet called csv": ("a.csv", b"PAR1\x15\x04\x15\x10", {}, Refused("name it .parquet")),
+    "JSON lines called csv": ("a.csv", jsonl(GOOD), {}, Refused("name it .jsonl")),
+    "an array called tsv": ("a.tsv", json.dumps(objects(GOOD)), {}, Refused("name it .jsonl or .json")),
+    "XML": ("a.csv", "<?xml version='1.0'?>\n<rows/>\n", {}, Refused("fetch the file itself")),
+    # others
+    "names of the columns again": (
+        "a.csv",
+        lines(GOOD) + lines(GOOD),
+        {},
+        Refused("line 6: the names of the columns"),
+    ),
+    "a table of Markdown": ("a.csv", "| text | label |\n|---|:-:|\n| a | x |\n| b | y |\n", {}, Refused("line 2")),
+    "two byte order marks": ("a.csv", "\ufeff\ufeff" + lines(GOOD), {}, GOOD),
+    "a byte order mark, said": ("a.csv", "\ufeff" + lines(GOOD), {"encoding": "UTF_8"}, GOOD),
+    "no such encoding": ("a.csv", lines(GOOD), {"encoding": "klingon"}, Refused("data.encoding")),
+    "invisible in a column's name": ("a.csv", lines(GOOD, header="\u200btext,label\u00a0"), {}, GOOD),
+    "two columns of one name but case": ("a.csv", "Text,text,label\na,b,x\nc,d,y\n", {}, [("b", "x"), ("d", "y")]),
+    "which of them": ("a.csv", "Text,text,label\na,b,x\n", {"text_column": "TEXT"}, Refused("no column 'TEXT'")),
+    "a key twice": ("a.jsonl", '{"text": "a", "text": "b", "label": 0}\n', {}, Refused("a key stands twice")),
+    "a key twice in an array": (
+        "a.json",
+        '[{"text": "a", "label": 0, "label": 1}]',
+        {},
+        Refused("a key stands twice"),
+    ),
+    "commas after objects": ("a.jsonl", jsonl(GOOD).replace("}\n", "},\n"), {}, Refused("line 1")),
+    "null on a line": ("a.jsonl", jsonl(GOOD) + "null\n", {}, Refused("line 5")),
+    "splits in one object": (
+        "a.json",
+        json.dumps({"train": objects(GOOD), "test": objects(GOOD)}),
+        {},
+        Refused("text"),
+    ),
+    "rows by number": ("a.json", json.dumps(dict(enumerate(objects(GOOD)))), {}, Refused("array of objects")),
+    "MySQL's null": ("a.csv", lines(labelled("x", "y", "\\N")), {}, Refused("line 4")),
+    "an error of a spreadsheet": ("a.csv", lines(labelled("x", "y", "#DIV/0!")), {}, Refused("line 4")),
+    "null in brackets": ("a.csv", lines(labelled("x", "(null)")), {}, Refused("line 3")),
+    "powers of ten": ("a.csv", lines(labelled("1e0", "2e0", "1")), {}, texts("1", "2", "1")),
+    "true and one": ("a.csv", lines(labelled("TRUE", "1", "0")), {}, Refused("line 2")),
+    "spaces within": ("a.csv", lines(labelled("very  good", "very good", "bad")), {}, Refused("line 3")),
+    "a list of one": ("a.jsonl", jsonl(labelled(["x"], ["y"])), {}, Refused(SEVERAL)),
+    "an object as a label": ("a.jsonl", jsonl(labelled({"name": "x"})), {}, Refused("line 1")),
+    "an object as a text": ("a.jsonl", '{"text": {"en": "a"}, "label": 0}\n', {}, Refused("line 1")),
+    "quotes with backslashes": ("a.csv", 'text,label\n"a \\"b\\" c",x\n', {}, Refused("line 2")),
+    "an open quote": ("a.csv", 'text,label\na,x\n"b,y\nc,x\n', {}, Refused("line 3")),
+    "lines in quotes": ("a.csv", '"text,label"\n"a,x"\n"b,y"\n', {}, Refused("data.separator")),
+    "a count at the end": ("a.csv", lines(GOOD) + "\n(4 rows affected)\n", {}, Refused("line 7")),
+    "tabs at the ends": ("a.tsv", "text\tlabel\t\r\na\tx\t\r\nb\ty\t\r\n", {}, [("a", "x"), ("b", "y")]),
     "no parquet": ("a.parquet", b"", {}, Refused("not a readable parquet")),
 }
 LISTS = ["['x', 'y']", '["x", "y"]', "['x' 'y']", "('x', 'y')", "{'x', 'y'}", "[x, y]", "x|y", " x | y "]

@@ -9,6 +9,7 @@ import pytest
 from data_files import SHARED_DATA, TSV, both, needs_shared_data, rows_of, write
 
 from cr_hf.data import DataConfig, load_rows
+from cr_hf.data.paths import split_paths
 from cr_hf.errors import DataError
 
 
@@ -84,3 +85,14 @@ def test_a_hub_data_set_keeps_its_class_names(
 def test_sst5_escapes_can_be_kept() -> None:
     loaded = load_rows(DataConfig(dir=str(SHARED_DATA / "sst5"), unescape_ptb=False), splits=["test"])
     assert any("-LRB-" in text for text in loaded["test"]["text"])
+
+
+def test_names_of_splits_are_those_of_the_hub_and_hidden_files_are_none(tmp_path: Path) -> None:
+    for name in ("train.csv", "._train.csv", "testing.csv", "dev.csv"):
+        (tmp_path / name).write_text("text,label\na,x\nb,y\n", encoding="utf-8")
+    found = split_paths(DataConfig(dir=str(tmp_path)))
+    assert {split: [path.name for path in paths] for split, paths in found.items()} == {
+        "train": ["train.csv"],
+        "validation": ["dev.csv"],
+        "test": ["testing.csv"],
+    }

@@ -124,7 +124,12 @@ DATA: dict[str, tuple[str, bytes, str, str]] = {
         "",
         "a.csv: no row of train has a text and a label: check the file and data.text_column",
     ),
-    "gzip cut short": ("a.csv.gz", gzip.compress(GOOD * 50)[:-20], "", "a.csv.gz, after line 549: damaged gzip"),
+    "gzip cut short": (
+        "a.csv.gz",
+        gzip.compress(GOOD + GOOD.partition(b"\n")[2] * 50)[:-20],
+        "",
+        "a.csv.gz, after line 517: damaged gzip",
+    ),
     "gzip of something else": ("a.csv.gz", b"\x1f\x8bnot gzip at all", "", "a.csv.gz, after line 0: damaged gzip"),
     "no json": ("a.jsonl", b'{"text": "good", "label": 1}\nnot json\n', "", "a.jsonl, line 2: not JSON"),
     "json that is a number": (
