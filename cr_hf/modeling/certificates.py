@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -179,38 +179,59 @@ def certified_radius(head: CRHead, features: Tensor) -> Tensor:
 
 @dataclass
 class _LayerState:
-    """What the bounds need of a CR layer at some rows.
+    """What the bounds need of a CR layer at some rows. A movement d of the features moves z by J d and a rest.
 
     Args:
         layer: the layer.
+        before: the layer before, `None` for the first.
         z: pre-activations, shape (rows, units).
         slope: p'(z), shape (rows, units).
-        gram: |J J'| of the Jacobian J of z by the normalised features, shape (units, units) or (rows, units, units).
+        gram: |J J'|, shape (units, units) or (rows, units, units).
         norms: of the rows of J, shape (units,) or (rows, units).
         adjoint: gradient of every margin by p(z), shape (rows, margins, units).
-        guess: above 0, near the top eigenvector of the last evaluation, shape (rows, margins, units).
+        reach: length of d at most, shape (rows, 1).
+        bend: bound of |p(z + t) - p(z) - p'(z) t| / t**2 within reach, shape (rows, units).
+        rest: bound of the rest of every z, of it `carried` from the rest of the layer before, shape (rows, units).
+        guesses: by the shape of the weights what is near the last top eigenvector, see `sharpest`.
     """
 
     layer: CRLayer
+    before: _LayerState | None
     z: Tensor
     slope: Tensor
     gram: Tensor
     norms: Tensor
     adjoint: Tensor
-    guess: Tensor | None = None
+    reach: Tensor
+    bend: Tensor
+    rest: Tensor
+    carried: Tensor
+    guesses: dict[str, Tensor] = field(default_factory=dict)
 
-    def sharpest(self, bend: Tensor) -> Tensor:
-        """A bound of the largest sum over units of bend * (J d)**2 over |d| <= 1, shape (rows, margins).
+    def squares(self, weights: Tensor, purpose: str) -> Tensor:
+        """A bound of the sum over units of weight times squared movement, (rows, k), of weights (rows, k, units)."""
+        moved = self.reach * self.sharpest(weights, purpose).sqrt()
+        if self.before is None:
+            return moved.square()
+        rest = (weights @ self.rest.square().unsqueeze(-1)).squeeze(-1).sqrt()
+        columns = (weights @ self.layer.linear.weight.square()).sqrt()
+        carried = (weights @ self.carried.square().unsqueeze(-1)).squeeze(-1).sqrt()
+        together = self.before.squares(columns * self.before.bend.unsqueeze(1), "after " + purpose) + carried
+        return (moved + torch.minimum(rest, together)).square()
 
-        That is the top eigenvalue of |J J'| diag(bend) at most, which no (M v) / v of a v above 0 stays below.
+    def sharpest(self, weights: Tensor, purpose: str) -> Tensor:
+        """A bound of the largest sum over units of weight * (J d)**2 over |d| <= 1, shape (rows, k).
+
+        That is the top eigenvalue of |J J'| diag(weights) at most, which no (M v) / v of a v above 0 stays below.
         """
-        repeats = 1
-        if self.guess is None:
-            self.guess, repeats = torch.ones_like(bend), SHARPENINGS
+        guess, repeats = self.guesses.get(purpose), 1
+        if guess is None:
+            guess, repeats = torch.ones_like(weights), SHARPENINGS
         for _ in range(repeats):
-            moved = (bend * self.guess) @ self.gram
-            found = (moved / self.guess).amax(-1)
-            self.guess = (moved / moved.amax(-1, keepdim=True).clamp_min(TINY)).clamp_min(TINY)
+            moved = (weights * guess) @ self.gram
+            found = (moved / guess).amax(-1)
+            guess = (moved / moved.amax(-1, keepdim=True).clamp_min(TINY)).clamp_min(TINY)
+        self.guesses[purpose] = guess
         return found
 
 
@@ -245,7 +266,8 @@ class _Certifier:
                 jacobian = (layer.linear.weight * states[-1].slope.unsqueeze(-2)) @ jacobian
             gram = jacobian @ jacobian.mT
             norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()
-            states.append(_LayerState(layer, z, slope, gram.abs_(), norms, adjoint))
+            before, none = states[-1] if states else None, torch.zeros_like(z)
+            states.append(_LayerState(layer, before, z, slope, gram.abs_(), norms, adjoint, none, none, none, none))
         for index, state in reversed(list(enumerate(states))):
             state.adjoint = adjoint
             inner = adjoint * state.slope.unsqueeze(1)
@@ -288,28 +310,31 @@ class _Certifier:
     def _reached(self, distance: Tensor, margins: Tensor, slopes: Tensor, states: Sequence[_LayerState]) -> Tensor:
         """Radii that bounds within `distance` give, shape (rows,): as far as `distance` they are certified."""
         linear, quadratic = slopes, torch.zeros_like(slopes)
-        off_tangent = margins.new_zeros(())  # how much further than J d pre-activations may move, (rows, units)
         reach = distance.unsqueeze(-1)
         for index, state in enumerate(states):
-            moved = reach * state.norms + off_tangent
+            state.reach = reach
+            moved = reach * state.norms + state.rest
             least, most = bend_range(state.layer, state.z, moved)
             lowest, highest = slope_range(state.layer, state.z - moved, state.z + moved)
             change = torch.maximum(highest - state.slope, state.slope - lowest) * moved
-            remainder = torch.minimum(torch.maximum(-least, most) * moved * moved, change)
+            state.bend = torch.maximum(-least, most)
             bend = torch.maximum(-state.adjoint * least.unsqueeze(1), -state.adjoint * most.unsqueeze(1)).clamp_min(0)
-            together = reach * state.sharpest(bend).sqrt()
-            if index:
-                together = together + (bend * off_tangent.square().unsqueeze(1)).sum(-1).sqrt()
-            together = together.square()
+            together = state.squares(bend, "margins")
             apart = torch.minimum(bend * moved.square().unsqueeze(1), state.adjoint.abs() * change.unsqueeze(1)).sum(
                 -1
             )
             is_linear = apart < together
             linear = linear + torch.where(is_linear, apart / reach, 0.0)
             quadratic = quadratic + torch.where(is_linear, 0.0, together / reach.square())
-            if state is not states[-1]:
-                weight = self.head.layers[index + 1].linear.weight.abs()
-                off_tangent = (off_tangent * state.slope.abs() + remainder) @ weight.T
+            if state is states[-1]:
+                break
+            # What bends here moves the next layer off its tangent: unit by unit, or all units of this layer together.
+            after, weight = states[index + 1], states[index + 1].layer.linear.weight.abs()
+            largest = weight.amax(0).clamp_min(TINY)
+            together = state.squares((largest * state.bend).unsqueeze(1), "units") * (weight / largest).amax(1)
+            apart = torch.minimum(state.bend * moved * moved, change) @ weight.T
+            after.carried = (state.rest * state.slope.abs()) @ weight.T
+            after.rest = after.carried + torch.minimum(together, apart)
         linear, quadratic = linear * (1 + ROUNDING), quadratic * (1 + ROUNDING)
         root = 2 * margins / (linear + (linear.square() + 4 * quadratic * margins).sqrt())
         return _least(torch.where(margins.isinf(), math.inf, root))
