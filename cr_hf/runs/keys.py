@@ -6,6 +6,7 @@ Importing these classes, of transformers above all, takes seconds; a misspelt ke
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import math
 import re
@@ -18,6 +19,7 @@ NUMBER_TEXT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text", "list": "a list"}
 
 
+@functools.cache
 def declared_fields(module: str, name: str) -> dict[str, set[str]]:
     """The fields that a dataclass declares and the names of the types that each may have.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -81,7 +82,10 @@ def fit_settings(
         key = number, subsets[seed].tobytes()
         if key not in known:
             pipeline = make_pipeline(StandardScaler(), make_estimator(name, **setting))
-            pipeline.fit(features[subsets[seed]], labels[subsets[seed]])
+            with warnings.catch_warnings():
+                # Of columns that are constant, and of a setting that has not converged and will hardly be chosen.
+                warnings.simplefilter("ignore", UserWarning)
+                pipeline.fit(features[subsets[seed]], labels[subsets[seed]])
             known[key] = FittedEstimator(pipeline, float(pipeline.score(np.asarray(validation[0]), validation[1])))
         fitted.append(known[key])
     return fitted
