@@ -15,6 +15,7 @@ from cr_hf.modeling import CRConfig, CRForFeatureClassification, CRHead
 from cr_hf.modeling.certificates import bend_range, certified_radius, largest_slopes, slope_range
 
 IN_FEATURES = 6
+LINK = {"objective": "ordinal", "ordinal_loss": "cumulative_link"}
 ACTIVATIONS: list[dict[str, Any]] = [
     *({"activation": name} for name in ("gelu", "relu", "tanh", "silu")),
     *({"degree": degree, "polynomial_range": reach} for degree in (1, 2, 3, 5) for reach in (0.7, 6.0, None)),
@@ -88,7 +89,7 @@ def test_no_attack_succeeds_within_a_radius(fields: dict[str, Any], hidden_sizes
             assert not attack(model, rows, radii, restarts=12).any()
 
 
-@pytest.mark.parametrize("fields", [{"objective": "ordinal"}, {"feature_norm": "layer_norm"}], ids=str)
+@pytest.mark.parametrize("fields", [LINK, {"objective": "ordinal"}, {"feature_norm": "layer_norm"}], ids=str)
 def test_no_attack_succeeds_on_ordered_classes_and_layer_norm(fields: dict[str, Any]) -> None:
     rows = rows_of(40)
     for seed in range(4):
@@ -103,13 +104,13 @@ def test_attacks_are_strong_enough_to_succeed_a_little_further() -> None:
     assert attack(head, rows, 1.5 * certified_radius(head, rows), restarts=12).any(1).double().mean() > 0.5
 
 
-@pytest.mark.parametrize("objective", ["cross_entropy", "ordinal"])
-def test_linear_heads_have_their_exact_distance(objective: str) -> None:
-    head, rows = random_head(hidden_sizes=[], objective=objective), rows_of(30)
+@pytest.mark.parametrize("fields", [{}, LINK], ids=str)
+def test_linear_heads_have_their_exact_distance(fields: dict[str, Any]) -> None:
+    head, rows = random_head(hidden_sizes=[], **fields), rows_of(30)
     weight, points = head.readout.weight.detach(), head.feature_norm(rows)
-    if objective == "ordinal":
+    if fields:
         # With two classes the only boundary is where the score meets the threshold.
-        head = random_head(hidden_sizes=[], objective=objective, num_labels=2)
+        head = random_head(hidden_sizes=[], num_labels=2, **fields)
         weight = head.readout.weight.detach()
         exact = (head.readout(points) - head.thresholds()).abs()[:, 0] / weight.norm()
     else:
