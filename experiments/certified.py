@@ -32,7 +32,7 @@ RULE = (
     f"accuracy is at most {100 * SLACK:g} points below the highest of all families; where a family has none, its "
     "setting with the highest clean dev accuracy"
 )
-LAMBDAS = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08)
+LAMBDAS = (0.005, 0.01, 0.014, 0.02, 0.028, 0.04)
 DREG_SETTINGS = tuple(
     {"dreg_mode": mode, "dreg_lambda": value, "dropout": 0.3} for mode, value in product(("layer", "worst"), LAMBDAS)
 )
