@@ -118,7 +118,7 @@ class CRConfig(PreTrainedConfig):
         degree: of the polynomials, 3 by default.
         activation: `"polynomial"`, or gelu, relu, tanh, silu for an ordinary MLP head.
         coefficient_init: `"hermite"` (default) or `"identity"`.
-        polynomial_range: where the polynomials' linear tails begin, 6.0 by default; `None` turns them off, and with
+        polynomial_range: where the polynomials' linear tails begin, 1.5 by default; `None` turns them off, and with
             them the Lipschitz bound.
         dropout: after each CR layer, 0.1 by default.
         pooling: `"mean"` (default), `"cls"` (first token), `"max"` or `"last"` (last token) over attended tokens.
@@ -164,7 +164,7 @@ class CRConfig(PreTrainedConfig):
     degree: int = 3
     activation: str = "polynomial"
     coefficient_init: str = "hermite"
-    polynomial_range: float | None = 6.0
+    polynomial_range: float | None = 1.5
     dropout: float = 0.1
     pooling: str = "mean"
     feature_layers: Any = "last"

@@ -50,7 +50,7 @@ class CRLayer(nn.Module):
         out_features: int,
         degree: int = 3,
         activation: str = "polynomial",
-        polynomial_range: float | None = 6.0,
+        polynomial_range: float | None = 1.5,
         coefficient_init: str = "hermite",
     ) -> None:
         super().__init__()

@@ -110,7 +110,7 @@ class TestDefaults:
     def test_default_values(self) -> None:
         config = CRConfig(in_features=4)
         assert (config.hidden_sizes, config.degree, config.activation) == ([128, 128], 3, "polynomial")
-        assert (config.coefficient_init, config.polynomial_range) == ("hermite", 6.0)
+        assert (config.coefficient_init, config.polynomial_range) == ("hermite", 1.5)
         assert (config.dreg_lambda, config.dreg_mode) == (0.02, "layer")
         assert config.num_layers == 3
 

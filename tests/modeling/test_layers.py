@@ -40,7 +40,8 @@ class TestCRLayer:
     @pytest.mark.parametrize("start", ["hermite", "identity"])
     def test_coefficients_start_near_the_chosen_polynomial(self, start: str, degree: int) -> None:
         layer = CRLayer(2, 4000, degree=degree, coefficient_init=start)
-        mean = torch.tensor(hermite_coefficients(degree) if start == "hermite" else [0.0, 1.0] + [0.0] * (degree - 1))
+        near_gelu = hermite_coefficients(degree, layer.polynomial_range)
+        mean = torch.tensor(near_gelu if start == "hermite" else [0.0, 1.0] + [0.0] * (degree - 1))
         noise = layer.coefficients.detach() - mean.unsqueeze(-1)
         assert noise.mean(1).abs().max() < 5 * COEFFICIENT_NOISE / math.sqrt(4000)
         assert noise.std(1).tolist() == pytest.approx([COEFFICIENT_NOISE] * (degree + 1), rel=0.1)
@@ -67,7 +68,7 @@ class TestCRLayer:
 
     @pytest.mark.parametrize(
         ("arguments", "shown"),
-        [({}, "degree=3, polynomial_range=6.0"), ({"activation": "gelu"}, "activation=gelu")],
+        [({}, "degree=3, polynomial_range=1.5"), ({"activation": "gelu"}, "activation=gelu")],
     )
     def test_print(self, arguments: dict[str, str], shown: str) -> None:
         assert shown in repr(CRLayer(2, 2, **arguments))

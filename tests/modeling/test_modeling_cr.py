@@ -216,7 +216,7 @@ class TestLoading:
             assert_same_state(loaded.classifier.get_submodule(part), model.classifier.get_submodule(part))
         ours, theirs = loaded.classifier.layers, model.classifier.layers
         assert torch.equal(ours[1].coefficients, theirs[1].coefficients)  # of a layer whose input is another
-        noise = ours[0].coefficients - torch.tensor(hermite_coefficients(3)).unsqueeze(-1)
+        noise = ours[0].coefficients - torch.tensor(hermite_coefficients(3, 1.5)).unsqueeze(-1)
         assert noise.abs().max() < 6 * COEFFICIENT_NOISE
 
     def test_an_unfitted_model_loads_with_a_warning_and_refuses(
@@ -261,7 +261,7 @@ class TestInitialisation:
         yield model
 
     def test_head_starts_as_documented_however_it_is_made(self, tiny_backbone: TinyBackbone) -> None:
-        start = torch.tensor(hermite_coefficients(3)).unsqueeze(-1)
+        start = torch.tensor(hermite_coefficients(3, 1.5)).unsqueeze(-1)
         for model in self.models(tiny_backbone("bert")):
             head = model.classifier
             for linear in (*(layer.linear for layer in head.layers), head.readout):
