@@ -73,7 +73,11 @@ def train(
         typer.echo(f"DREG lambda {results['lambda_choice']['chosen']:.3g}, chosen on the validation rows.")
     if results["data"]["synthetic"]:
         typer.echo("The demo reviews are synthetic: these figures say that it runs, not how good it is.")
-    example = "rows.csv" if checked.kind == "table" else '"A gorgeous, witty film ."'
+    example = (
+        "rows.csv"
+        if checked.kind == "table" or checked.data.text_pair_column is not None
+        else '"A gorgeous, witty film ."'
+    )
     typer.echo(f"Saved in {run_dir}. Try: cr-hf predict {run_dir} {example}")
 
 

@@ -97,11 +97,14 @@ def _checked(handle: Iterable[str], encoding: str) -> Iterator[str]:
 
 def _rows(sources: list[tuple[Source, DataConfig]]) -> Iterator[Row]:
     """The rows, with a word at the end on those without a text."""
-    blank, first = 0, ""
+    count, blank, first = 0, 0, ""
     for source, config in sources:
         for row in read_sources([source], config, labelled=False):
+            count += 1
             if not row.text.strip():
                 blank, first = blank + 1, first or row.place()
             yield row
+    if not count:
+        logger.warning(f"{' + '.join(source.name for source, _ in sources)}: there is no row")
     if blank:
         logger.warning(f"{blank} rows have an empty text, the first is {first}: their predictions mean nothing")

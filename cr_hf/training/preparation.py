@@ -58,8 +58,9 @@ def check_labels(labels: Any, dataset: Any, config: CRConfig) -> None:
         ValueError: naming the first row that does not fit, or the field of the configuration.
     """
     if config.num_labels == 1:
-        features = getattr(dataset, "features", None) or {}
-        is_named = any(isinstance(features.get(name), datasets.ClassLabel) for name in LABEL_COLUMNS)
+        features = getattr(dataset, "features", None)  # of `FeatureDataset`, an array
+        types = features if isinstance(features, dict) else {}
+        is_named = any(isinstance(types.get(name), datasets.ClassLabel) for name in LABEL_COLUMNS)
         is_binary = labels is not None and labels.dtype.kind in "bui" and set(np.unique(labels)) <= {0, 1}
         if is_named or is_binary:
             raise ValueError(
