@@ -13,6 +13,7 @@ from .results import Study
 from .tables import (
     TAIL_RATIO_NOTE,
     accuracy_rows,
+    certified_rows,
     claims,
     comparison_rows,
     listed,
@@ -90,6 +91,7 @@ def study_page(study: Study, title: str, drawn: list[tuple[Picture, Any]] | None
         tail_ratio_note=TAIL_RATIO_NOTE,
         settings=setting_rows(study),
         measures=measure_rows(study),
+        certified=certified_rows(study),
         pictures=shown,
         environment=study.environment,
         fingerprint=study.fingerprint,

@@ -158,6 +158,8 @@ class TestPairs:
         run = Run(run_dir)
         expected = logits_of(run, ["the film"] * 2, ["good", "dull"])
         assert [found.scores for found in predict_run(run, [str(tmp_path / "new.csv")])] == expected
+        certified = list(predict_run(run, [str(tmp_path / "new.csv")], radius=True))
+        assert [found.scores for found in certified] == [pytest.approx(scores, rel=1e-5) for scores in expected]
         assert expected[0] != expected[1]
         code, _, errors = command("diagnose", run_dir, "new.csv", "--output", "d.json", "--html", "tokens.html")
         assert code == 0, errors

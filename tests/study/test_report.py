@@ -48,6 +48,8 @@ def cell(head: str, generator: np.random.Generator, accuracy: float) -> Cell:
         non_linearities=generator.uniform(0, 1, SEEDS).tolist(),
         expected_calibration_errors=generator.uniform(0, 0.1, SEEDS).tolist(),
         reliability=calibration_bins(confidence.ravel(), hits.ravel()),
+        certified_accuracies={"0.1": [0.5] * SEEDS, "1": [0.25] * SEEDS} if is_polynomial else None,
+        margin_slopes=[2.0] * SEEDS if is_polynomial else None,
         coefficients=generator.standard_normal((4, 8)).tolist() if is_polynomial else None,
         parameters=1234,
         hits=hits,
@@ -159,6 +161,14 @@ def test_what_was_noted_in_the_data_is_said_on_the_page_and_in_the_terminal(stud
         assert text.count("t.csv: 2 rows of test also stand in train") == 1
 
 
+def test_certified_accuracy_is_shown_of_the_heads_that_have_it(study: Study) -> None:
+    expected = [["certified accuracy in percent within", "0.1", "1", "margin's slope at most"]]
+    expected += [[head, "50.0", "25.0", "2.00"] for head in ("cr", "cr+dreg")]
+    rows = Page(study_page(study, "x")).rows
+    assert [row for row in rows if row in expected] == expected
+    assert "| cr | 50.0 | 25.0 | 2.00 |" in study_tables(study)
+
+
 def test_pictures_are_described_and_take_the_colours_of_the_page(study: Study) -> None:
     page = study_page(study, "x")
     shown = re.findall(r"<svg [^>]*>", page)
@@ -179,7 +189,7 @@ def test_numbers_of_the_page_are_those_of_the_study(study: Study, tmp_path: Path
     rows = Page(study_page(Study.from_json(read), "x")).rows
     for head in ("linear", "mlp-gelu", "cr", "cr+dreg"):
         shown = [row[1:] for row in rows if row[0] == head]
-        assert len(shown) == 4
+        assert len(shown) == 4 + head.startswith("cr")
         cells = [entry["heads"][head] for entry in read["fractions"].values()]
         accuracies = [100 * np.array(one["test_accuracies"]) for one in cells]
         assert shown[0] == [f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" for values in accuracies]
