@@ -110,7 +110,10 @@ def _call(tokenizer: Any, rows: list[tuple[str, ...]], last: int, **options: Any
         except BaseException as error:
             failed.append(error)
 
-    limit = float(os.environ.get(SECONDS, DEFAULT_SECONDS))
+    asked = os.environ.get(SECONDS, str(DEFAULT_SECONDS))
+    if not re.fullmatch(r"\d{1,8}(\.\d+)?", asked):
+        raise TokenizerError(f"the environment has {SECONDS}={asked!r}: give a number of seconds", 0)
+    limit = float(asked)
     worker = threading.Thread(target=call, daemon=True)
     worker.start()
     worker.join(limit)

@@ -154,6 +154,13 @@ class TestLongTexts:
         with pytest.raises(ValueError, match=r"the tokenizer .* fails on texts 0 to 1: the pattern backtracks"):
             tokenize(own, ["good", "bad"])
 
+    @pytest.mark.parametrize("seconds", ["soon", "-1", "nan", "1e9"])
+    def test_a_limit_that_is_no_number_is_one_line(self, seconds: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        own = prepare_tokenizer(build_tokenizer("bert"), 16)
+        monkeypatch.setenv("CR_HF_TOKENIZER_SECONDS", seconds)
+        with pytest.raises(ValueError, match=f"CR_HF_TOKENIZER_SECONDS='{seconds}': give a number of seconds"):
+            tokenize(own, ["good"])
+
 
 class TestAgainstTheBackbone:
     def test_a_token_that_the_backbone_does_not_know(self, model: CRForSequenceClassification) -> None:
