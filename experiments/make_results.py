@@ -197,6 +197,7 @@ SECTIONS = [
         "python -m experiments.regimes yelp_static_pool",
         partial(regime, "yelp_static_pool", ORDERED),
     ),
+    _of("ordinal_losses", "Losses of ordered classes", tables.ordinal_losses),
     _of("pima", "Pima diabetes", tables.pima),
     _of("mnist", "MNIST", tables.mnist),
     _of("cifar10c", "CIFAR-10-C, a subset", tables.cifar10c),

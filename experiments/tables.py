@@ -19,6 +19,7 @@ from .runner import RESULTS, ROOT, interval_text
 SPEED = ROOT / "benchmarks" / "results"
 SPEED_FILES = ("head_step", "model_step", "sweep", "encoding", "ten_seeds", "start")
 ORDERED = {"mean absolute error": "mean_absolute_error", "quadratic weighted kappa": "quadratic_weighted_kappa"}
+SPLITS = ("validation", "test")
 FINETUNED = {"macro F1": "macro_f1", "calibration error": "expected_calibration_error"}
 DIAGNOSTICS = (
     "rows",
@@ -191,18 +192,28 @@ def single_score() -> str:
 
 
 def ordinal_losses() -> str:
-    """Ordinal losses on one body: ours, cross-entropy, CORAL, CORN."""
+    """Losses of ordered classes on one body, by set."""
     found = read("ordinal_losses")
-    rows = []
-    for method in dict.fromkeys(run["method"] for run in found["runs"]):
-        test = [run["test"] for run in found["runs"] if run["method"] == method]
-        values = {name: [one[name] for one in test] for name in ("accuracy", "accuracy_of_median", *ORDERED.values())}
-        others = [f"{np.mean(values[name]):.3f}" for name in ORDERED.values()]
-        rows.append([method, percent(values["accuracy"]), points(np.mean(values["accuracy_of_median"])), *others])
-    header = ["loss", "accuracy in %", "of the median class", *ORDERED]
-    return paragraphs(
-        table(header, rows), differences(found["test_accuracy_differences"]), f"Seeds: {found['seeds']}."
-    )
+    columns = {
+        "mean absolute error of the median class": "mean_absolute_error",
+        "quadratic weighted kappa": "quadratic_weighted_kappa",
+        "kappa of the median class": "quadratic_weighted_kappa_of_median",
+    }
+    parts = []
+    for title, methods in found["runs"].items():
+        rows = []
+        for method, runs in methods.items():
+            dev, test = ({name: [one[split][name] for one in runs] for name in runs[0][split]} for split in SPLITS)
+            accuracies = [points(np.mean(dev["accuracy"])), percent(test["accuracy"])]
+            rows.append([method, *accuracies, *(f"{np.mean(test[name]):.3f}" for name in columns.values())])
+        parts.append(table([title, "accuracy on validation", "accuracy in %", *columns], rows))
+    pairs = found["test_accuracy_differences"]
+    rows = [
+        [name, *(interval_text(one["difference"], one["interval"]) for one in (pairs[title][name] for title in pairs))]
+        for name in next(iter(pairs.values()))
+    ]
+    parts.append(table(["difference of accuracy, points [95 %]", *pairs], rows))
+    return paragraphs(*parts, f"Seeds: {found['seeds']}.")
 
 
 # ---- tables of numbers and pixels ----

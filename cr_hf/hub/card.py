@@ -260,7 +260,7 @@ def _training(results: dict[str, Any]) -> list[str]:
     return [
         f"data: {escape(data['source'])}{revision}{stands_for}; rows: {rows}",
         f"DREG lambda {model['dreg_lambda']:.4g} at widths {_widths(model)} (mode {code(model['dreg_mode'])}), "
-        f"dropout {float(model['dropout'])}",
+        f"dropout {float(model['dropout'])}{_order(model)}",
         f"features: {pooled}{model['in_features']:,} wide, {code(model['feature_norm'])}",
         f"{model['parameters_head']:,} parameters in the head, {model['parameters_total']:,} in all",
         f"epochs: {run['epochs']:g}; steps: {run['steps']:,}; {', '.join(times)} on {escape(machine['device'])}",
@@ -279,6 +279,14 @@ def _certified(results: dict[str, Any]) -> list[str]:
     return (
         [*lines, f"certified: {about} of a feature over the training rows; of words it says nothing"] if lines else []
     )
+
+
+def _order(model: dict[str, Any]) -> str:
+    """How the order of the classes was used, if it was; runs of 0.1.0 knew the cumulative link alone."""
+    loss = (
+        f", loss {code(model.get('ordinal_loss', 'cumulative_link'))}" if model.get("objective") == "ordinal" else ""
+    )
+    return loss + (f", soft labels {model['soft_labels']}" if model.get("soft_labels") else "")
 
 
 def _lambda_choice(choice: dict[str, Any]) -> str:

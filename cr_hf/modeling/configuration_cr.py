@@ -137,7 +137,7 @@ class CRConfig(PreTrainedConfig):
         dreg_num_tangents: random directions of the chain mode, 8 by default; `None` for the exact norm.
         label_smoothing: share of the target spread over all classes, 0.0 by default.
         soft_labels: for ordered classes, g of the targets softmax(-g (class - label)**2): the neighbours of a label
-            get a share of it, the more the smaller g. `None` by default, 0.5 is a good value.
+            get a share of it, the more the smaller g. `None` by default, 1.0 is a good value.
         class_weights: one factor per class, mean 1 over the training set; `None` by default.
         pos_weight: one factor per label for multi-label classification; `None` by default.
         max_seq_length: texts are cut to this many tokens; `None` leaves it to the tokenizer.

@@ -84,6 +84,7 @@ class SweepHead:
         if SchedulerType(arguments.lr_scheduler_type) in STEPPED_BY_METRIC:
             kind = SchedulerType(arguments.lr_scheduler_type).value
             raise ValueError(f"lr_scheduler_type={kind!r} is not for a sweep: use 'linear'")
+        copy.copy(self.config).set_label_smoothing(self.label_smoothing)
         metrics = Task.of(self.config).metrics
         if self.metric not in metrics:
             raise ValueError(f"metric_for_best_model={self.metric!r} is not allowed: use one of {', '.join(metrics)}")
@@ -101,6 +102,11 @@ class SweepHead:
         """The DREG coefficient at the start, that of the arguments or else of the configuration."""
         own = self.arguments.dreg_lambda
         return float(self.config.dreg_lambda if own is None else own)
+
+    @property
+    def label_smoothing(self) -> float:
+        """Share of the target spread over all classes, that of the arguments or else of the configuration."""
+        return float(self.arguments.label_smoothing_factor or self.config.label_smoothing)
 
     def lambda_at(self, step: int, total_steps: int) -> float:
         """The DREG coefficient at a step."""
@@ -125,7 +131,7 @@ class SweepHead:
     def configured(self, labels: Tensor) -> CRConfig:
         """The configuration as `CRTrainer` leaves it; `labels` are the classes of all training rows, shape (rows,)."""
         config, own = copy.copy(self.config), self.arguments
-        config.set_label_smoothing(own.label_smoothing_factor or config.label_smoothing)
+        config.set_label_smoothing(self.label_smoothing)
         if own.class_weights is not None:
             used = labels if self.train_indices is None else labels[torch.as_tensor(np.asarray(self.train_indices))]
             counts = torch.bincount(used, minlength=int(config.num_labels or 0)).tolist()
@@ -142,7 +148,6 @@ class SweepHead:
         """Equal for heads that can train in one program."""
         own = self.arguments
         shared = [getattr(self.config, name) for name in SHAPE] + [getattr(own, name) for name in SHARED]
-        smoothing = own.label_smoothing_factor or self.config.label_smoothing
         # Some schedules with arguments of their own read the learning rate.
         rate = own.learning_rate if own.lr_scheduler_kwargs else None
-        return repr([*shared, smoothing, rate, self.early_stopping_patience])
+        return repr([*shared, self.label_smoothing, rate, self.early_stopping_patience])

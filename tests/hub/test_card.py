@@ -66,6 +66,18 @@ def test_every_number_comes_from_the_results() -> None:
     assert "Seed 99" in text
 
 
+def test_the_loss_of_ordered_classes_is_named() -> None:
+    for model, said in (
+        ({"objective": "ordinal"}, "loss `cumulative_link`"),  # of 0.1.0, which had no other
+        (
+            {"objective": "ordinal", "ordinal_loss": "squared_emd", "soft_labels": 1.0},
+            "`squared_emd`, soft labels 1.0",
+        ),
+    ):
+        results = {**RESULTS, "model": {**RESULTS["model"], **model}}
+        assert said in str(render_card(results, CONFIG, "me/sst5"))
+
+
 def test_sections_without_content_are_left_out() -> None:
     text = str(render_card(RESULTS, CONFIG, "me/sst5"))
     assert "Beside other heads" not in text

@@ -195,6 +195,15 @@ class TestLoading:
         features = torch.randn(7, 16)
         assert torch.equal(loaded(features).logits, model(features).logits)
 
+    def test_the_ordinal_objective_has_a_logit_a_class_and_no_thresholds(self, tmp_path: Path) -> None:
+        model = feature_model(objective="ordinal", num_labels=5, soft_labels=1.0)
+        model.save_pretrained(tmp_path)
+        loaded = CRForFeatureClassification.from_pretrained(tmp_path)
+        assert_same_state(loaded, model)
+        assert loaded.classifier.thresholds is None
+        features, labels = torch.randn(7, 16), torch.arange(7) % 5
+        assert torch.equal(loaded(features, labels=labels).loss, model(features, labels=labels).loss)
+
     @pytest.mark.parametrize("num_labels", [2, 3])
     def test_few_ordered_classes(self, tmp_path: Path, num_labels: int) -> None:
         # Two classes have no gap between thresholds: an empty parameter.
@@ -235,8 +244,10 @@ class TestLoading:
         assert isinstance(model, CRForFeatureClassification)
         assert not info["missing_keys"]
 
-    def test_pipeline(self, tiny_backbone: TinyBackbone, tmp_path: Path) -> None:
-        model, batch = text_model(tiny_backbone("bert"), id2label={0: "bad", 1: "fair", 2: "good"})
+    @pytest.mark.parametrize("objective", ["cross_entropy", "ordinal"])
+    def test_pipeline(self, tiny_backbone: TinyBackbone, objective: str, tmp_path: Path) -> None:
+        names = {0: "bad", 1: "fair", 2: "good"}
+        model, batch = text_model(tiny_backbone("bert"), id2label=names, objective=objective)
         model.save_pretrained(tmp_path)
         AutoTokenizer.from_pretrained(tiny_backbone("bert")).save_pretrained(tmp_path)
         found = pipeline("text-classification", model=str(tmp_path))(TEXTS, top_k=None)
