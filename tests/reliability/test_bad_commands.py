@@ -63,10 +63,6 @@ COMMANDS: list[tuple[str, str]] = [
         "a study needs two or more --seeds, and --fractions above 0 and at most 1",
     ),
     (
-        "study DEMO backbone=BACKBONE --output OUT soft_labels=0.5 label_smoothing_factor=0.1",
-        "label_smoothing=0.1 and soft_labels=0.5",
-    ),
-    (
         "study DEMO backbone=BACKBONE --output OUT --fractions 0.0001",
         "--fractions 0.0001: 0 of 1500 rows are too few for 5 classes",
     ),
