@@ -336,6 +336,7 @@ def test_group_sizes_follow_from_memory():
         ({"max_grad_norm": -1.0}, "max_grad_norm=-1.0"),
         ({"metric_for_best_model": "f1"}, "metric_for_best_model='f1'"),
         ({"eval_strategy": "steps", "save_strategy": "steps"}, "eval_strategy='steps' is not for a sweep"),
+        ({"soft_labels": 0.5, "label_smoothing_factor": 0.1}, "label_smoothing=0.1 and soft_labels=0.5"),
         ({"eval_delay": 2}, "eval_delay=2 is not for a sweep"),
         ({"optim": "sgd"}, "optim='sgd' is not for a sweep"),
         ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "lr_scheduler_type='reduce_lr_on_plateau' is not for a sweep"),
