@@ -12,7 +12,7 @@ from .classical import make_estimator
 Setting: TypeAlias = dict[str, float]
 
 # DREG of one linear map is the squared norm of its weights: with it, it is a logistic regression.
-LINEAR_SETTINGS = tuple({"dreg_lambda": value} for value in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0))
+LINEAR_SETTINGS = tuple({"dreg_lambda": value} for value in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0))
 DROPOUT_SETTINGS = tuple({"dropout": value} for value in (0.0, 0.1, 0.3, 0.5, 0.7, 0.8))
 DREG_SETTINGS = tuple({"dreg_lambda": value, "dropout": 0.3} for value in (0.005, 0.01, 0.02, 0.04, 0.08, 0.16))
 SCHEDULE_SETTINGS = tuple({**setting, "dreg_lambda_end": setting["dreg_lambda"] / 16} for setting in DREG_SETTINGS)

@@ -102,14 +102,14 @@ def protocol(study: Study) -> list[str]:
     """What was compared and how, in plain sentences."""
     data, rows, features = study.data, study.data["rows"], study.features
     amounts = listed(map(study.amount, study.fractions))
-    own = "a draw of the labels" if study.is_few else "below 100%, a stratified subset of the labels"
+    own = " a draw of the labels" if study.is_few else ", below 100%, a stratified subset of the labels"
     sizes = [str(size) for size in study.hidden_sizes]
     layers = f"hidden layers of {listed(sizes)} units (a linear head has none)" if sizes else "no hidden layer"
     sentences = [
         f"Data: {data['source']}, {rows['train']:,} training, {rows['validation']:,} dev and {rows['test']:,} test "
         f"rows; classes: {', '.join(map(str, data['labels']))}.",
         f"Every head reads the same {features['in_features']:,} features of a row, and a network has {layers}.",
-        f"Trained on {amounts}, with {study.seeds} seeds each. A seed is an initialisation, an order of the data and, "
+        f"Trained on {amounts}, with {study.seeds} seeds each. A seed is an initialisation, an order of the data and"
         f"{own}; the same seed of two heads has the same rows.",
     ]
     if data["synthetic"]:
