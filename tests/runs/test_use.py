@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ import torch
 
 import cr_hf.cli
 from cr_hf.console import visible
+from cr_hf.errors import DataError
+from cr_hf.evaluation import Task
 from cr_hf.runs.recipe import load_recipe
 from cr_hf.runs.train import train_recipe
 from cr_hf.runs.use import Run, predict_run
@@ -288,3 +291,9 @@ def test_a_run_says_what_it_understood_and_keeps_it(train: Train) -> None:
     assert run.results["data"]["understood"]["text_columns"] == ["text"]
     assert (run.data().text_column, run.data().label_column) == ("text", "label")
     assert sum(run.results["data"]["understood"]["rows"].values()) == 30
+
+
+def test_numbers_have_no_certified_radius() -> None:
+    run: Any = SimpleNamespace(path="runs/r", task=Task("regression"), kind="texts")
+    with pytest.raises(DataError, match="--radius"):
+        next(predict_run(run, ["a film"], radius=True))
