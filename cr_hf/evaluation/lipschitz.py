@@ -19,6 +19,7 @@ from ..modeling import CRHead, Standardize, certified_radius, largest_slopes, sp
 
 # Far above what rounding adds to a product of float64 spectral norms, far below what anybody reads.
 ROUNDING = 1 + 1e-9
+AT_ONCE = 4096
 CERTIFIED_AT = (0.1, 0.2, 0.5, 1.0)
 """Radii, in normalised features, at which certified accuracy is stated."""
 
@@ -45,7 +46,8 @@ def certified_shares(
     radii = certified_radius(head, features)
     counted = {"unchanged": torch.ones(len(features), dtype=torch.bool)}
     if labels is not None:
-        counted["accuracy"] = (head(features)[0].argmax(-1) == labels.to(features.device)).cpu()
+        predicted = torch.cat([head(rows)[0].argmax(-1) for rows in features.split(AT_ONCE)])
+        counted["accuracy"] = (predicted == labels.to(features.device)).cpu()
     return {
         name: {f"{radius:g}": float((rows & (radii >= radius)).double().mean()) for radius in CERTIFIED_AT}
         for name, rows in counted.items()
