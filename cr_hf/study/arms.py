@@ -80,6 +80,7 @@ HEADS = {
         )
         for suffix, what, mode in (  # without a mode it is the recipe's
             ("", ", the penalty on the Jacobian of every layer", {}),
+            ("-layer", " at the batch's examples", {"dreg_mode": "layer"}),
             ("-worst", " of the steepest input there could be", {"dreg_mode": "worst"}),
         )
     },
