@@ -303,7 +303,7 @@ class TestAdvice:
             assert (words is None) == bool(about.penalty or about.estimator)
             if words is not None:
                 recipe = load_recipe(demo, words.split())
-                fields = {**recipe.model, **recipe.training}
+                fields = {**vars(recipe), **recipe.model, **recipe.training}
                 expected = {**about.overrides, **about.settings[0]}
                 assert {name: fields[name] for name in expected} == expected
 
