@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -19,10 +20,11 @@ from numpy.typing import NDArray
 from cr_hf.evaluation import compare_all, crossed_bootstrap
 from cr_hf.modeling import certified_radius
 from cr_hf.study.arms import HEADS, NO_DREG, Arm
+from cr_hf.study.results import pack_hits, unpack_hits
 from cr_hf.training import HeadResult, Rows
 
 from .polynomial_range import margin_slope
-from .runner import hits_of, read_regime, start, subsets_of, train, write_result
+from .runner import Regime, hits_of, part, read_regime, start, subsets_of, train, write_result
 
 RADII = (0.1, 0.2, 0.5, 1.0)
 SEARCH_SEEDS = 3
@@ -41,7 +43,7 @@ PLAIN_SETTINGS = tuple(
     {"dropout": dropout, "learning_rate": rate} for dropout, rate in product((0.1, 0.3, 0.5), RATES)
 )
 LINEAR_SETTINGS = tuple(
-    {"dreg_lambda": value, "learning_rate": rate} for value, rate in product(LAMBDAS, (3e-4, 1e-3))
+    {**setting, "learning_rate": rate} for setting, rate in product(HEADS["linear"].settings, (1e-3, 3e-3))
 )
 
 
@@ -59,7 +61,7 @@ FAMILIES = {
     "relu+spectral-norm": _family("relu", PLAIN_SETTINGS, "spectral_norm"),
     "mlp-gelu": _family("gelu", PLAIN_SETTINGS),
     "mlp-relu": _family("relu", PLAIN_SETTINGS),
-    "linear+dreg": replace(HEADS["linear"], overrides={"hidden_sizes": []}, settings=LINEAR_SETTINGS),
+    "linear+dreg": replace(HEADS["linear"], settings=LINEAR_SETTINGS),
 }
 OURS = "cr+dreg"
 # The clean accuracy and the certified accuracy at every radius, of ours against each other family.
@@ -85,40 +87,50 @@ def choose(tried: dict[str, list[dict[str, Any]]]) -> dict[str, int]:
     return chosen
 
 
+def search(arm: Arm, regime: Regime) -> dict[str, Any]:
+    """Every setting of a family: clean and certified accuracies on dev, means over seeds."""
+    subsets = subsets_of(regime.data.train[1], 1.0, SEARCH_SEEDS)
+    heads = train(regime, arm, arm.settings, range(SEARCH_SEEDS), subsets)
+    tried = []
+    for index, setting in enumerate(arm.settings):
+        own = heads[index * SEARCH_SEEDS : (index + 1) * SEARCH_SEEDS]
+        tried.append({"setting": setting, "dev": measured_hits(own, *regime.data.validation).mean((1, 2)).tolist()})
+    return {"tried": tried}
+
+
+def measure(arm: Arm, setting: dict[str, Any], regime: Regime, seeds: int) -> dict[str, Any]:
+    """The chosen setting of a family with all seeds on test; hits are packed, radius by radius."""
+    subsets = subsets_of(regime.data.train[1], 1.0, seeds)
+    heads = train(regime, arm, [setting], range(seeds), subsets)
+    hits = measured_hits(heads, *regime.data.test)
+    slopes = [margin_slope(head) for head in heads]
+    return {"setting": setting, "margin_slopes": slopes, "hits": [pack_hits(one > 0) for one in hits]}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Write experiments/results/certified.json."""
     options = start(argv, "certified", __doc__, "sst5", seeds=20)
     regime = read_regime("sst5_frozen", options, "backbone=offline")
-    data = regime.data
-    subsets = subsets_of(data.train[1], 1.0, options.seeds)
-    tried: dict[str, list[dict[str, Any]]] = {}
-    for name, arm in FAMILIES.items():
-        heads = train(regime, arm, arm.settings, range(SEARCH_SEEDS), subsets)
-        tried[name] = []
-        for index, setting in enumerate(arm.settings):
-            own = heads[index * SEARCH_SEEDS : (index + 1) * SEARCH_SEEDS]
-            dev = measured_hits(own, *data.validation).mean((1, 2)).tolist()
-            tried[name].append({"setting": setting, "dev": dev})
-            print(name, setting, np.round(dev, 4), flush=True)
+    tried = {
+        name: part(options, f"search-{name}", partial(search, arm, regime))["tried"] for name, arm in FAMILIES.items()
+    }
     chosen, hits, families = choose(tried), {}, {}
     for name, arm in FAMILIES.items():
-        heads = train(regime, arm, arm.settings[chosen[name] : chosen[name] + 1], range(options.seeds), subsets)
-        hits[name] = measured_hits(heads, *data.test)
-        families[name] = {
-            "setting": arm.settings[chosen[name]],
-            "margin_slopes": [margin_slope(head) for head in heads],
-            "test": hits[name].mean((1, 2)).tolist(),
-            "intervals": crossed_bootstrap(list(hits[name]))[:, 0].tolist(),
-            "tried": tried[name],
-        }
-        print(name, families[name]["setting"], families[name]["test"], np.mean(families[name]["margin_slopes"]))
-    differences = [hits[ours][at] - hits[other][at] for ours, other in COMPARISONS for at in range(1 + len(RADII))]
-    names = [(*pair, radius) for pair in COMPARISONS for radius in (0.0, *RADII)]
-    compared = [
-        {"head": ours, "reference": other, "radius": radius, **asdict(found)}
-        for (ours, other, radius), found in zip(names, compare_all(differences), strict=True)
+        setting = arm.settings[chosen[name]]
+        own = part(options, f"test-{name}", partial(measure, arm, setting, regime, options.seeds))
+        hits[name] = np.stack([unpack_hits(one) for one in own.pop("hits")]).astype(np.float64)
+        means, intervals = hits[name].mean((1, 2)), crossed_bootstrap(list(hits[name]))[:, 0]
+        families[name] = {**own, "test": means.tolist(), "intervals": intervals.tolist(), "tried": tried[name]}
+        print(name, setting, np.round(means, 4), np.mean(own["margin_slopes"]), flush=True)
+    compared = []
+    for ours, other in COMPARISONS:
+        compared += [(ours, other, at) for at in range(1 + len(RADII))]
+    found = compare_all([hits[ours][at] - hits[other][at] for ours, other, at in compared])
+    rows = [
+        {"head": ours, "reference": other, "radius": (0.0, *RADII)[at], **asdict(one)}
+        for (ours, other, at), one in zip(compared, found, strict=True)
     ]
-    write_result(options, **regime.about, rule=RULE, radii=RADII, families=families, comparisons=compared)
+    write_result(options, **regime.about, rule=RULE, radii=RADII, families=families, comparisons=rows)
 
 
 if __name__ == "__main__":
