@@ -15,6 +15,7 @@ import typer
 from .console import (
     check_output,
     check_plot,
+    print_answer,
     print_diagnostics,
     print_metrics,
     print_robustness,
@@ -69,14 +70,13 @@ def train(
         return
     results = Run(run_dir).results
     print_metrics(results["metrics"])
+    print_answer(run_dir, results)
     if "lambda_choice" in results:
         typer.echo(f"DREG lambda {results['lambda_choice']['chosen']:.3g}, chosen on the validation rows.")
     if results["data"]["synthetic"]:
         typer.echo("The demo reviews are synthetic: these figures say that it runs, not how good it is.")
     example = (
-        "rows.csv"
-        if checked.kind == "table" or checked.data.text_pair_column is not None
-        else '"A gorgeous, witty film ."'
+        "rows.csv" if checked.kind == "table" or checked.data.text_pair_column is not None else '"a text of your own"'
     )
     typer.echo(f"Saved in {run_dir}. Try: cr-hf predict {run_dir} {example}")
 

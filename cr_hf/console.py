@@ -147,6 +147,23 @@ def print_metrics(metrics: dict[str, dict[str, Any]]) -> None:
     _print_table("95 % interval of the accuracy over rows, by bootstrap", metric_table(metrics))
 
 
+def print_answer(run_dir: Path, results: dict[str, Any]) -> None:
+    """Scores by class, what is confused, the worst errors, simpler classifiers, and what was noted of the data."""
+    from .runs import Answer, beside_sentence, class_rows, confusion_rows, worst_lines
+
+    if (found := Answer.of(results)) is None:
+        return
+    _print_table(f"classes on {found.split}", class_rows(found))
+    if confused := confusion_rows(found):
+        _print_table(f"rows of {found.split} by true and predicted class", confused)
+    noted = (results["data"].get("understood") or {}).get("notes", [])
+    worst = worst_lines(run_dir)
+    heading = [f"The worst errors on {found.split}, by the probability p of the label:"] if worst else []
+    for line in [*heading, *worst, beside_sentence(found), *(f"Noted in the data: {note}." for note in noted)]:
+        if line:
+            typer.echo(visible(line))
+
+
 def print_robustness(found: dict[str, Any]) -> None:
     """A table of accuracies on damaged texts, one row a kind of damage."""
     rows = [["damage", "none", *"12345", "mean - none [95 %]"]]

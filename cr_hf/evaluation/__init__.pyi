@@ -18,6 +18,7 @@ from .statistics import RESAMPLES as RESAMPLES
 from .statistics import CalibrationBin as CalibrationBin
 from .statistics import Comparison as Comparison
 from .statistics import PairedDifference as PairedDifference
+from .statistics import bootstrap_interval as bootstrap_interval
 from .statistics import calibration_bins as calibration_bins
 from .statistics import compare_all as compare_all
 from .statistics import crossed_bootstrap as crossed_bootstrap

@@ -15,7 +15,18 @@ from huggingface_hub import eval_result_entries_to_yaml as entries_to_yaml
 
 from ..errors import CheckpointError
 from ..files import markdown_table, read_json, write_text
-from ..runs import CARD, CARD_BEGINS, CARD_ENDS, EVAL_RESULTS, RESULTS, metric_table
+from ..runs import (
+    CARD,
+    CARD_BEGINS,
+    CARD_ENDS,
+    EVAL_RESULTS,
+    RESULTS,
+    Answer,
+    beside_sentence,
+    class_rows,
+    confusion_rows,
+    metric_table,
+)
 
 DATA_LICENCES = {
     "SetFit/sst5": "SST-5 comes from the Stanford Sentiment Treebank (Socher et al., 2013), which names no licence: "
@@ -115,6 +126,7 @@ def render_card(
         lambda_choice=_lambda_choice(results["lambda_choice"]) if results.get("lambda_choice") else "",
         synthetic=results["data"]["synthetic"],
         results=_results_table(results["metrics"]),
+        answer=_answer(results),
         seed=int(results["training"]["seed"]),
         comparison=_comparison(study) if study else "",
         diagnostics=[
@@ -142,6 +154,7 @@ def _what(results: dict[str, Any]) -> str:
         f"A {'table' if is_table else 'text'} classifier with {len(labels)} classes ({', '.join(map(escape, labels))})"
     )
     task = classes if labels else "A regression model for texts"
+    task += f", trained on {code(title)}" if (title := results["data"].get("title")) else ""
     frozen = "frozen" if model["freeze_backbone"] else "fine-tuned"
     encoder = f"a {frozen} {code(model['backbone_type'])} encoder"
     return (
@@ -309,6 +322,19 @@ def _results_table(metrics: dict[str, dict[str, Any]]) -> str:
         return ""
     header, *rows = metric_table({escape(split): values for split, values in metrics.items()})
     return markdown_table([header, *([escape(name.replace("_", " ")), *cells] for name, *cells in rows)])
+
+
+def _answer(results: dict[str, Any]) -> str:
+    """Simpler classifiers beside the head, the scores of the classes and, unless they are many, what is confused."""
+    found = Answer.of(results)
+    if found is None:
+        return ""
+    rows, confused = class_rows(found), confusion_rows(found)
+    if len(rows) == len(confused) and len(confused[0]) == len(rows):
+        taken = [[f"taken for {name}" for name in confused[0][1:]], *(row[1:] for row in confused[1:])]
+        rows = [[*scores, *counts] for scores, counts in zip(rows, taken, strict=True)]
+    table = markdown_table([[escape(cell) for cell in row] for row in rows])
+    return "\n\n".join(part for part in (escape(beside_sentence(found)), table) if part)
 
 
 def _comparison(study: dict[str, Any]) -> str:

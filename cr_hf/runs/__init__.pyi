@@ -1,3 +1,8 @@
+from .answer import Answer as Answer
+from .answer import beside_sentence as beside_sentence
+from .answer import class_rows as class_rows
+from .answer import confusion_rows as confusion_rows
+from .answer import worst_lines as worst_lines
 from .build import build_model as build_model
 from .build import sweep_head as sweep_head
 from .build import training_arguments as training_arguments

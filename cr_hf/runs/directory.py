@@ -28,6 +28,8 @@ TABLE = "table.json"
 """How the run of a table reads its rows: columns, and medians of training rows for missing values."""
 TRAINER_STATE, LAMBDA_PICTURE, EVAL_RESULTS = "trainer_state.json", "lambda.png", ".eval_results/cr_hf.yaml"
 OWN_FILES = "run_files.json"
+ERRORS = "worst_errors.jsonl"
+"""Texts that were classified wrong. It stays with the run: nothing of it stands in a card or is published."""
 CHECKPOINTS, STAGED = "checkpoints", "unfinished"
 """What resuming needs; and the finished model until all of it is written."""
 TOKENIZER_FILES = re.compile(
@@ -36,7 +38,7 @@ TOKENIZER_FILES = re.compile(
 )
 _MODEL = rf"(generation_)?config\.json|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|{TOKENIZER_FILES.pattern}"
 _FINISHED = rf"{_MODEL}|recipe\.yaml|(results|probe|table|trainer_state|{Path(OWN_FILES).stem})\.json|README\.md"
-_FINISHED = rf"({_FINISHED}|lambda\.png|\.eval_results/(cr_hf\.yaml)?)"
+_FINISHED = rf"({_FINISHED}|lambda\.png|worst_errors\.jsonl|\.eval_results/(cr_hf\.yaml)?)"
 _SAVED = rf"({_MODEL}|adapter_(config\.json|model\.safetensors)|README\.md|SHA256SUMS|training_args\.\w+"
 _SAVED += r"|(optimizer|scheduler|scaler|rng_state|trainer_state)\w*\.\w+|(pytorch_model|optimizer)\w*/[\w.]*)"
 KNOWN = re.compile(

@@ -7,6 +7,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -62,6 +63,7 @@ def describe_data(config: DataConfig, dataset: datasets.DatasetDict) -> dict[str
     understood: Understood | None = getattr(dataset, "understood", None)
     return {
         "understood": None if understood is None else dataclasses.asdict(understood),
+        "title": _title(config),
         "source": config.name if not config.reads_files else "local files",
         "in_place_of": config.name if config.reads_files else None,
         "revision": None if config.reads_files else config.revision,
@@ -70,6 +72,14 @@ def describe_data(config: DataConfig, dataset: datasets.DatasetDict) -> dict[str
         "rows": {name: len(rows) for name, rows in known.items()},
         "sha256": table_fingerprint(known) if "features" in dataset["train"].column_names else data_fingerprint(known),
     }
+
+
+def _title(config: DataConfig) -> str | None:
+    """What the training data are called: a data set, or the names of files or of their folder."""
+    if not config.reads_files:
+        return config.name
+    files = config.train_file or config.dir or []
+    return ", ".join(Path(file).name for file in ([files] if isinstance(files, str) else files)) or None
 
 
 def describe_model(model: Any) -> dict[str, Any]:

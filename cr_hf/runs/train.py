@@ -36,6 +36,7 @@ from ..training import (
     last_complete_checkpoint,
     merge_lora,
 )
+from .answer import answer
 from .build import build_model, check_together, recipe_lora_config, sweep_head, training_arguments, trains_on_features
 from .choose_lambda import kept_lambda, lambda_of_run
 from .diagnose import reference_diagnostics
@@ -164,7 +165,7 @@ def _train(
     }
     state = trainer.state
     if trainer.is_world_process_zero():
-        results = {
+        results: dict[str, Any] = {
             "cr_hf_version": __version__,
             "data": describe_data(recipe.data, dataset),
             "model": describe_model(model),
@@ -187,6 +188,8 @@ def _train(
         if recipe.chooses_lambda:
             results["lambda_choice"] = dataclasses.asdict(kept_lambda(trainer.args))
         with staged(run_dir) as folder:
+            seconds = time.perf_counter() - started
+            results["answer"] = answer(model, dataset, splits, predictions, seconds, folder)
             if recipe.kind == "table":
                 write_json(folder / TABLE, dataclasses.asdict(schema_of(dataset["train"])))
             _save(folder, trainer, model.eval(), tokenizer, recipe.data.text_pair_column is not None)
