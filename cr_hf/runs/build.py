@@ -182,14 +182,12 @@ def sweep_head(
     fields = {**config.to_dict(), **recipe.model, "backbone_config": None}
     if recipe.chooses_lambda:
         fields["dreg_lambda"] = config.dreg_lambda
-    arguments = training_arguments(recipe, Path(recipe.output_dir))
     try:
         own = CRConfig.from_dict(fields)
-        head = SweepHead(own, arguments, train_indices, recipe.early_stopping_patience, penalty_weight)
-        head.check()
     except ValueError as error:
         raise RecipeError(str(error).splitlines()[0]) from error
-    return head
+    arguments = training_arguments(recipe, Path(recipe.output_dir))
+    return SweepHead(own, arguments, train_indices, recipe.early_stopping_patience, penalty_weight)
 
 
 def check_together(recipe: Recipe, arguments: CRTrainingArguments, model: Any) -> None:

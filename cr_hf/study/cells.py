@@ -197,6 +197,10 @@ def train_settings(
         weight = overrides.pop("penalty_weight", 0.0)
         rows = None if len(subsets[seed]) == len(data.train[1]) else subsets[seed]
         heads.append(sweep_head(data.recipe, data.config, overrides, rows, weight))
+        try:
+            heads[-1].check()
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
     return train_heads(
         *data.train,
         heads,
