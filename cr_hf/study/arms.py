@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ..errors import RecipeError, nearest
-from .classical import make_estimator
+from .classical import LINEAR_ESTIMATORS, make_estimator
 
 Setting: TypeAlias = dict[str, float]
 
@@ -52,6 +52,11 @@ class Arm:
     def is_recipe(self) -> bool:
         """Whether `cr-hf train` can train it."""
         return self.penalty is None and self.estimator is None
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it draws straight lines between classes: the simplest heads there are."""
+        return self.estimator in LINEAR_ESTIMATORS or self.overrides.get("hidden_sizes") == []
 
 
 CONSTANT = {name: NO_DREG[name] for name in ("dreg_schedule", "dreg_lambda_end")}

@@ -163,6 +163,7 @@ def train_cell(name: str, data: StudyData, seeds: int, search_seeds: int, fracti
         dev_accuracies=[result.accuracy for result in kept],
         overrides=_recipe_keys(data.recipe, arm, {**arm.settings[chosen], **scaled}, fraction),
         **measure(arm, kept, data.test),
+        dev_hits=right_rows(arm, kept, *data.validation),
         seconds=time.monotonic() - started,
     )
 
@@ -223,6 +224,13 @@ def best_setting(results: Sequence[Trained], settings: int) -> tuple[list[Traine
 def measure(arm: Arm, kept: Sequence[Any], test: tuple[Rows, NDArray[np.int64]]) -> dict[str, Any]:
     """Fields of a `Cell`: what `train_settings` returned for one setting, on the test rows, seed by seed."""
     return (_measure if arm.estimator is None else _measure_estimators)(kept, *test)
+
+
+def right_rows(arm: Arm, kept: Sequence[Any], features: Rows, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each of `kept`, see `measure`, is right on each row, shape (len(kept), rows)."""
+    if arm.estimator is None:
+        return predict_heads(kept, features).argmax(-1).numpy() == labels
+    return np.stack([fitted.pipeline.predict(np.asarray(features)) == labels for fitted in kept])
 
 
 def _measure(kept: Sequence[HeadResult], features: Rows, labels: NDArray[np.int64]) -> dict[str, Any]:

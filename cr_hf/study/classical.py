@@ -36,6 +36,8 @@ ESTIMATORS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "xgboost": ("xgboost", "XGBClassifier", {"n_jobs": 1, "learning_rate": 0.1, "random_state": 0}),
 }
 
+LINEAR_ESTIMATORS = {"logistic-regression", "svm-linear", "ridge", "nearest-centroid"}
+
 
 @dataclass
 class FittedEstimator:

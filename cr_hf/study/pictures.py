@@ -44,6 +44,8 @@ STYLE: Any = {
 }
 WIDTH = 4.8
 SHOWN_UNITS = 6
+LEAST_BIN_ROWS = 10
+"""Of a bin of the reliability diagram: the accuracy of fewer says nothing."""
 COEFFICIENTS = ("dreg_lambda", "penalty_weight", "penalty")  # the last in studies of version 0.1.0
 
 
@@ -51,14 +53,24 @@ COEFFICIENTS = ("dreg_lambda", "penalty_weight", "penalty")  # the last in studi
 
 
 @matplotlib.rc_context(STYLE)
-def draw_accuracy(study: Study) -> Figure:
-    """Test accuracy against the share of the labels, one line a head, with 95 % intervals over seeds and rows."""
-
-    def mean_and_ends(cell: Cell) -> Ends:
-        low, high = cell.accuracy_interval
-        return 100 * float(cell.per_seed("test_accuracies").mean()), 100 * low, 100 * high
-
-    return _against_share(study, "test_accuracies", mean_and_ends, "test accuracy in %")
+def draw_differences(study: Study) -> Figure:
+    """Forest plot of the declared comparisons on test, one line each and a mark a fraction, with 95 % intervals."""
+    figure, (axes,) = _figure()
+    names = [f"{one.head}\nminus {one.reference}" for one in study.comparisons]
+    for number, (fraction, entry) in enumerate(study.fractions.items()):
+        look, amount = _look(number), study.amount(fraction)
+        places = np.arange(len(names)) + 0.6 * ((number + 0.5) / len(study.fractions) - 0.5)
+        for place, one in zip(places, entry.comparisons, strict=True):
+            mean, (low, high) = 100 * one.difference, (100 * end for end in one.interval)
+            fill = look["color"] if one.claimed else "none"
+            bars = [[mean - low], [high - mean]]
+            axes.errorbar(mean, place, xerr=bars, capsize=2, markerfacecolor=fill, label=amount, **look)
+    axes.axvline(0, color=TEXT, linestyle="--", linewidth=1, zorder=0)
+    axes.set_yticks(range(len(names)), names, fontsize=10)
+    axes.grid(axis="y", visible=False)
+    axes.set(xlabel="difference in test accuracy, points", ylim=(len(names) - 0.4, -0.6))
+    figure.set_figheight(1 + len(names) * max(0.45, 0.2 * len(study.fractions)))
+    return _with_legend(figure, axes)
 
 
 @matplotlib.rc_context(STYLE)
@@ -159,14 +171,15 @@ def draw_reliability(study: Study) -> Figure:
     figure, panels = _figure(len(known))
     for head, axes in zip(known, panels, strict=False):
         number, cell = heads.index(head), cells[head]
-        bins = cell.reliability or []
+        # As many rows as there are, not rows times seeds: the seeds predict the same ones.
+        bins = [one for one in cell.reliability or [] if round(rows * one.share) >= LEAST_BIN_ROWS]
         confidences = np.array([one.confidence for one in bins])
         accuracies = np.array([one.accuracy for one in bins])
-        # As many rows as there are, not rows times seeds: the seeds predict the same ones.
-        counts = np.array([max(1, round(rows * one.share)) for one in bins])
+        counts = np.array([round(rows * one.share) for one in bins])
         axes.plot([0, 1], [0, 1], color=GRID, linestyle="--", zorder=0)
-        bars = _wilson(accuracies, counts)
-        axes.errorbar(confidences, accuracies, yerr=bars, capsize=2, clip_on=False, **_look(number))
+        if bins:
+            bars = _wilson(accuracies, counts)
+            axes.errorbar(confidences, accuracies, yerr=bars, capsize=2, clip_on=False, **_look(number))
         error = cell.per_seed("expected_calibration_errors").mean()
         axes.set_title(head, fontsize=12 if len(head) <= 16 else 10, pad=8)
         axes.text(0.98, 0.04, f"{error:.3f}", ha="right")
@@ -268,7 +281,8 @@ def _look(number: int) -> dict[str, Any]:
 
 def _with_legend(figure: Figure, axes: Axes, lines: bool = False) -> Figure:
     """The legend below the picture, where it hides nothing: one entry a line, or as many side by side as fit."""
-    handles, labels = axes.get_legend_handles_labels()
+    found, names = axes.get_legend_handles_labels()
+    labels, handles = zip(*dict(zip(names, found, strict=True)).items(), strict=True)  # each once
     longest = max(len(label) for label in labels)
     columns = 1 if lines else 3 if longest <= 11 and len(labels) != 4 else 2
     size = 11 if longest <= 16 or lines else 10

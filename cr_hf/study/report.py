@@ -124,10 +124,10 @@ def pictures_of(study: Study) -> list[Picture]:
     at = f"at {study.amount()}"
     pictures = [
         Picture(
-            "accuracy",
-            "Test accuracy by number of labels",
-            "Means over seeds with 95 % intervals by bootstrap over seeds and test rows. All heads see the same test "
-            "rows, so bars that overlap do not say that heads are alike: the paired comparisons do.",
+            "differences",
+            "What one head gains over another",
+            "Paired differences in test accuracy with 95 % intervals by bootstrap over seeds and test rows; a filled "
+            "mark is a claimed difference. Left of the dashed line the head is worse than its reference.",
         ),
         Picture(
             "tail_ratio",
@@ -152,13 +152,15 @@ def pictures_of(study: Study) -> list[Picture]:
             "reliability",
             "Reliability",
             f"Accuracy on test by confidence {at}, all seeds together, with 95 % Wilson intervals over rows; on the "
-            "dashed line confidence is right, below it too high. The number is the expected calibration error.",
+            "dashed line confidence is right, below it too high. Bins of fewer than 10 rows are left out. The "
+            "number is the expected calibration error of all rows.",
         ),
     ]
     something: dict[str, object] = {
+        "differences": study.comparisons,
         "tail_ratio": heads_with(study, "gradient_tail_ratios"),
         "lambda": heads_with_coefficient(study),
         "polynomials": heads_with(study, "coefficients"),
         "reliability": heads_with(study, "reliability"),
     }
-    return [picture for picture in pictures if something.get(picture.name, True)]
+    return [picture for picture in pictures if something[picture.name]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -45,8 +45,11 @@ class Cell:
         parameters: how many a head has.
         overrides: keys of the recipe with which `cr-hf train` trains this; `None` where no recipe can, and in studies
             of version 0.1.0. `study.json` also has the whole command, for seed 0.
+        dev_error: standard error, over seeds and dev rows, of the difference in dev accuracy from the best head
+            at this fraction; `None` with few labels, where each seed has rows of its own, and in older studies.
         accuracy_interval: of the mean test accuracy, 95 %, by bootstrap over seeds and test rows.
-        hits: whether each seed was right on each test row, shape (seeds, rows); in the cell's own file alone.
+        hits: whether each seed was right on each test row, shape (seeds, rows); in the cell's own file alone, as are
+            `dev_hits`.
         seconds: of training; in the cell's own file alone.
     """
 
@@ -68,8 +71,10 @@ class Cell:
     batch_size: int | None = None
     overrides: dict[str, Any] | None = None
     choices: list[int] | None = None
+    dev_error: float | None = None
     accuracy_interval: tuple[float, float] = (np.nan, np.nan)
     hits: NDArray[np.bool_] | None = None
+    dev_hits: NDArray[np.bool_] | None = None
     seconds: float = 0.0
 
     @property
@@ -98,8 +103,9 @@ class Cell:
             {**one.setting, "dev_accuracy": one.dev_accuracy, "dev_deviation": one.dev_deviation} for one in self.tried
         ]
         own = {**asdict(self), "tried": tried, "command": self.command(0)}
-        hits, seconds = own.pop("hits"), own.pop("seconds")
-        return {**own, "hits": pack_hits(hits), "seconds": seconds} if is_own_file else own
+        packed = {name: None if (hits := own.pop(name)) is None else pack_hits(hits) for name in ("hits", "dev_hits")}
+        seconds = own.pop("seconds")
+        return {**own, **packed, "seconds": seconds} if is_own_file else own
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Cell:
@@ -109,8 +115,7 @@ class Cell:
         own["tried"] = [Tried(one, one.pop("dev_accuracy"), one.pop("dev_deviation")) for one in settings]
         if "reliability" in own:
             own["reliability"] = [CalibrationBin(**found) for found in own["reliability"]]
-        if "hits" in own:
-            own["hits"] = unpack_hits(own["hits"])
+        own |= {name: unpack_hits(own[name]) for name in ("hits", "dev_hits") if name in own}
         return cls(**own)
 
 
@@ -142,6 +147,8 @@ class Study:
         least_wilcoxon_p: the lowest p that so many seeds can give.
         fractions: by the share of the labels, written as a number.
         is_few: whether `fractions` stand for labels a class and not for shares of them.
+        simpler: heads without a hidden layer at the largest fraction: test accuracy minus that of the recommended
+            head, and the ends of its 95 % interval over seeds and test rows.
     """
 
     data: dict[str, Any]
@@ -157,6 +164,7 @@ class Study:
     least_wilcoxon_p: float
     fractions: dict[str, Fraction]
     is_few: bool = False
+    simpler: dict[str, tuple[float, float, float]] = field(default_factory=dict)
 
     @property
     def chosen_by(self) -> str:

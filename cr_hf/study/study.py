@@ -28,7 +28,7 @@ from .arms import HEADS, check_heads
 from .cells import CellStore, StudyData, train_cell
 from .results import Cell, Compared, Fraction, Study
 from .shots import train_few_cell
-from .tables import spread
+from .tables import recommendation, spread
 
 logger = logging.get_logger(__name__)
 
@@ -96,6 +96,7 @@ def run_study(
             least_wilcoxon_p=least_wilcoxon_p(seeds),
             fractions=compare_cells(cells, declared),
         )
+        study.simpler = compare_simpler(study)
         write_json(output / "study.json", study.to_json())
     return study
 
@@ -172,6 +173,8 @@ def compare_cells(cells: dict[tuple[float, str], Cell], declared: Sequence[Compa
     for cell, interval in zip(cells.values(), crossed_bootstrap(list(hits.values()))[:, 0].tolist(), strict=True):
         cell.accuracy_interval = interval
     fractions = list(dict.fromkeys(fraction for fraction, _ in cells))
+    for fraction in fractions:
+        _set_dev_errors([cell for (where, _), cell in cells.items() if where == fraction])
     tested = list(product(fractions, declared))
     found = compare_all([hits[fraction, pair.head] - hits[fraction, pair.reference] for fraction, pair in tested])
     return {
@@ -185,3 +188,27 @@ def compare_cells(cells: dict[tuple[float, str], Cell], declared: Sequence[Compa
         )
         for fraction in fractions
     }
+
+
+def _set_dev_errors(cells: Sequence[Cell]) -> None:
+    """Standard errors of the differences on dev from the best head: all seeds share the dev rows, so both count."""
+    best = max(cells, key=lambda cell: cell.per_seed("dev_accuracies").mean())
+    for cell in cells:
+        if cell.dev_hits is not None and best.dev_hits is not None:
+            differences = best.dev_hits.astype(np.float64) - cell.dev_hits
+            over_seeds, over_rows = differences.mean(1), differences.mean(0)
+            variance = over_seeds.var(ddof=1) / len(over_seeds) + over_rows.var(ddof=1) / len(over_rows)
+            cell.dev_error = float(np.sqrt(variance))
+
+
+def compare_simpler(study: Study) -> dict[str, tuple[float, float, float]]:
+    """What `Study.simpler` holds; nothing where the recommended head has no hidden layer itself."""
+    chosen, cells = recommendation(study).head, study.largest
+    if chosen is None or HEADS[chosen].is_linear:
+        return {}
+    own = np.asarray(cells[chosen].hits, dtype=np.float64)
+    simpler = {head: np.asarray(cell.hits) - own for head, cell in cells.items() if HEADS[head].is_linear}
+    if not simpler:
+        return {}
+    intervals = crossed_bootstrap(list(simpler.values()))[:, 0].tolist()
+    return {head: (float(one.mean()), *ends) for (head, one), ends in zip(simpler.items(), intervals, strict=True)}

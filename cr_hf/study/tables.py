@@ -21,6 +21,8 @@ MEASURES = (
     "expected_calibration_errors",
 )
 NO_SUCH_MEASURE = "none"
+LEAST_SEEDS = 5
+"""For advice: with fewer a standard error over seeds is hardly known."""
 TAIL_RATIO_NOTE = (
     "The gradient tail ratio is the 99th percentile over the mean, over test rows, of the norm of the gradient of the "
     "margin by the features: 1 where the head is as sensitive everywhere, more where some rows are far more "
@@ -166,9 +168,12 @@ def claims(study: Study) -> list[str]:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The head to use, its setting at the largest fraction, the heads as good on dev, and why, in sentences."""
+    """The head to use, its setting at the largest fraction, the heads as good on dev, and why, in sentences.
 
-    head: str
+    The head is `None` where there are too few seeds.
+    """
+
+    head: str | None
     setting: Setting
     candidates: list[str]
     headline: str
@@ -181,23 +186,30 @@ class Recommendation:
 
 
 def recommendation(study: Study) -> Recommendation:
-    """The head to use, by a rule that looks at dev rows alone.
+    """The head to use, by a rule that looks at dev rows alone; none below five seeds.
 
     At the largest fraction: among the heads whose mean dev accuracy (of the chosen setting) is within one standard
-    error, over seeds, of the best, the one with the lowest gradient tail ratio, which needs no labels. A linear head
-    has a tail ratio near 1 by construction, and is taken where it is among them. What is no network has none, and is
-    taken where no network is among them.
+    error of the best, the one with the lowest gradient tail ratio, which needs no labels. The error is that of the
+    difference from the best, over seeds and dev rows; over seeds alone where each has rows of its own, or a study has
+    none kept. A linear head has a tail ratio near 1 by construction, and is taken where it is among them. What is no
+    network has none, and is taken where no network is among them.
     """
+    if study.seeds < LEAST_SEEDS:
+        few = f"No head is recommended: {study.seeds} seeds are too few, {LEAST_SEEDS} are the least."
+        return Recommendation(None, {}, [], few, [])
     cells = study.largest
     dev = {head: cell.per_seed("dev_accuracies") for head, cell in cells.items()}
     best = max(dev, key=lambda head: dev[head].mean())
-    error = dev[best].std(ddof=1) / np.sqrt(len(dev[best]))
-    candidates = [head for head, values in dev.items() if values.mean() >= dev[best].mean() - error]
+    of_seeds = float(dev[best].std(ddof=1) / np.sqrt(len(dev[best])))
+    errors = {head: of_seeds if cell.dev_error is None else cell.dev_error for head, cell in cells.items()}
+    candidates = [head for head, values in dev.items() if values.mean() >= dev[best].mean() - errors[head]]
     tau = {head: cells[head].per_seed("gradient_tail_ratios").mean() for head in candidates}
     measured = [head for head in candidates if np.isfinite(tau[head])]
     head = min(measured, key=lambda name: tau[name]) if measured else best
     mean = {name: f"{100 * dev[name].mean():.1f} %" for name in candidates}
-    within = f"one standard error over {study.seeds} seeds ({100 * error:.2f} points)"
+    within = f"one standard error over {study.seeds} seeds ({100 * of_seeds:.2f} points)"
+    if cells[best].dev_error is not None:
+        within = f"one standard error, over {study.seeds} seeds and {study.data['rows']['validation']:,} dev rows,"
     if len(candidates) == 1:
         found = f"its mean {study.chosen_by} accuracy, {mean[head]}"
         why = f"{found}, is the best, and that of no other head is within {within} of it."
@@ -206,19 +218,24 @@ def recommendation(study: Study) -> Recommendation:
             f"{len(candidates)} heads have a mean {study.chosen_by} accuracy within {within} of the best: "
             f"{listed(f'{name} {mean[name]}' for name in candidates)}."
         )
-        others = [f"{tau[name]:.2f} for {name}" for name in measured if name != head]
-        others += [f"none for {name}" for name in candidates if name not in measured]
-        if measured:
-            why += f" Of these, {head} has the lowest gradient tail ratio: {tau[head]:.2f}, against {listed(others)}."
-        else:
-            why += f" None of these has a gradient tail ratio, and {head} has the best of these."
-        if head == "linear":
-            why += " That of a linear head is near 1 by construction: it is taken because no other was better there."
+        why += _steadiest(head, {name: tau[name] for name in measured}, candidates)
     setting = cells[head].setting
     reasons = [f"At {study.amount()} {why}", _evidence(study, head), *_edges(cells[head])]
     if words := recipe_words(head, setting):
         reasons.append(f"As overrides of the recipe: {words}")
     return Recommendation(head, setting, candidates, f"Use {head}, with {setting_text(setting)}.", reasons)
+
+
+def _steadiest(head: str, tau: dict[str, float], candidates: list[str]) -> str:
+    """Why this one of the candidates: the tail ratios of those that have one."""
+    if not tau:
+        return f" None of these has a gradient tail ratio, and {head} has the best of these."
+    others = [f"{ratio:.2f} for {name}" for name, ratio in tau.items() if name != head]
+    others += [f"none for {name}" for name in candidates if name not in tau]
+    why = f" Of these, {head} has the lowest gradient tail ratio: {tau[head]:.2f}, against {listed(others)}."
+    if head == "linear":
+        why += " That of a linear head is near 1 by construction: it is taken because no other was better there."
+    return why
 
 
 def _evidence(study: Study, head: str) -> str:
@@ -227,6 +244,13 @@ def _evidence(study: Study, head: str) -> str:
     low, high = (100 * value for value in cell.accuracy_interval)
     accuracy = 100 * cell.per_seed("test_accuracies").mean()
     start = f"On test its accuracy is {accuracy:.1f} % (95 % interval {low:.1f} to {high:.1f})."
+    as_good = [
+        f"{name} ({100 * mean:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}] points)"
+        for name, (mean, low, high) in study.simpler.items()
+        if high >= 0
+    ]
+    if as_good:
+        start += f" Simpler, without a hidden layer, and not shown to be worse there: {listed(as_good)}."
     compared = study.fractions[study.largest_fraction].comparisons
     own = [one for one in compared if head in (one.head, one.reference)]
     if not own:

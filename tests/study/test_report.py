@@ -25,7 +25,7 @@ from cr_hf.study.results import Cell, Study, Tried, recipe_words
 from cr_hf.study.study import compare_cells
 from cr_hf.study.tables import claims, recommendation, study_tables
 
-SEEDS, ROWS = 4, 50
+SEEDS, ROWS = 5, 50
 PNG = b"\x89PNG\r\n\x1a\n"
 VOID = {"meta", "br", "use", "path"}
 
@@ -125,7 +125,7 @@ class Page(HTMLParser):
 
 def test_every_file_is_written(study: Study, tmp_path: Path) -> None:
     assert write_report(study, tmp_path)
-    pictures = {"accuracy.png", "tail_ratio.png", "lambda.png", "polynomials.png", "reliability.png"}
+    pictures = {"differences.png", "tail_ratio.png", "lambda.png", "polynomials.png", "reliability.png"}
     assert {path.name for path in tmp_path.iterdir()} == {"study.md", "study.csv", "report.html", *pictures}
     for name in pictures:
         data = (tmp_path / name).read_bytes()
@@ -208,7 +208,7 @@ def test_numbers_of_the_page_are_those_of_the_study(study: Study, tmp_path: Path
     [
         (["mlp-gelu", "mlp-relu"], [0.1, 0.5, 1.0], {"lambda", "polynomials"}),
         (["mlp-gelu", "gelu+jacobian"], [0.3], {"polynomials"}),
-        (["cr"], [1.0], {"lambda"}),
+        (["cr"], [1.0], {"differences", "lambda"}),
         (list(HEADS), [1.0, 0.9], set()),
     ],
 )
@@ -218,7 +218,7 @@ def test_a_study_shows_the_pictures_that_it_has_something_for(
     study = make_study(heads, fractions)
     assert write_report(study, tmp_path)
     names = {picture.name for picture in pictures_of(study)}
-    assert names == {"accuracy", "tail_ratio", "lambda", "polynomials", "reliability"} - missing
+    assert names == {"differences", "tail_ratio", "lambda", "polynomials", "reliability"} - missing
     assert {path.stem for path in tmp_path.glob("*.png")} == names
     assert not Page((tmp_path / "report.html").read_text(encoding="utf-8")).open
 
@@ -250,9 +250,9 @@ class TestAdvice:
         changed = copy.deepcopy(study)
         cells = changed.largest
         for one, dev, tau in zip(cells.values(), (0.6, 0.7, 0.69, 0.695), (1.0, 3.0, 2.0, 2.5), strict=True):
-            one.dev_accuracies, one.gradient_tail_ratios = [dev - 0.04, dev, dev, dev + 0.04], [tau] * SEEDS
+            one.dev_accuracies, one.gradient_tail_ratios = [dev - 0.04, dev, dev, dev, dev + 0.04], [tau] * SEEDS
         text = recommendation(changed).text
-        assert "3 heads have a mean dev accuracy within one standard error over 4 seeds (1.63 points)" in text
+        assert "3 heads have a mean dev accuracy within one standard error over 5 seeds (1.26 points)" in text
         assert "mlp-gelu 70.0 %, cr 69.0 % and cr+dreg 69.5 %" in text
         assert "cr has the lowest gradient tail ratio: 2.00, against 3.00 for mlp-gelu and 2.50 for cr+dreg." in text
         low, high = (100 * end for end in cells["cr"].accuracy_interval)
@@ -262,7 +262,7 @@ class TestAdvice:
         changed = copy.deepcopy(study)
         for head, one in changed.largest.items():
             dev = 0.8 if head == "cr+dreg" else 0.5
-            one.dev_accuracies = [dev - 0.01, dev, dev, dev + 0.01]
+            one.dev_accuracies = [dev - 0.01, dev, dev, dev, dev + 0.01]
         found = recommendation(changed)
         assert found.candidates == ["cr+dreg"]
         assert "its mean dev accuracy, 80.0 %, is the best, and that of no other head is within" in found.text
@@ -277,17 +277,45 @@ class TestAdvice:
     def test_what_is_claimed_is_told_from_what_is_not(self) -> None:
         study = make_study(["mlp-gelu", "cr", "linear"], [1.0], {"linear": 0.05})
         for head, one in study.largest.items():
-            one.dev_accuracies = [0.8, 0.81, 0.79, 0.8] if head == "mlp-gelu" else [0.5] * SEEDS
+            one.dev_accuracies = [0.8, 0.81, 0.79, 0.8, 0.8] if head == "mlp-gelu" else [0.5] * SEEDS
         difference = 100 * abs(study.fractions["1.0"].comparisons[1].difference)
         text = recommendation(study).text
         assert f"Claimed there: linear below mlp-gelu by {difference:.2f} points." in text
         assert "No difference from cr is claimed there" in text
         listed = next(paragraph for paragraph in claims(study) if paragraph.startswith("- "))
         assert listed.startswith("- linear below mlp-gelu at 100% of the labels: -")
-        assert "in 4 of 4 seeds" in listed
+        assert "in 5 of 5 seeds" in listed
         page = study_page(study, "x")
         assert "<li>linear below mlp-gelu at 100% of the labels: -" in page
         assert re.search(r"<strong>-\d\d\.\d\d \[", page)
+
+    def test_below_five_seeds_there_is_none(self, study: Study) -> None:
+        found = recommendation(dataclasses.replace(study, seeds=4))
+        assert found.head is None
+        assert found.text == "No head is recommended: 4 seeds are too few, 5 are the least."
+
+    def test_a_simpler_head_that_is_not_shown_to_be_worse_is_named(self, study: Study) -> None:
+        simpler = {"linear": (-0.002, -0.01, 0.006), "ridge": (-0.03, -0.05, -0.01)}
+        text = recommendation(dataclasses.replace(study, simpler=simpler)).text
+        assert "linear (-0.20 [-1.00, +0.60] points)" in text
+        assert "ridge" not in text
+
+    def test_seeds_and_dev_rows_widen_what_is_as_good_as_the_best(self) -> None:
+        generator = np.random.default_rng(0)
+        made = {head: cell(head, generator, 0.6) for head in ("mlp-gelu", "cr")}
+        alike = generator.random((SEEDS, 400)) < 0.6
+        made["mlp-gelu"].dev_hits, made["cr"].dev_hits = alike, alike.copy()
+        made["cr"].dev_hits[:, :3] = ~alike[:, :3]
+        for one in made.values():
+            assert one.dev_hits is not None
+            one.dev_accuracies = one.dev_hits.mean(1).tolist()
+        compare_cells({(1.0, head): one for head, one in made.items()}, [])
+        ordered = sorted(made.values(), key=lambda one: -np.mean(one.dev_accuracies))
+        assert ordered[0].dev_error == 0
+        differences = ordered[0].dev_hits.astype(float) - ordered[1].dev_hits
+        over_rows = np.std(differences.mean(0), ddof=1) / np.sqrt(400)
+        over_seeds = np.std(differences.mean(1), ddof=1) / np.sqrt(SEEDS)
+        assert ordered[1].dev_error == pytest.approx(np.hypot(over_rows, over_seeds))
 
     def test_no_comparison_no_claim(self) -> None:
         text = study_tables(make_study(["cr"], [1.0]))
@@ -351,8 +379,8 @@ class TestRobustness:
 
 
 def test_a_description_is_escaped(study: Study) -> None:
-    from cr_hf.study.pictures import draw_accuracy
+    from cr_hf.study.pictures import draw_differences
 
-    svg = inline_svg(draw_accuracy(study), "one", '"quoted" <b>')
+    svg = inline_svg(draw_differences(study), "one", '"quoted" <b>')
     assert 'aria-label="&quot;quoted&quot; &lt;b&gt;"' in svg
     assert "http" not in svg
