@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from . import __version__
 from .console import (
     check_output,
     check_plot,
     print_answer,
     print_diagnostics,
+    print_json,
     print_metrics,
     print_robustness,
+    set_verbosity,
     split_overrides,
     standard_input,
     visible,
@@ -30,25 +35,46 @@ Rows = Annotated[
     list[str] | None,
     typer.Argument(help="Texts, or .txt, .csv, .tsv, .jsonl, ... files; and how to read them: data.text_column=body."),
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and the answer.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show what transformers and other libraries say, too.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON in place of tables, for programs.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output file that is there.")]
 app = typer.Typer(
-    help="ChainzRule heads with DREG for Hugging Face models.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich's Markdown takes longer to import than all else that help needs
 )
 
 
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"cr-hf {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """ChainzRule heads with DREG for Hugging Face models."""
+
+
 @app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="A YAML file, such as recipes/sst5_frozen.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as learning_rate=1e-3.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, such as learning_rate=1e-3; `cr-hf keys` lists them.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in output_dir.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run in output_dir.")] = False,
     num_processes: Annotated[
         int | None, typer.Option(help="Processes on this machine, as `accelerate launch` starts them.", min=1)
     ] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train what a recipe describes and write a run directory."""
     from .data import check_files
@@ -56,16 +82,18 @@ def train(
 
     checked = load_recipe(recipe, overrides)
     check_files(checked.data, checked.kind == "table")  # what can be known before seconds of importing
-    if num_processes is not None and num_processes > 1:
-        from .runs import check_directory
+    with _stoppable(f"go on with: {_command_with('--resume')}"):
+        if num_processes is not None and num_processes > 1:
+            from .runs import check_directory
 
-        check_directory(checked, overwrite, resume)  # here it is one line, in the processes it would be many
-        flags = [flag for flag, given in (("--overwrite", overwrite), ("--resume", resume)) if given]
-        sys.exit(_launch(num_processes, ["train", str(recipe), *(overrides or []), *flags]))
-    from .runs import Run, train_recipe
+            check_directory(checked, overwrite, resume)  # here it is one line, in the processes it would be many
+            given = {"--overwrite": overwrite, "--resume": resume, "--quiet": quiet, "--verbose": verbose}
+            flags = [flag for flag, is_given in given.items() if is_given]
+            sys.exit(_launch(num_processes, ["train", str(recipe), *(overrides or []), *flags]))
+        set_verbosity(quiet, verbose)
+        from .runs import Run, train_recipe
 
-    _load_quietly()
-    run_dir = train_recipe(checked, overwrite=overwrite, resume=resume)
+        run_dir = train_recipe(checked, overwrite=overwrite, resume=resume)
     if os.environ.get("RANK", "0") != "0":
         return
     results = Run(run_dir).results
@@ -85,7 +113,7 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A finished run directory.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Other data: data.test_file=x.csv, ...")] = None,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    split: Annotated[str, typer.Option(help="train, validation (or dev) or test.")] = "test",
     perturb: Annotated[
         str, typer.Option(help="Also on damaged texts: typos, drop, swap and case (of words), with commas between.")
     ] = "",
@@ -93,18 +121,24 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="Write the metrics to this JSON file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw accuracy by severity of --perturb: .png or .svg.")] = None,
     overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Measure a finished run on a split of its data, or of other data."""
-    from .runs import data_overrides, evaluate_run
-
     check_output(output, overwrite)
     kinds = [kind.strip() for kind in perturb.split(",") if kind.strip()]
     check_plot(plot, overwrite, kinds)
-    _load_quietly()
+    set_verbosity(quiet, verbose)
+    from .runs import data_overrides, evaluate_run
+
     metrics = evaluate_run(run, split, data_overrides(overrides or []), kinds, seed)
-    print_metrics({split: metrics})
-    if kinds:
-        print_robustness(metrics["robustness"])
+    if as_json:
+        print_json(metrics)
+    else:
+        print_metrics({split: metrics})
+        if kinds:
+            print_robustness(metrics["robustness"])
     if plot is not None:
         from .study import plot_robustness
 
@@ -129,20 +163,23 @@ def predict(
     radius: Annotated[
         bool, typer.Option("--radius", help="Add how far the features can move, in L2, before the class can change.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row on the terminal.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Classify texts, files of texts, or standard input (one text a line); or the rows of a table."""
+    """Classify texts, files of texts, or standard input (-, one text a line); or the rows of a table."""
     if output is not None and output.suffix not in (".jsonl", ".csv"):
         raise DataError(f"--output {output}: the name must end in .jsonl or .csv")
     if csv_safe and (output is None or output.suffix != ".csv"):
         raise DataError("--csv-safe is for a file: give --output with a name that ends in .csv")
     check_output(output, overwrite, texts or [])
+    set_verbosity(quiet, verbose)
     from .runs import Run, predict_run
 
-    _load_quietly()
     source, overrides = split_overrides(texts or [])
     found = Run(run)
     given = standard_input() if found.kind == "texts" and source in ([], ["-"]) else source
-    write_predictions(predict_run(found, given, overrides, radius), found.task, output, csv_safe)
+    write_predictions(predict_run(found, given, overrides, radius), found.task, output, csv_safe, as_json)
 
 
 cache = typer.Typer(help="Features kept on disk, so that every text is encoded once.", no_args_is_help=True)
@@ -189,6 +226,9 @@ def study(
     output: Annotated[Path, typer.Option(help="The study's folder; a study that was stopped goes on.")] = Path(
         "runs/study"
     ),
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Compare heads on the same features and recommend one, in report.html, pictures and study.json, .csv and .md."""
     from .data import check_files
@@ -206,22 +246,27 @@ def study(
         raise RecipeError("--shots and --fractions: give one of them")
     if output.exists() and not output.is_dir():
         raise RecipeError(f"--output {output} is a file: choose another folder")
-    from .files import writing
-    from .study import run_study, study_tables, write_report
+    set_verbosity(quiet, verbose)
+    with _stoppable("the same command goes on with what is done"):
+        from .files import writing
+        from .study import run_study, study_tables, write_report
 
-    found = run_study(
-        checked,
-        [name.strip() for name in heads.split(",")],
-        shares,
-        seeds,
-        output,
-        shots=labels_a_class,
-        comparisons=comparisons,
-        search_seeds=search_seeds,
-        progress=typer.echo,
-    )
-    with writing(output):
-        has_page = write_report(found, output)
+        found = run_study(
+            checked,
+            [name.strip() for name in heads.split(",")],
+            shares,
+            seeds,
+            output,
+            shots=labels_a_class,
+            comparisons=comparisons,
+            search_seeds=search_seeds,
+            progress=(lambda line: None) if quiet else lambda line: typer.echo(line, err=True),
+        )
+        with writing(output):
+            has_page = write_report(found, output)
+    if as_json:
+        print_json(found.to_json())
+        return
     typer.echo(study_tables(found))
     typer.echo(f"See {output / 'report.html'}" if has_page else "For report.html: pip install 'cr-hf[report]'")
 
@@ -231,8 +276,11 @@ def diagnose(
     run: Annotated[Path, typer.Argument(help="A finished run directory.")],
     texts: Rows = None,
     output: Annotated[Path | None, typer.Option(help="Write the diagnostics to this JSON file.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Show the tokens that the first 50 texts hang on.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Show how sensitive the first 50 texts are to each word.")] = None,
     overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Show how sensitive and how calibrated a run is, and whether new texts, without labels, look usual to it."""
     check_output(output, overwrite, texts or [])
@@ -241,19 +289,23 @@ def diagnose(
         raise DataError(f"--html {html}: give the texts whose tokens are to be shown")
     if html is not None and importlib.util.find_spec("jinja2") is None:
         raise DataError("--html needs jinja2: pip install 'cr-hf[report]'")
-    from .runs import Run, comparison_lines, diagnose_run
+    if texts:
+        set_verbosity(quiet, verbose)
+    from .runs import Run, comparison_lines, diagnose_run, sensitivity_verdict
 
     found = Run(run)
-    columns, lines, kept = dict(found.reference["splits"]), [], dict(found.reference)
+    columns, kept = dict(found.reference["splits"]), dict(found.reference)
+    lines = sensitivity_verdict(found.reference)
     if texts:
-        _load_quietly()
         what = "rows" if found.kind == "table" else "texts"
         new = diagnose_run(found, *split_overrides(texts), html)
         columns[f"new {what}"] = kept[f"new_{what}"] = new
         lines = comparison_lines(new, what)
-    print_diagnostics(columns, found.reference["output"])
-    for line in lines:
-        typer.echo(line)
+    if as_json:
+        print_json(kept)
+    else:
+        typer.echo("\n".join([*lines, ""]))
+        print_diagnostics(columns, found.reference["output"])
     if output is not None:
         from .files import write_json
 
@@ -291,16 +343,20 @@ def publish(
     typer.echo(f"{news}: {repo} at commit {done.commit[:12]}{f', tag {tag}' if tag else ''}; downloaded and verified.")
 
 
-def _load_quietly() -> None:
-    """No bars for reading and writing weights, which takes a moment; those of downloads and of training stay."""
-    from transformers.utils import logging
+@contextlib.contextmanager
+def _stoppable(advice: str) -> Iterator[None]:
+    """Work that Ctrl-C ends with a line that says where it stopped and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        typer.echo(f"stopped {stop}".rstrip() + f"; {advice}", err=True)
+        sys.exit(130)
 
-    def hide(factory: Callable[..., Any], arguments: Any, options: dict[str, Any]) -> Any:
-        if options.get("desc") in ("Loading weights", "Writing model shards"):
-            options = {**options, "disable": True}
-        return factory(*arguments, **options)
 
-    logging.set_tqdm_hook(hide)
+def _command_with(flag: str) -> str:
+    """This command as it was typed, with a flag in the place of --overwrite."""
+    words = [word for word in sys.argv[1:] if word not in (flag, "--overwrite")]
+    return shlex.join(["cr-hf", *words, flag])
 
 
 def _launch(processes: int, command: list[str]) -> int:
@@ -346,7 +402,7 @@ def main() -> None:
 
 
 def _stop(message: str) -> NoReturn:
-    typer.secho(f"error: {visible(message)}", fg="red", err=True)
+    typer.secho(f"error: {visible(message)}", fg=None if os.environ.get("NO_COLOR") else "red", err=True)
     sys.exit(2)
 
 

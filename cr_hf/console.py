@@ -6,11 +6,14 @@ import csv
 import importlib.util
 import io
 import json
+import logging
 import os
 import re
 import sys
+import time
 import unicodedata
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -24,6 +27,145 @@ if TYPE_CHECKING:
 
 LINE_ENDS = {ord(char): char.encode("unicode_escape").decode() for char in "\u2028\u2029"} | {0x85: "\\u0085"}
 """Ends of lines for some readers that JSON does not escape."""
+
+PHASES = ("encode", "choose", "tokenize", "train", "measure", "predict", "study")
+"""First words of the names of bars that are shown; those of reading and writing weights, say, are not."""
+LONG = 2.0
+"""Seconds after which a phase is worth a line where there is no terminal."""
+LINE_EVERY = 60.0
+WIDE = 200
+"""Columns of a table that is not written to a terminal, which has no width to keep to."""
+
+
+# ---- while it works ----
+
+
+class Phase:
+    """A phase of the work, with as much of the interface of tqdm as its users here need.
+
+    On a terminal it is one live line with rate and time left, which goes when the phase ends. Elsewhere it is a plain
+    line a minute, and one at the end of what took over two seconds; a training, which writes a row an epoch, has none.
+    Both go to standard error: what a command answers stands alone on standard output.
+    """
+
+    def __init__(
+        self, desc: str, total: int | None = None, initial: int = 0, unit: str = "", disable: bool = False, **_: Any
+    ) -> None:
+        self.name, self.total, self.unit, self.start, self.done = desc, total, unit, initial, initial
+        self.begun = self.told = time.monotonic()
+        self._live: Any = _live_line(desc, total, initial) if is_live(sys.stderr) and not disable else None
+
+    @property
+    def _rate(self) -> float:
+        return (self.done - self.start) / max(time.monotonic() - self.begun, 1e-9)
+
+    def update(self, amount: int = 1) -> None:
+        """So much more is done."""
+        self.done += amount
+        if self._live is not None:
+            self._live.update(self._live.task_ids[0], completed=self.done, rate=f"{self._rate:,.0f}/s")
+        elif time.monotonic() - self.told > LINE_EVERY and self.name != "train":
+            self.told = time.monotonic()
+            left = "" if not self.total else f" of {self.total:,}, {(self.total - self.done) / self._rate:,.0f} s left"
+            self.write(f"{self.name}: {self.done:,}{self.unit}{left}")
+
+    def write(self, line: str) -> None:
+        """Write a line above the live one."""
+        typer.echo(line, err=True)
+
+    def close(self) -> None:
+        """The phase has ended, or was stopped."""
+        seconds = time.monotonic() - self.begun
+        if self._live is not None:
+            self._live.stop()
+        elif seconds > LONG and self.name != "train":
+            amount = f"{self.done:,}{self.unit} in " if self.done else ""
+            self.write(f"{self.name}: {amount}{seconds:.0f} s")
+
+    def __enter__(self) -> Phase:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def is_live(stream: IO[str]) -> bool:
+    """Whether a line on this stream can be written over."""
+    return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def _live_line(name: str, total: int | None, done: int) -> Any:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    amount = [] if total is None else [MofNCompleteColumn()]
+    clock = TimeElapsedColumn() if total is None else TimeRemainingColumn(compact=True)
+    console = Console(stderr=True)
+    columns = [TextColumn("{task.description}"), BarColumn(20), *amount, TextColumn("{task.fields[rate]}"), clock]
+    live = Progress(*columns, console=console, transient=True, redirect_stdout=False, refresh_per_second=4)
+    live.add_task(name, total=total, completed=done, rate="")
+    live.start()
+    return live
+
+
+class _Notes(logging.Handler):
+    """Warnings of this package, each of them once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = visible(record.getMessage())
+        if line not in self.told:
+            self.told.add(line)
+            typer.echo(f"note: {line}", err=True)
+
+
+_notes = _Notes()
+
+
+def set_verbosity(quiet: bool = False, verbose: bool = False) -> None:
+    """Say how much is shown while a command works.
+
+    Args:
+        quiet: warnings and what the command answers alone.
+        verbose: all that transformers and other libraries say, too.
+    """
+    if verbose:
+        os.environ["TRANSFORMERS_VERBOSITY"] = "info"
+    else:
+        for name in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY", "HF_HUB_VERBOSITY"):
+            os.environ.setdefault(name, "error")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        if not is_live(sys.stderr):
+            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # those of downloads
+        warnings.filterwarnings("ignore", append=True)
+    from transformers.utils import logging as bars
+
+    def phase(factory: Callable[..., Any], arguments: Any, options: dict[str, Any]) -> Any:
+        name, is_hidden = str(options.get("desc")).split()[0], options.get("disable")
+        if name in PHASES and bars.is_progress_bar_enabled() and (name == "train" or not is_hidden):
+            return Phase(*arguments, **options)
+        return factory(*arguments, **options) if verbose else bars.EmptyTqdm(*arguments, **options)
+
+    bars.set_tqdm_hook(phase)
+    if quiet:
+        bars.disable_progress_bar()
+    elif not bars.is_progress_bar_enabled():
+        bars.enable_progress_bar()
+    _notes.told.clear()
+    logging.getLogger("cr_hf").addHandler(_notes)
+
+
+# ---- in and out ----
 
 
 def check_output(
@@ -79,7 +221,11 @@ def visible(text: str) -> str:
 
 
 def write_predictions(
-    predictions: Iterable[Prediction], task: Task, output: Path | None, csv_safe: bool = False
+    predictions: Iterable[Prediction],
+    task: Task,
+    output: Path | None,
+    csv_safe: bool = False,
+    as_json: bool = False,
 ) -> None:
     """Show predictions on the terminal, or write them to a file.
 
@@ -88,27 +234,33 @@ def write_predictions(
         task: of the model.
         output: a .csv or .jsonl file, which keeps the rows' own columns before the new ones; `None`: the terminal.
         csv_safe: put an apostrophe before cells of a .csv file that a spreadsheet would take for a formula.
+        as_json: write to the terminal what a .jsonl file holds.
 
     Raises:
         DataError: if a row has columns that the first one lacks, which a .csv file cannot hold.
     """
     if output is None:
         for found in predictions:
+            if as_json:
+                typer.echo(_json_line({**found.record, **_new_columns(found, task, flat=False)}))
+                continue
             label = visible(task.label_of(found.scores))
             radius = "" if found.radius is None else f"\t{found.radius:.3f}"
             typer.echo(f"{label}\t{max(found.scores):.3f}{radius}\t{visible(found.shown)}")
         return
+    from transformers.utils import logging as bars
+
     from .files import open_whole
 
     count = 0
-    with open_whole(output) as handle:
+    with open_whole(output) as handle, bars.tqdm(desc="predict", unit=" rows") as phase:
         table: csv.DictWriter[str] | None = None
         for count, found in enumerate(predictions, 1):
+            phase.update(1)
             added = _new_columns(found, task, flat=output.suffix == ".csv")
             row = {**found.record, **added}
             if output.suffix == ".jsonl":
-                line = json.dumps(row, ensure_ascii=False, default=str)
-                handle.write(line.translate(LINE_ENDS) + "\n")
+                handle.write(_json_line(row) + "\n")
                 continue
             if table is None:
                 table = csv.DictWriter(handle, row)
@@ -118,6 +270,15 @@ def write_predictions(
                 raise DataError(f"row {count} has a column {extra!r} that the first one lacks: write to a .jsonl file")
             table.writerow({name: _cell_of(value, csv_safe) for name, value in row.items()})
     typer.echo(f"{count:,} rows written to {output}")
+
+
+def _json_line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False, default=str).translate(LINE_ENDS)
+
+
+def print_json(found: Any) -> None:
+    """Write a result for programs."""
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False, default=str))
 
 
 def _new_columns(found: Prediction, task: Task, flat: bool) -> dict[str, Any]:
@@ -187,13 +348,26 @@ def print_diagnostics(columns: dict[str, dict[str, Any]], output: str) -> None:
 
 def _print_table(title: str, rows: list[list[str]]) -> None:
     """Print a table whose first row is its header."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title))
+    console = Console() if sys.stdout.isatty() else Console(width=WIDE)
+    if sum(max(map(len, column)) + 3 for column in zip(*rows, strict=True)) > console.width:
+        # What stands in brackets goes below, and long names are folded.
+        fold = {" [": "\n[", " (": "\n(", ", ": ","}
+        rows = [[name.replace("_", " "), *(_replaced(cell, fold) for cell in cells)] for name, *cells in rows]
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for number, name in enumerate(rows[0]):
-        table.add_column(escape(name), justify="right" if number else "left", no_wrap=not number)
+        table.add_column(escape(name), justify="right" if number else "left")
     for row in rows[1:]:
         table.add_row(*map(escape, row))
-    Console().print(table)
+    console.print(table)
+    typer.echo(title)
+
+
+def _replaced(text: str, replacements: dict[str, str]) -> str:
+    for old, new in replacements.items():
+        text = text.replace(old, new)
+    return text

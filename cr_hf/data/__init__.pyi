@@ -6,6 +6,7 @@ from .label_cells import SEVERAL as SEVERAL
 from .label_cells import SINGLE as SINGLE
 from .labels import refuse_unordered as refuse_unordered
 from .paths import check_files as check_files
+from .paths import split_named as split_named
 from .sources import Row as Row
 from .splits import RowSplits as RowSplits
 from .splits import label_names_of as label_names_of

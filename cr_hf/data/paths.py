@@ -112,6 +112,11 @@ def is_saved(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
+def split_named(word: str) -> str:
+    """The split that a word stands for, such as validation for dev; a word that stands for none as it is."""
+    return next((split for split, words in SPLIT_WORDS.items() if word in words), word)
+
+
 def wanted_splits(splits: Sequence[str] | None, available: Iterable[str], config: DataConfig) -> list[str]:
     """The splits to return, checked against what there is."""
     found = list(available)

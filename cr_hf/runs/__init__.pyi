@@ -8,6 +8,7 @@ from .build import sweep_head as sweep_head
 from .build import training_arguments as training_arguments
 from .diagnose import comparison_lines as comparison_lines
 from .diagnose import diagnostic_rows as diagnostic_rows
+from .diagnose import sensitivity_verdict as sensitivity_verdict
 from .directory import CARD as CARD
 from .directory import CARD_BEGINS as CARD_BEGINS
 from .directory import CARD_ENDS as CARD_ENDS

@@ -45,6 +45,9 @@ LINEAR: dict[str, Any] = {"hidden_sizes": [], "feature_norm": "standardize", "he
 LINEAR |= {"dreg_lambda": 0, "dreg_mode": "layer", "dreg_schedule": "constant", "dreg_lambda_end": None}
 LINEAR |= {"eval_strategy": "epoch", "save_strategy": "epoch", "eval_delay": 0}
 REFERENCE = "validation"
+UNEVEN, SURE = 3.0, 0.1
+"""A gradient tail ratio from which rows are called very differently sensitive (a linear head has about 1), and how far
+from 1 a temperature may be before probabilities are called too sure, or not sure enough."""
 
 
 # ---- the reference ----
@@ -258,6 +261,34 @@ def diagnostic_rows(columns: dict[str, dict[str, Any]], output: str) -> list[tup
         if any("calibration" in c for c in every):
             add(name.replace("_", " "), (c.get("calibration", {}).get(name) for c in every))
     return rows
+
+
+def sensitivity_verdict(reference: Mapping[str, Any]) -> list[str]:
+    """What the diagnostics of a finished run say, a sentence each: about test rows if there are some.
+
+    Args:
+        reference: returned by `reference_diagnostics`.
+    """
+    name, found = list(reference["splits"].items())[-1]
+    ratio, linear = found["gradients"][reference["output"]]["tail_ratio"], found["linear"]
+    beside = "" if linear is None else f", of a linear head {_number(linear['tail_ratio'])}"
+    even = "alike" if ratio is None or ratio < UNEVEN else "very differently"
+    lines = [f"Rows of {name} are {even} sensitive: the gradient tail ratio is {_number(ratio)}{beside}."]
+    shares = (found.get("certified") or {}).get("accuracy") or {}
+    if shares:
+        radius, share = list(shares.items())[len(shares) // 2]
+        lines.append(f"{100 * share:.0f} % of them are right, and stay so however their features move by {radius}.")
+    if "calibration" in found:
+        error, temperature = (found["calibration"][key] for key in ("expected_calibration_error", "temperature"))
+        lean = "about as sure as they should be"
+        if abs(temperature - 1) > SURE:
+            lean = (
+                f"{'too sure' if temperature > 1 else 'not sure enough'}, a temperature of {temperature:.2f} is best"
+            )
+        lines.append(
+            f"Probabilities are off by {100 * error:.1f} points on average; on validation rows they are {lean}."
+        )
+    return lines
 
 
 def comparison_lines(found: dict[str, Any], what: str) -> list[str]:

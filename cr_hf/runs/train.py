@@ -35,6 +35,7 @@ from ..training import (
     check_same_features,
     last_complete_checkpoint,
     merge_lora,
+    show_epochs,
 )
 from .answer import answer
 from .build import build_model, check_together, recipe_lora_config, sweep_head, training_arguments, trains_on_features
@@ -88,7 +89,7 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
         return run_dir
     with arguments.main_process_first(local=False, desc="reading the data"):
         dataset = _read_data(recipe)
-    if arguments.process_index == 0:
+    if arguments.process_index == 0 and logging.is_progress_bar_enabled():
         print(*dataset.understood.lines(), sep="\n")
     set_seed(recipe.seed)
     model, tokenizer = build_model(recipe, dataset)
@@ -152,13 +153,34 @@ def _train(
     started: float,
 ) -> None:
     """Train, measure and save, in a run directory that stands open."""
-    run_dir = Path(recipe.output_dir)
     checkpoint = last_complete_checkpoint(str(arguments.output_dir)) if resume else None
     prepare = _frozen_trainer if trains_on_features(recipe, model) else _fine_tuning_trainer
     trainer, splits = prepare(recipe, arguments, model, tokenizer, dataset)
     prepared = time.perf_counter()
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    trained = time.perf_counter()
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except KeyboardInterrupt as stop:
+        state, last = trainer.state, last_complete_checkpoint(str(arguments.output_dir))
+        kept = "there is no checkpoint yet" if last is None else f"{last} is kept"
+        raise KeyboardInterrupt(f"at step {state.global_step:,} of {state.max_steps:,}; {kept}") from stop
+    seconds = {
+        "seconds_preparing": round(prepared - started, 2),
+        "seconds_training": round(time.perf_counter() - prepared, 2),
+    }
+    with _phase("measure", arguments):
+        _measure_and_save(recipe, trainer, model, tokenizer, dataset, splits, seconds)
+
+
+def _measure_and_save(
+    recipe: Recipe,
+    trainer: CRTrainer,
+    model: Any,
+    tokenizer: Any,
+    dataset: Any,
+    splits: dict[str, Any],
+    seconds: dict[str, float],
+) -> None:
+    run_dir = Path(recipe.output_dir)
     model = _finished_model(recipe, trainer, model)
     predictions: dict[str, Any] = {
         name: trainer.predict(split).predictions for name, split in splits.items() if name != "train"
@@ -175,15 +197,14 @@ def _train(
                 "steps": state.global_step,
                 "best_step": state.best_global_step,
                 "best_metric": state.best_metric,
-                "seconds_preparing": round(prepared - started, 2),
-                "seconds_training": round(trained - prepared, 2),
+                **seconds,
             },
             "metrics": {
                 name: Task.of(model.config).measure(logits, np.asarray(dataset[name]["label"][:]))
                 for name, logits in predictions.items()
             },
             "diagnostics": reference_diagnostics(recipe, model.eval(), tokenizer, dataset, splits, predictions),
-            "environment": describe_environment(arguments),
+            "environment": describe_environment(trainer.args),
         }
         if recipe.chooses_lambda:
             results["lambda_choice"] = dataclasses.asdict(kept_lambda(trainer.args))
@@ -196,6 +217,11 @@ def _train(
             write_json(folder / RESULTS, results)
             _write_card(run_dir, folder)
     trainer.accelerator.wait_for_everyone()
+
+
+def _phase(name: str, arguments: CRTrainingArguments) -> contextlib.AbstractContextManager[Any]:
+    """Work whose amount is not known, shown by the first process."""
+    return logging.tqdm(desc=name, delay=2, leave=False, disable=arguments.process_index > 0)
 
 
 def _read_data(recipe: Recipe) -> Any:
@@ -245,7 +271,8 @@ def _frozen_trainer(
         check_same_features(Path(str(arguments.output_dir)), *encoded["train"])
     splits = {name: FeatureDataset(features, labels) for name, (features, labels) in encoded.items()}
     if recipe.chooses_lambda:
-        choice = lambda_of_run(recipe, arguments, model.config, encoded["train"], encoded["validation"])
+        with _phase("choose lambda", arguments):
+            choice = lambda_of_run(recipe, arguments, model.config, encoded["train"], encoded["validation"])
         model.config.dreg_lambda = choice.chosen
     config = sweep_head(recipe, model.config).config
     set_seed(recipe.seed)
@@ -271,7 +298,7 @@ def _fine_tuning_trainer(
 
     texts = [name for name in ("text", "text_pair") if name in dataset["train"].column_names]
     splits: dict[str, Any] = {}
-    with arguments.main_process_first(local=False, desc="tokenising the texts"):
+    with arguments.main_process_first(local=False, desc="tokenising the texts"), _phase("tokenize", arguments):
         for name, rows in dataset.items():
             described = {} if recipe.data.streaming and name == "train" else {"desc": f"tokenize {name}"}
             splits[name] = rows.map(tokenized, batched=True, remove_columns=texts, **described)
@@ -291,7 +318,7 @@ def _trainer(
     collator: Callable[..., Any],
 ) -> CRTrainer:
     patience = recipe.early_stopping_patience
-    return CRTrainer(
+    trainer = CRTrainer(
         model=model,
         args=arguments,
         train_dataset=splits["train"],
@@ -300,6 +327,8 @@ def _trainer(
         compute_metrics=Task.of(model.config).trainer_metrics(),
         callbacks=[] if patience is None else [EarlyStoppingCallback(patience)],
     )
+    show_epochs(trainer)
+    return trainer
 
 
 def _save(

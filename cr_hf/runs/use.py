@@ -16,7 +16,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..data import DataConfig, Row, TableSchema, load_rows, load_tables, read_inputs, read_rows, table_features
+from ..data import (
+    DataConfig,
+    Row,
+    TableSchema,
+    load_rows,
+    load_tables,
+    read_inputs,
+    read_rows,
+    split_named,
+    table_features,
+)
 from ..errors import CheckpointError, DataError
 from ..evaluation import Task, certified_shares, check_kinds, text_robustness, write_strips
 from ..features import classify_features, encode_texts
@@ -215,7 +225,7 @@ def evaluate_run(
 
     Args:
         run_dir: a finished run directory.
-        split: `"train"`, `"validation"` or `"test"`.
+        split: `"train"`, `"validation"` or `"test"`, or another word for one of them, such as `"dev"`.
         data_overrides: fields of `DataConfig` that replace those of the run's recipe.
         perturb: kinds of text perturbation, see `perturb_text`.
         seed: of the perturbations.
@@ -230,6 +240,7 @@ def evaluate_run(
             of a model that has no classes.
     """
     check_kinds(perturb)
+    split = split_named(split)
     run = Run(run_dir)
     data, task = run.data(data_overrides), run.task
     if data.label_names is None and not task.is_regression:

@@ -85,7 +85,11 @@ def run_study(
         train = partial(train_few_cell, data=data, seeds=seeds)
     with writing(output):
         store = CellStore(output, {**about, **_declaration(data, heads, fractions, declared)})
-        cells = {key: _kept_or_trained(store, *key, train, progress) for key in product(fractions, heads)}
+        cells, keys = {}, list(product(fractions, heads))
+        with logging.tqdm(desc="study", total=len(keys), unit=" cells", leave=False) as bar:
+            for key in keys:
+                cells[key] = _kept_or_trained(store, *key, train, progress)
+                bar.update(1)
         seconds = round(sum(cell.seconds for cell in cells.values()))
         study = Study(
             **about,
