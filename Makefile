@@ -18,8 +18,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup ## Train on embedded data with a real encoder, offline; print metrics and a prediction
-	$(BIN)/cr-hf train recipes/demo.yaml output_dir=runs/demo --overwrite
-	$(BIN)/cr-hf predict runs/demo "A gorgeous, witty film ."
+	@$(BIN)/cr-hf train recipes/demo.yaml output_dir=runs/demo --overwrite
+	@$(BIN)/cr-hf predict runs/demo "A gorgeous, witty film ."
 
 test: setup ## Run the tests
 	$(BIN)/python -m pytest --numprocesses 2

@@ -23,6 +23,7 @@ from .console import (
     print_json,
     print_metrics,
     print_robustness,
+    say,
     set_verbosity,
     split_overrides,
     standard_input,
@@ -260,7 +261,7 @@ def study(
             shots=labels_a_class,
             comparisons=comparisons,
             search_seeds=search_seeds,
-            progress=(lambda line: None) if quiet else lambda line: typer.echo(line, err=True),
+            progress=(lambda line: None) if quiet else say,
         )
         with writing(output):
             has_page = write_report(found, output)
@@ -349,7 +350,7 @@ def _stoppable(advice: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        typer.echo(f"stopped {stop}".rstrip() + f"; {advice}", err=True)
+        say(f"stopped {stop}".rstrip() + f"; {advice}")
         sys.exit(130)
 
 

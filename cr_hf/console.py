@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 import time
 import unicodedata
@@ -33,6 +34,8 @@ PHASES = ("encode", "choose", "tokenize", "train", "measure", "predict", "study"
 LONG = 2.0
 """Seconds after which a phase is worth a line where there is no terminal."""
 LINE_EVERY = 60.0
+WORST = 3
+"""Errors that the terminal shows; the run's file has ten."""
 WIDE = 200
 """Columns of a table that is not written to a terminal, which has no width to keep to."""
 
@@ -71,7 +74,7 @@ class Phase:
 
     def write(self, line: str) -> None:
         """Write a line above the live one."""
-        typer.echo(line, err=True)
+        say(line)
 
     def close(self) -> None:
         """The phase has ended, or was stopped."""
@@ -87,6 +90,11 @@ class Phase:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def say(line: str) -> None:
+    """Write a line to standard error, above a live line; `typer.echo` would write into it."""
+    print(line, file=sys.stderr)
 
 
 def is_live(stream: IO[str]) -> bool:
@@ -126,7 +134,7 @@ class _Notes(logging.Handler):
         line = visible(record.getMessage())
         if line not in self.told:
             self.told.add(line)
-            typer.echo(f"note: {line}", err=True)
+            say(f"note: {line}")
 
 
 _notes = _Notes()
@@ -144,11 +152,13 @@ def set_verbosity(quiet: bool = False, verbose: bool = False) -> None:
     else:
         for name in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY", "HF_HUB_VERBOSITY"):
             os.environ.setdefault(name, "error")
-        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         if not is_live(sys.stderr):
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # those of downloads
         warnings.filterwarnings("ignore", append=True)
+    import datasets
     from transformers.utils import logging as bars
+
+    (datasets.enable_progress_bars if verbose else datasets.disable_progress_bars)()
 
     def phase(factory: Callable[..., Any], arguments: Any, options: dict[str, Any]) -> Any:
         name, is_hidden = str(options.get("desc")).split()[0], options.get("disable")
@@ -305,22 +315,24 @@ def print_metrics(metrics: dict[str, dict[str, Any]]) -> None:
     """A table of metrics, one column a split."""
     from .runs import metric_table
 
-    _print_table("95 % interval of the accuracy over rows, by bootstrap", metric_table(metrics))
+    _print_table(metric_table(metrics), "95 % interval of the accuracy over rows, by bootstrap")
 
 
 def print_answer(run_dir: Path, results: dict[str, Any]) -> None:
     """Scores by class, what is confused, the worst errors, simpler classifiers, and what was noted of the data."""
-    from .runs import Answer, beside_sentence, class_rows, confusion_rows, worst_lines
+    from .runs import ERRORS, Answer, beside_sentence, class_rows, confusion_rows, worst_lines
 
     if (found := Answer.of(results)) is None:
         return
-    _print_table(f"classes on {found.split}", class_rows(found))
+    _print_table(class_rows(found))
     if confused := confusion_rows(found):
-        _print_table(f"rows of {found.split} by true and predicted class", confused)
+        _print_table(confused)
     noted = (results["data"].get("understood") or {}).get("notes", [])
     worst = worst_lines(run_dir)
-    heading = [f"The worst errors on {found.split}, by the probability p of the label:"] if worst else []
-    for line in [*heading, *worst, beside_sentence(found), *(f"Noted in the data: {note}." for note in noted)]:
+    if worst:
+        where = run_dir / ERRORS
+        typer.echo(f"The worst errors on {found.split}, by the probability p of the label; more in {where}:")
+    for line in [*worst[:WORST], beside_sentence(found), *(f"Noted in the data: {note}." for note in noted)]:
         if line:
             typer.echo(visible(line))
 
@@ -334,7 +346,7 @@ def print_robustness(found: dict[str, Any]) -> None:
         rows.append(
             [kind, *(f"{accuracy:.1f}" for accuracy in accuracies), f"{change:+.1f} [{low:+.1f}, {high:+.1f}]"]
         )
-    _print_table(f"accuracy in % on damaged texts ({found['rows']} rows, seed {found['seed']})", rows)
+    _print_table(rows, f"accuracy in % on damaged texts ({found['rows']} rows, seed {found['seed']})")
 
 
 def print_diagnostics(columns: dict[str, dict[str, Any]], output: str) -> None:
@@ -343,28 +355,28 @@ def print_diagnostics(columns: dict[str, dict[str, Any]], output: str) -> None:
 
     title = "[low, high]: 95 % intervals by bootstrap over rows. Gradients by normalised features."
     rows = [[name, *cells] for name, cells in diagnostic_rows(columns, output)]
-    _print_table(title, [["diagnostic", *columns], *rows])
+    _print_table([["diagnostic", *columns], *rows], title)
 
 
-def _print_table(title: str, rows: list[list[str]]) -> None:
-    """Print a table whose first row is its header."""
-    from rich.box import SIMPLE_HEAD
+def _print_table(rows: list[list[str]], note: str = "") -> None:
+    """Print a table whose first row is its header, and a line that explains it."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console() if sys.stdout.isatty() else Console(width=WIDE)
+    console = Console(width=shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE)
     if sum(max(map(len, column)) + 3 for column in zip(*rows, strict=True)) > console.width:
         # What stands in brackets goes below, and long names are folded.
         fold = {" [": "\n[", " (": "\n(", ", ": ","}
         rows = [[name.replace("_", " "), *(_replaced(cell, fold) for cell in cells)] for name, *cells in rows]
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for number, name in enumerate(rows[0]):
         table.add_column(escape(name), justify="right" if number else "left")
     for row in rows[1:]:
         table.add_row(*map(escape, row))
     console.print(table)
-    typer.echo(title)
+    if note:
+        typer.echo(note)
 
 
 def _replaced(text: str, replacements: dict[str, str]) -> str:

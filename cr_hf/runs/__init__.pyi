@@ -12,6 +12,7 @@ from .diagnose import sensitivity_verdict as sensitivity_verdict
 from .directory import CARD as CARD
 from .directory import CARD_BEGINS as CARD_BEGINS
 from .directory import CARD_ENDS as CARD_ENDS
+from .directory import ERRORS as ERRORS
 from .directory import EVAL_RESULTS as EVAL_RESULTS
 from .directory import PROBE as PROBE
 from .directory import RECIPE as RECIPE

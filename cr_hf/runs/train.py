@@ -209,8 +209,7 @@ def _measure_and_save(
         if recipe.chooses_lambda:
             results["lambda_choice"] = dataclasses.asdict(kept_lambda(trainer.args))
         with staged(run_dir) as folder:
-            seconds = time.perf_counter() - started
-            results["answer"] = answer(model, dataset, splits, predictions, seconds, folder)
+            results["answer"] = answer(model, dataset, splits, predictions, sum(seconds.values()), folder)
             if recipe.kind == "table":
                 write_json(folder / TABLE, dataclasses.asdict(schema_of(dataset["train"])))
             _save(folder, trainer, model.eval(), tokenizer, recipe.data.text_pair_column is not None)
