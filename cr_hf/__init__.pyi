@@ -1,3 +1,5 @@
+from .estimator import CRClassifier as CRClassifier
+from .estimator import CRRegressor as CRRegressor
 from .modeling import CRClassifierOutput as CRClassifierOutput
 from .modeling import CRConfig as CRConfig
 from .modeling import CRForFeatureClassification as CRForFeatureClassification

@@ -22,8 +22,8 @@ from transformers.utils import logging
 from cr_hf.data import stratified_order
 from cr_hf.evaluation import crossed_bootstrap
 from cr_hf.files import write_json
-from cr_hf.runs import Recipe, describe_data, describe_machine, load_recipe, override_recipe
-from cr_hf.runs.choose_lambda import LambdaChoice, choose_lambda
+from cr_hf.runs import Recipe, describe_data, describe_machine, load_recipe, override_recipe, sweep_head
+from cr_hf.runs.choose_lambda import LambdaChoice, choose_dreg_lambda
 from cr_hf.study.arms import Arm
 from cr_hf.study.cells import StudyData, best_setting, scaling, train_settings
 from cr_hf.study.results import unpack_hits
@@ -175,7 +175,7 @@ def pick_lambda(regime: Regime, subset: NDArray[np.int64], fraction: float) -> L
     data = regime.data
     scaled = override_recipe(data.recipe, scaling(data.recipe, len(subset), fraction))
     features, labels = data.train
-    return choose_lambda(scaled, data.config, (features[subset], labels[subset]), data.validation)
+    return choose_dreg_lambda(sweep_head(scaled, data.config), (features[subset], labels[subset]), data.validation)
 
 
 def hits_of(heads: Sequence[HeadResult], features: Rows, labels: NDArray[np.int64]) -> Hits:

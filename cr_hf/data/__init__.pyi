@@ -9,6 +9,7 @@ from .paths import check_files as check_files
 from .paths import split_named as split_named
 from .sources import Row as Row
 from .splits import RowSplits as RowSplits
+from .splits import held_out_rows as held_out_rows
 from .splits import label_names_of as label_names_of
 from .splits import load_rows as load_rows
 from .splits import stratified_order as stratified_order

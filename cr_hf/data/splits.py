@@ -351,6 +351,13 @@ def stratified_order(labels: NDArray[Any], seed: int) -> NDArray[np.int64]:
     return shuffled[np.argsort(way, kind="stable")]
 
 
+def held_out_rows(strata: NDArray[Any], fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rest of the rows and a part of them, at least one, that has the strata in proportion; both ascending."""
+    order = stratified_order(strata, seed)
+    size = len(order) - max(1, round(fraction * len(order)))
+    return np.sort(order[:size]), np.sort(order[size:])
+
+
 def _strata(rows: datasets.Dataset) -> NDArray[np.int64]:
     """What a part of the rows keeps in proportion: classes, sets of classes; of numbers nothing."""
     labels = np.asarray(rows["label"][:])
@@ -369,17 +376,17 @@ def split_off(
     Raises:
         DataError: with the name of the rows, if fewer than there are classes would be left.
     """
-    order = stratified_order(strata := _strata(rows), seed)
-    size = len(order) - max(1, round(fraction * len(order)))
+    strata = _strata(rows)
+    rest, part = held_out_rows(strata, fraction, seed)
     is_single = isinstance(rows.features["label"], datasets.ClassLabel)
-    if is_single and size < (classes := len(np.unique(strata))):
+    if is_single and len(rest) < (classes := len(np.unique(strata))):
         raise DataError(
-            f"{name}: {len(order)} rows of {classes} classes are too few to split validation off: give more rows, or "
+            f"{name}: {len(rows)} rows of {classes} classes are too few to split validation off: give more rows, or "
             "data.validation_file"
         )
-    if size == 0:
+    if not len(rest):
         raise DataError(f"{name}: 1 row of train cannot be split: set data.validation_file")
-    return rows.select(np.sort(order[:size])), rows.select(np.sort(order[size:]))
+    return rows.select(rest), rows.select(part)
 
 
 def subset(split: str, rows: datasets.Dataset, config: DataConfig) -> datasets.Dataset:

@@ -17,6 +17,7 @@ from .layers import Standardize as Standardize
 from .layers import feature_moments as feature_moments
 from .layers import merge_moments as merge_moments
 from .layers import to_mask as to_mask
+from .loading import backbone_path as backbone_path
 from .loading import sha256_of as sha256_of
 from .modeling_cr import CRClassifierOutput as CRClassifierOutput
 from .modeling_cr import CRForFeatureClassification as CRForFeatureClassification
@@ -25,6 +26,7 @@ from .modeling_cr import CRPreTrainedModel as CRPreTrainedModel
 from .objectives import OrderedThresholds as OrderedThresholds
 from .objectives import class_losses as class_losses
 from .objectives import ordinal_log_probabilities as ordinal_log_probabilities
+from .objectives import target_losses as target_losses
 from .objectives import task_loss as task_loss
 from .static_embeddings import StaticEmbeddingConfig as StaticEmbeddingConfig
 from .static_embeddings import StaticEmbeddingModel as StaticEmbeddingModel

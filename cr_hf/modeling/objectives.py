@@ -103,6 +103,17 @@ def class_losses(
     return losses
 
 
+def target_losses(
+    logits: Tensor, targets: Tensor, problem_type: str, pos_weight: Sequence[float] | None = None
+) -> Tensor:
+    """The loss of each row of a regression, or of several labels at once: shape (...), of logits (..., num_labels)."""
+    targets = targets.to(logits.dtype)
+    if problem_type == "regression":
+        return F.mse_loss(logits, targets, reduction="none").mean(-1)
+    positive = None if pos_weight is None else logits.new_tensor(pos_weight)
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none", pos_weight=positive).mean(-1)
+
+
 def task_loss(
     logits: Tensor,
     labels: Tensor,
@@ -134,10 +145,9 @@ def task_loss(
                 f"regression labels have shape {tuple(labels.shape)} but logits have {tuple(logits.shape)}: "
                 "give num_labels targets per row"
             )
-        return F.mse_loss(logits, targets.to(logits.dtype))
+        return target_losses(logits, targets, problem_type).mean()
     if problem_type == "multi_label_classification":
-        positive = None if pos_weight is None else logits.new_tensor(pos_weight)
-        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), pos_weight=positive)
+        return target_losses(logits, labels, problem_type, pos_weight).mean()
     losses = class_losses(logits, labels, label_smoothing, soft_labels, squared_emd)
     if class_weights is not None:
         losses = losses * logits.new_tensor(class_weights)[labels]

@@ -3,9 +3,11 @@ from .answer import beside_sentence as beside_sentence
 from .answer import class_rows as class_rows
 from .answer import confusion_rows as confusion_rows
 from .answer import worst_lines as worst_lines
+from .build import build_classifier as build_classifier
 from .build import build_model as build_model
 from .build import sweep_head as sweep_head
 from .build import training_arguments as training_arguments
+from .choose_lambda import choose_dreg_lambda as choose_dreg_lambda
 from .diagnose import comparison_lines as comparison_lines
 from .diagnose import diagnostic_rows as diagnostic_rows
 from .diagnose import sensitivity_verdict as sensitivity_verdict

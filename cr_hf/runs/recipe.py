@@ -21,7 +21,7 @@ from .keys import as_number, check_types, declared_fields
 if TYPE_CHECKING:
     from ..evaluation import Task
 
-OFFLINE_BACKBONE, STATIC_BACKBONE, NO_BACKBONE = "offline", "static", "none"
+STATIC_BACKBONE, NO_BACKBONE = "static", "none"
 AUTO_LAMBDA = "auto"
 Kind: TypeAlias = Literal["texts", "table"]
 DATA_FIELDS = declared_fields("cr_hf.data.config", "DataConfig")

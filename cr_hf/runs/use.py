@@ -255,7 +255,9 @@ def evaluate_run(
     else:
         rows = load_rows(data, task.problem_type, splits=[split])[split]
         pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
-        features = encode_texts(run.model, run.tokenizer, rows["text"], pairs, cache_dir=False)
+        # Training kept those of a frozen backbone; those of a trained one are of this run alone.
+        cache_dir: Any = None if run.model.config.freeze_backbone else False
+        features = np.array(encode_texts(run.model, run.tokenizer, rows["text"], pairs, cache_dir=cache_dir))
     labels = np.asarray(rows["label"][:])
     metrics = task.measure(classify_features(run.model, features).numpy(), labels)
     certified = certified_shares(run.model.classifier, torch.from_numpy(features), torch.from_numpy(labels))

@@ -36,6 +36,10 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 class CRTrainingArguments(TrainingArguments):
     """`TrainingArguments` with the schedule of the DREG coefficient and a learning rate for the head.
 
+    Learning rate, epochs and batch size are those of `TrainingArguments`, which are for fine-tuning. A head on a
+    frozen backbone learns little with them: take those of recipes/text.yaml, or `CRClassifier`, which also encodes
+    every text once instead of every epoch.
+
     Defaults changed from `TrainingArguments`:
         logging_nan_inf_filter: False, so that a NaN is seen and stops the run.
         ddp_find_unused_parameters: False, since every trainable parameter always gets a gradient.

@@ -18,9 +18,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import has_length
+from transformers.utils import logging
 
 from ..modeling import CRConfig, Standardize, feature_moments, merge_moments
 from .arguments import CRTrainingArguments
+
+logger = logging.get_logger(__name__)
 
 LABEL_COLUMNS = ("labels", "label")
 
@@ -106,6 +109,17 @@ def normalized_class_weights(weights: Sequence[float] | str, counts: Sequence[in
     if not total > 0:
         raise ValueError(f"class_weights={list(weights)} give every training row the weight 0")
     return [weight * sum(counts) / total for weight in weights]
+
+
+def hint_at_rate(model: nn.Module, learning_rate: float) -> None:
+    """Say, where the head alone trains, that the default learning rate is one for fine-tuning."""
+    trained = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if trained == {"classifier"}:
+        own = "" if not hasattr(model, "backbone") else "; CRClassifier encodes every text once instead of every epoch"
+        logger.warning(
+            f"learning_rate={learning_rate:g}, the default, is for fine-tuning, and the head alone trains: recipes "
+            f"have 5e-4, 10 epochs of batches of 32, weight_decay 0.1 and a cosine schedule{own}"
+        )
 
 
 def fit_feature_norm(trainer: Trainer, model: Any) -> None:

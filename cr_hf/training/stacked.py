@@ -225,14 +225,22 @@ class TrainingRows:
 
     Args:
         features: raw, shape (rows, in_features).
-        labels: class indices, shape (rows,).
+        labels: class indices, shape (rows,), or targets, shape (rows, num_labels).
         subsets: the row numbers of each head, all of one length; `None` for every row.
         like: a tensor of the type and device of the rows.
+        weights: of the rows, shape (rows,); `None` (default) for none.
 
     Attributes `mean` and `scale` have shape (1 or K, 1, in_features); 1 if all heads have the same rows.
     """
 
-    def __init__(self, features: Rows, labels: Tensor, subsets: Sequence[Sequence[int] | None], like: Tensor) -> None:
+    def __init__(
+        self,
+        features: Rows,
+        labels: Tensor,
+        subsets: Sequence[Sequence[int] | None],
+        like: Tensor,
+        weights: Tensor | None = None,
+    ) -> None:
         distinct = list(dict.fromkeys(subsets))
         everything = np.arange(len(features))
         chosen = [everything if subset is None else np.asarray(subset) for subset in distinct]
@@ -242,7 +250,9 @@ class TrainingRows:
         self.offsets = torch.tensor(which).unsqueeze(1) * self.num_rows
         self.mean = torch.stack([norms[subset].mean for subset in which]).unsqueeze(1)
         self.scale = torch.stack([norms[subset].scale for subset in which]).unsqueeze(1)
-        self.labels = torch.cat([labels[torch.from_numpy(indices)] for indices in chosen]).to(like.device)
+        every = torch.from_numpy(np.concatenate(chosen))
+        self.labels = labels[every].to(like.device)
+        self.weights = None if weights is None else weights[every].to(like)
         self.features = like.new_empty(len(self.labels), features.shape[1])
         start = 0
         for norm, indices in zip(norms, chosen, strict=True):
@@ -250,10 +260,11 @@ class TrainingRows:
                 self.features[start : start + len(rows)] = norm(rows.to(like))
                 start += len(rows)
 
-    def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (1 or K, batch, in_features) and labels (1 or K, batch) at these positions of each subset."""
+    def batch(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Features (1 or K, batch, in_features), labels and weights (1 or K, batch) at these positions of a subset."""
         index = (positions + self.offsets).to(self.features.device)
-        return self.features.index_select(0, index.flatten()).unflatten(0, index.shape), self.labels[index]
+        features = self.features.index_select(0, index.flatten()).unflatten(0, index.shape)
+        return features, self.labels[index], None if self.weights is None else self.weights[index]
 
 
 def all_rows(features: Rows, device: torch.device) -> Tensor:

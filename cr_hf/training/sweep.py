@@ -14,12 +14,14 @@ from itertools import groupby
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import get_scheduler
 
+from ..data import SINGLE
 from ..errors import DataError
 from ..evaluation import Task
-from ..modeling import CRConfig, CRHead, class_losses
+from ..modeling import CRConfig, CRHead, class_losses, target_losses
 from .stacked import (
     REUSED_BYTES,
     Rows,
@@ -46,7 +48,7 @@ class HeadResult:
         setup: what it was trained with.
         config: of the head, with label smoothing and class weights of the arguments.
         state: every tensor of `CRHead`, the feature statistics included, on the CPU.
-        accuracies: on the validation rows after each epoch; NaN where a logit is not finite.
+        accuracies: on the validation rows after each epoch; NaN where a logit is not finite, and for numbers.
         losses: task loss on the validation rows after each epoch.
         best_epoch: the epoch of `state`, 0 the first; `None` if no epoch had a finite metric: the state is then the
             initial one.
@@ -77,14 +79,21 @@ class HeadGroup:
     """Heads with one `key` and equally many training rows, in training."""
 
     def __init__(
-        self, features: Rows, labels: Tensor, heads: Sequence[SweepHead], dtype: torch.dtype, device: torch.device
+        self,
+        features: Rows,
+        labels: Tensor,
+        heads: Sequence[SweepHead],
+        dtype: torch.dtype,
+        device: torch.device,
+        weights: Tensor | None = None,
     ) -> None:
         self.heads, self.configs = heads, [head.configured(labels) for head in heads]
         self.config, self.arguments, self.batch_size = self.configs[0], heads[0].arguments, heads[0].batch_size
         seeds = [head.arguments.seed for head in heads]
         self.parameters = self.leaves = initial_parameters(self.configs, seeds, dtype, device)
         like = self.parameters["readout.bias"].detach()
-        self.rows = TrainingRows(features, labels, [head.subset for head in heads], like)
+        self.rows = TrainingRows(features, labels, [head.subset for head in heads], like, weights)
+        self.row_weights: Tensor | None = None  # of the rows of a training step, (1 or K, batch)
         rates, micro_batch = [config.dropout for config in self.configs], self.arguments.per_device_train_batch_size
         self.dropout = StackedDropout(rates, seeds, self.config.hidden_sizes, micro_batch, like)
         own = [head.arguments.data_seed for head in heads]
@@ -100,8 +109,8 @@ class HeadGroup:
         self.penalised = bool(self.lambdas.any())
         self.penalty_weights = like.new_tensor([head.penalty_weight for head in heads])
         classes = int(self.config.num_labels or 0)
-        weights = like.new_tensor([config.class_weights or [1.0] * classes for config in self.configs])
-        self.class_weights = None if bool((weights == 1).all()) else weights
+        factors = like.new_tensor([config.class_weights or [1.0] * classes for config in self.configs])
+        self.class_weights = None if bool((factors == 1).all()) else factors
         self.adamw = StackedAdamW(self.parameters, [head.rates for head in heads], self.arguments)
         self.scheduler = get_scheduler(
             self.arguments.lr_scheduler_type,
@@ -124,7 +133,9 @@ class HeadGroup:
         for positions in order.split(self.batch_size, dim=1):
             is_short = self.arguments.dataloader_drop_last and positions.shape[1] < self.batch_size
             if self.step < self.total and not is_short:
-                self.train_step(*self.rows.batch(positions))
+                features, labels, self.row_weights = self.rows.batch(positions)
+                self.train_step(features, labels)
+        self.row_weights = None
 
     def train_step(self, features: Tensor, labels: Tensor) -> None:
         """One optimizer step of every head, on features (1 or K, batch, in_features) and labels (1 or K, batch)."""
@@ -134,13 +145,18 @@ class HeadGroup:
         self.update(losses + self.lambdas[self.step] * dreg if self.penalised else losses)
 
     def task_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """`objectives.task_loss` of each head, (K,), from logits (K, batch, classes) and labels (1 or K, batch)."""
-        labels = labels.expand(logits.shape[:2])
-        config, rows = self.config, (logits.flatten(0, 1), labels.flatten())
-        losses = class_losses(*rows, config.label_smoothing, config.soft_labels, config.squared_emd).view(labels.shape)
+        """`objectives.task_loss` of each head, (K,), from logits (K, batch, num_labels) and labels (1 or K, batch)."""
+        config = self.config
+        if config.problem_type == SINGLE:
+            labels = labels.expand(logits.shape[:2])
+            rows = (logits.flatten(0, 1), labels.flatten())
+            losses = class_losses(*rows, config.label_smoothing, config.soft_labels, config.squared_emd)
+            losses = losses.view(labels.shape)
+        else:  # labels are targets, (1 or K, batch, num_labels)
+            losses = target_losses(logits, labels.expand_as(logits), str(config.problem_type), config.pos_weight)
         if self.class_weights is not None:
             losses = losses * self.class_weights.gather(1, labels)
-        return losses.mean(1)
+        return (losses if self.row_weights is None else losses * self.row_weights).mean(1)
 
     def update(self, losses: Tensor) -> None:
         """Backward and optimizer, on the losses of all heads, shape (K,)."""
@@ -157,9 +173,10 @@ class HeadGroup:
         mean, scale = self.rows.mean, self.rows.scale
         logits = stacked_logits(self.parameters, mean, scale, features, self.config, EVALUATED_ROWS)
         finite = torch.isfinite(logits).flatten(1).all(1)
-        accuracy = torch.where(finite, (logits.argmax(-1) == labels).to(logits.dtype).mean(1), torch.nan)
-        loss = self.task_losses(logits, labels.unsqueeze(0))
         name, task = self.heads[0].metric, Task.of(self.config)
+        right = logits.argmax(-1) == labels if task.is_single else ((logits > 0) == (labels > 0.5)).all(-1)
+        accuracy = torch.where(finite & (not task.is_regression), right.to(logits.dtype).mean(1), torch.nan)
+        loss = self.task_losses(logits, labels.unsqueeze(0))
         if name in ("accuracy", "loss"):
             return accuracy, loss, accuracy if name == "accuracy" else loss
         found = [
@@ -227,6 +244,7 @@ def train_heads(
     dtype: torch.dtype = torch.float32,
     group_size: int | None = None,
     group_type: type[HeadGroup] = HeadGroup,
+    weights: NDArray[np.floating] | None = None,
 ) -> list[HeadResult]:
     """Train heads, many at a time, each as `CRTrainer` would train it alone; one result per head, in their order.
 
@@ -235,13 +253,16 @@ def train_heads(
 
     Args:
         features: training rows, shape (rows, in_features); a memory map is read once per subset.
-        labels: class indices of the training rows, shape (rows,).
+        labels: class indices of the training rows, shape (rows,), or targets, shape (rows, num_labels), as the heads'
+            `problem_type` says.
         heads: what to train, all on the device of the first one's arguments.
         validation_features: rows that choose each head's best epoch, shape (rows, in_features).
-        validation_labels: class indices of the validation rows.
+        validation_labels: their class indices or targets.
         dtype: of parameters and arithmetic, float32 by default.
         group_size: heads in one program; `None` (default) computes it, see `default_group_size`.
         group_type: what trains them; for penalties other than DREG see `study/penalties.py`.
+        weights: factor of the loss of each training row, shape (rows,), 0 or above, with a mean of 1 over them for the
+            penalty to weigh the same; `None` (default) for none. Validation rows have none.
 
     Raises:
         ValueError: if a head asks for what a sweep does not have.
@@ -253,6 +274,7 @@ def train_heads(
         head.check()
     device, config = heads[0].arguments.device, heads[0].config
     targets = _checked_labels("labels", features, labels, config)
+    of_rows = None if weights is None else torch.from_numpy(weights)
     validation_targets = _checked_labels("validation_labels", validation_features, validation_labels, config)
     validation = (all_rows(validation_features, device), validation_targets.to(device))
     last = len(features) - 1
@@ -264,7 +286,7 @@ def train_heads(
         torch.empty(REUSED_BYTES, dtype=torch.uint8)
     results: dict[int, HeadResult] = {}
     for members in _programs(heads, len(features), dtype, device, group_size):
-        group = group_type(features, targets, [heads[i] for i in members], dtype, device)
+        group = group_type(features, targets, [heads[i] for i in members], dtype, device, of_rows)
         results.update(zip(members, group.train(*validation), strict=True))
     return [results[index] for index in range(len(heads))]
 
@@ -292,6 +314,11 @@ def _checked_labels(name: str, features: Rows, labels: Sequence[int] | Rows, con
     if len(classes) != len(features) or not len(classes):
         raise DataError(f"{name} has {len(classes)} entries for {len(features)} rows of features: give one per row")
     num_labels = int(config.num_labels or 0)
+    if config.problem_type != SINGLE:
+        targets = (classes.unsqueeze(1) if classes.ndim == 1 else classes).float()
+        if targets.shape[1:] != (num_labels,) or not targets.isfinite().all():
+            raise DataError(f"{name} must be finite numbers of the shape (rows, {num_labels})")
+        return targets
     if classes.is_floating_point() or classes.min() < 0 or classes.max() >= num_labels:
         raise DataError(f"{name} must be whole numbers from 0 to {num_labels - 1}")
     return classes.long()

@@ -22,7 +22,6 @@ from .preparation import normalized_class_weights
 
 # What a sweep has one way of; another value is refused by name.
 CONFIG_ONLY = {
-    "problem_type": ("single_label_classification",),
     "feature_norm": ("standardize",),
     "dreg_mode": ("layer", "worst"),
 }
@@ -36,7 +35,7 @@ STEPPED_BY_METRIC = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 # Heads that agree in these train in one program.
 SHAPE = (
     *("in_features", "hidden_sizes", "num_labels", "degree", "activation", "polynomial_range"),
-    *("objective", "ordinal_loss", "soft_labels", "dreg_mode"),
+    *("problem_type", "pos_weight", "objective", "ordinal_loss", "soft_labels", "dreg_mode"),
 )
 SHARED = (
     *("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
@@ -84,8 +83,11 @@ class SweepHead:
         if SchedulerType(arguments.lr_scheduler_type) in STEPPED_BY_METRIC:
             kind = SchedulerType(arguments.lr_scheduler_type).value
             raise ValueError(f"lr_scheduler_type={kind!r} is not for a sweep: use 'linear'")
+        task = Task.of(self.config)
+        if not task.is_single and (self.label_smoothing or arguments.class_weights is not None):
+            raise ValueError(f"label_smoothing and class_weights: not for problem_type={self.config.problem_type!r}")
         copy.copy(self.config).set_label_smoothing(self.label_smoothing)
-        metrics = Task.of(self.config).metrics
+        metrics = task.metrics
         if self.metric not in metrics:
             raise ValueError(f"metric_for_best_model={self.metric!r} is not allowed: use one of {', '.join(metrics)}")
         check_schedule(
@@ -94,8 +96,8 @@ class SweepHead:
 
     @property
     def metric(self) -> str:
-        """The metric of the best epoch, accuracy where none is named."""
-        return (self.arguments.metric_for_best_model or "accuracy").removeprefix("eval_")
+        """The metric of the best epoch, that of the task where none is named."""
+        return (self.arguments.metric_for_best_model or Task.of(self.config).best_metric).removeprefix("eval_")
 
     @property
     def dreg_lambda(self) -> float:

@@ -26,6 +26,7 @@ from .checkpoints import checkpoint_to_resume, stopped_early
 from .preparation import (
     check_labels,
     fit_feature_norm,
+    hint_at_rate,
     normalized_class_weights,
     split_by_rate,
     training_labels,
@@ -151,6 +152,8 @@ class CRTrainer(ExactTrainer):
                 )
             counts = np.bincount(labels, minlength=model.config.num_labels).tolist()
             model.config.class_weights = normalized_class_weights(args.class_weights, counts)
+        if args.learning_rate == CRTrainingArguments.learning_rate and args.head_learning_rate is None:
+            hint_at_rate(model, args.learning_rate)
         if not self._is_resumed:
             fit_feature_norm(self, model)
 

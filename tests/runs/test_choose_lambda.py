@@ -19,7 +19,8 @@ import cr_hf.runs.train
 from cr_hf.errors import RecipeError
 from cr_hf.modeling.configuration_cr import CRConfig
 from cr_hf.runs import choose_lambda as choose_lambda_module
-from cr_hf.runs.choose_lambda import LAMBDA_GRID, SEEDS, choose_lambda
+from cr_hf.runs.build import sweep_head
+from cr_hf.runs.choose_lambda import LAMBDA_GRID, SEEDS, choose_dreg_lambda
 from cr_hf.runs.recipe import Recipe, load_recipe
 from cr_hf.runs.train import train_recipe
 from cr_hf.runs.use import Run
@@ -58,7 +59,7 @@ OVERRIDES = [
 
 def choose(*overrides: str, **fields: Any) -> choose_lambda_module.LambdaChoice:
     recipe = load_recipe(DEMO, [*OVERRIDES, "hidden_sizes=[10, 8]", *overrides])
-    return choose_lambda(recipe, make_config(), TRAIN, VALIDATION, **fields)
+    return choose_dreg_lambda(sweep_head(recipe, make_config()), TRAIN, VALIDATION, **fields)
 
 
 def test_the_automatic_lambda_is_the_largest_within_one_standard_error():

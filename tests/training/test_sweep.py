@@ -347,10 +347,22 @@ def test_what_cannot_be_is_refused_by_name_before_training(fields, message):
         train([make_head(**fields)])
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [{"feature_norm": "layer_norm"}, {"dreg_mode": "chain"}, {"problem_type": "multi_label_classification"}],
-)
+def test_weights_of_rows():
+    heads, (features, labels) = [make_head(seed=seed, dropout=0.2) for seed in range(2)], TRAIN
+    rows = {"validation_features": VALIDATION[0], "validation_labels": VALIDATION[1]}
+    weights = np.ones(len(features), np.float32)
+    for one, other in zip(train_heads(*TRAIN, heads, **rows, weights=weights), train(heads), strict=True):
+        assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)
+    weights[:50] = 0
+    found = [
+        train_heads(features, torch.cat([(labels[:50] + shift) % 3, labels[50:]]), heads, **rows, weights=weights)[1]
+        for shift in (0, 1)
+    ]
+    assert torch.equal(found[0].state["readout.weight"], found[1].state["readout.weight"])
+    assert not torch.equal(found[0].state["readout.weight"], other.state["readout.weight"])
+
+
+@pytest.mark.parametrize("fields", [{"feature_norm": "layer_norm"}, {"dreg_mode": "chain"}])
 def test_a_configuration_that_a_sweep_cannot_train_is_refused(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):
         train([make_head(**fields)])

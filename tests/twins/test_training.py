@@ -80,7 +80,18 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int | None]] = {
         {"train_sampling_strategy": "sequential", "metric_for_best_model": "loss", "greater_is_better": False},
         None,
     ),
+    "numbers": ({"problem_type": "regression"}, {"metric_for_best_model": "loss", "greater_is_better": False}, None),
+    "several labels": (
+        {"problem_type": "multi_label_classification", "pos_weight": [1.0, 2.0, 3.0]},
+        {"metric_for_best_model": "micro_f1", "greater_is_better": True}, None
+    ),
 }  # fmt: skip
+
+
+def labelled(config: CRConfig) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The rows with the labels, or the targets, that a head reads."""
+    is_single = Task.of(config).is_single
+    return {name: (x, y if is_single else np.eye(3, dtype=np.float32)[y]) for name, (x, y) in ROWS.items()}
 
 
 def difference(first: Any, second: Any) -> float:
@@ -91,7 +102,7 @@ def difference(first: Any, second: Any) -> float:
 def trained_alone(config: CRConfig, arguments: CRTrainingArguments, patience: int | None) -> Tensor:
     """Logits on the test rows of the head that `CRTrainer` trains."""
     set_seed(arguments.seed)
-    data = {name: FeatureDataset(*split) for name, split in ROWS.items()}
+    data = {name: FeatureDataset(*split) for name, split in labelled(config).items()}
     trainer = CRTrainer(
         model=CRForFeatureClassification(copy.deepcopy(config)),
         args=arguments,
@@ -116,8 +127,9 @@ def test_a_head_of_a_sweep_is_that_of_the_trainer(case: str, tmp_path: Path) -> 
     other = copy.copy(arguments)
     other.seed = 4
     heads = [SweepHead(config, one, early_stopping_patience=patience) for one in (other, arguments)]
-    validation = dict(zip(("validation_features", "validation_labels"), ROWS["validation"], strict=True))
-    results = train_heads(*ROWS["train"], heads, **validation)
+    split = labelled(config)
+    validation = dict(zip(("validation_features", "validation_labels"), split["validation"], strict=True))
+    results = train_heads(*split["train"], heads, **validation)
     expected = trained_alone(config, arguments, patience)
     assert difference(predict_heads(results, ROWS["test"][0])[1], expected) < TOLERANCE
 
