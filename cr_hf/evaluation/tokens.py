@@ -1,8 +1,10 @@
-"""Which tokens a prediction hangs on: the gradient by the input embeddings, as numbers and as a strip in HTML."""
+"""How sensitive a prediction is to each token: the gradient by the input embeddings, as numbers and as a page."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -37,25 +39,28 @@ span { padding: .15em .25em; border-radius: .25em; background: rgb(var(--mark) /
 </head>
 <body>
 <h1>Token sensitivity</h1>
-<p>The stronger the colour, the more the {{ output }} changes with the token's input embedding: the L2 norm of its
-gradient, relative to the largest of the same text. A pointer held over a token shows the number.</p>
+<p>The stronger the colour, the more sensitive the {{ output }} is to the word: the L2 norm of its gradient by the
+word's input embeddings, relative to the largest of the same text. A pointer held over a word shows the number. It says
+where a small change would move the answer, not why the answer is what it is.</p>
 {% for strip in strips %}
 <figure>
-<div>{% for token, norm, share in strip.tokens %}<span style="--share: {{ '%.3f' | format(share) }}"
- title="{{ '%.4g' | format(norm) }}">{{ token }}</span> {% endfor %}</div>
-<figcaption>predicted: {{ strip.label }}; largest norm: {{ '%.4g' | format(strip.peak) }}</figcaption>
+<div>{% for word, norm, share in strip.words %}<span style="--share: {{ '%.3f' | format(share) }}"
+ title="{{ '%.4g' | format(norm) }}">{{ word }}</span> {% endfor %}</div>
+<figcaption>{{ strip.answer }}; largest sensitivity: {{ '%.4g' | format(strip.peak) }}</figcaption>
 </figure>
 {% endfor %}
 </body>
 </html>
 """
 STRONGEST = 0.85
+LIKELIEST = 5
+"""Classes whose probabilities a page shows."""
 
 
 def token_sensitivity(
     model: CRForSequenceClassification, tokenizer: Any, text: str, text_pair: str | None = None
 ) -> list[tuple[str, float]]:
-    """How much the prediction hangs on each token of a text, cut at the model's maximum length.
+    """How sensitive the prediction is to each token of a text, cut at the model's maximum length.
 
     Returns:
         Every token, special ones too, with the L2 norm of the gradient of the margin (top logit minus second; for
@@ -86,7 +91,7 @@ def token_gradient_norms(
 
 
 def _gradients(
-    model: CRForSequenceClassification, tokenizer: Any, texts: Sequence[str], text_pairs: Sequence[str] | None
+    model: CRForSequenceClassification, tokenizer: Any, texts: Sequence[str], text_pairs: Sequence[str] | None = None
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Batches: row numbers, token ids and norms, both of shape (batch, length); a norm is 0 on padding."""
     own = prepare_tokenizer(tokenizer, model.config.max_length_for(tokenizer))
@@ -111,7 +116,7 @@ def write_strips(
     path: Path,
     text_pairs: Sequence[str] | None = None,
 ) -> None:
-    """Write a self-contained page with a strip of tokens for each text, for light and dark screens.
+    """Write a self-contained page with the words of each text, for light and dark screens.
 
     Args:
         model: a finished classifier.
@@ -126,9 +131,40 @@ def write_strips(
     pairs = None if text_pairs is None else text_pairs[: len(texts)]
     scores = task.scores(model.predict_texts(texts, tokenizer, pairs))
     for index, (text, row) in enumerate(zip(texts, scores, strict=True)):
-        found = token_sensitivity(model, tokenizer, text, None if pairs is None else pairs[index])
-        peak = max(norm for _, norm in found)
-        tokens = [(token, norm, STRONGEST * norm / peak if peak else 0.0) for token, norm in found]
-        strips.append({"tokens": tokens, "label": task.label_of(row), "peak": peak})
+        own = [text] if pairs is None else [text, pairs[index]]
+        found = _word_sensitivity(model, tokenizer, *own)
+        peak = max((norm for _, norm in found), default=0.0)
+        words = [(word, norm, STRONGEST * norm / peak if peak else 0.0) for word, norm in found]
+        strips.append({"words": words, "answer": _answer(task, row), "peak": peak})
     page = Environment(autoescape=True).from_string(STRIP)
     write_text(path, page.render(strips=strips, output=default_output(model.config)))
+
+
+def _answer(task: Task, scores: list[float]) -> str:
+    """The label with the likeliest classes and their probabilities, or the predicted numbers."""
+    if task.is_regression:
+        return f"predicted: {task.label_of(scores)}"
+    likeliest = sorted(zip(scores, task.label_names, strict=True), reverse=True)[:LIKELIEST]
+    return f"predicted: {task.label_of(scores)} ({', '.join(f'{name} {score:.3f}' for score, name in likeliest)})"
+
+
+def _word_sensitivity(
+    model: CRForSequenceClassification, tokenizer: Any, text: str, text_pair: str | None = None
+) -> list[tuple[str, float]]:
+    """Words, the pieces of each joined by the L2 norm, without special tokens; tokens where words are not known."""
+    columns = [text] if text_pair is None else [text, text_pair]
+    own = prepare_tokenizer(tokenizer, model.config.max_length_for(tokenizer))
+    _, batch, norms = next(_gradients(model, tokenizer, *([column] for column in columns)))
+    ids, sizes = batch[0].tolist(), norms[0].tolist()
+    special = {*own.all_special_ids} - {own.unk_token_id}
+    groups: list[Any] = list(range(len(ids)))
+    # As many characters as can make so many tokens; where even these are too few, the tokens stand alone.
+    again = own(*(column[: 32 * len(ids)] for column in columns), truncation=True, max_length=own.model_max_length)
+    if own.is_fast and again["input_ids"] == ids:
+        groups = list(zip(again.sequence_ids(), again.word_ids(), strict=True))
+    kept = [place for place, one in enumerate(ids) if one not in special]
+    words = [list(places) for _, places in groupby(kept, lambda place: groups[place])]
+    return [
+        (own.decode([ids[place] for place in places]).strip(), math.hypot(*(sizes[place] for place in places)))
+        for places in words
+    ]

@@ -281,7 +281,7 @@ def diagnose_run(
         run: the run.
         source: texts or paths of files; for the run of a table one path.
         overrides: fields of `DataConfig` that replace those of the run's recipe.
-        html: a page to write that shows the tokens on which the first texts' predictions hang.
+        html: a page to write that shows how sensitive the predictions of the first texts are to each word.
 
     Returns:
         What `diagnose_new` returns.

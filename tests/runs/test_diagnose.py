@@ -1,4 +1,4 @@
-"""The reference that a run keeps, `cr-hf diagnose`, and the tokens that a prediction hangs on."""
+"""The reference that a run keeps, `cr-hf diagnose`, and how sensitive a prediction is to each token."""
 
 import json
 import re
@@ -75,6 +75,7 @@ def test_diagnose_prints_the_reference_and_needs_no_data(
 ) -> None:
     assert diagnose(monkeypatch, finished, "--output", tmp_path / "found.json") == 0
     printed = capsys.readouterr().out
+    assert printed.startswith("Rows of test are ")
     for word in (
         "[low, high]: 95 %",
         "gradient tail ratio, margin",
@@ -87,6 +88,8 @@ def test_diagnose_prints_the_reference_and_needs_no_data(
     ratio = reference_of(finished)["splits"]["test"]["gradients"]["margin"]["tail_ratio"]
     assert f"{ratio:.4g} [" in printed
     assert json.loads((tmp_path / "found.json").read_text(encoding="utf-8")) == reference_of(finished)
+    assert diagnose(monkeypatch, finished, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == reference_of(finished)
 
 
 def test_new_texts_are_held_against_the_reference(
@@ -106,6 +109,10 @@ def test_new_texts_are_held_against_the_reference(
     assert "<script" not in html
     assert not re.search(r"(src|href)=|https?:", html)
     assert html.count("<figure>") == 3
+    assert not re.search(r"\[(CLS|SEP)\]|>##", html), "special tokens, or pieces of words"
+    assert re.search(r">gorgeous</span>", html)
+    assert re.search(r"predicted: [\w ]+ \(([\w ]+ 0\.\d{3}(, )?){5}\)", html)
+    assert "sensitive" in html
     assert "prefers-color-scheme: dark" in html
 
 
