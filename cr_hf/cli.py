@@ -21,6 +21,7 @@ from .console import (
     print_answer,
     print_diagnostics,
     print_json,
+    print_keys,
     print_metrics,
     print_robustness,
     say,
@@ -311,6 +312,18 @@ def diagnose(
         from .files import write_json
 
         write_json(output, kept)
+
+
+@app.command()
+def keys(
+    words: Annotated[
+        list[str] | None, typer.Argument(help="Only keys in whose name one of these words stands.")
+    ] = None,
+) -> None:
+    """List the keys of a recipe with their defaults and meanings; each can be given as key=value, too."""
+    from .runs import recipe_keys
+
+    print_keys(recipe_keys(), words or [])
 
 
 @app.command()

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 import time
 import unicodedata
 import warnings
@@ -289,6 +290,26 @@ def _json_line(row: dict[str, Any]) -> str:
 def print_json(found: Any) -> None:
     """Write a result for programs."""
     typer.echo(json.dumps(found, indent=2, ensure_ascii=False, default=str))
+
+
+def print_keys(groups: dict[str, dict[str, tuple[str, str]]], words: list[str]) -> None:
+    """Keys of a recipe, as many as have one of the words in their name; without words, of transformers' the names."""
+    from .runs import TRANSFORMERS
+
+    width = shutil.get_terminal_size().columns - 1
+    for title, keys in groups.items():
+        found = {name: about for name, about in keys.items() if not words or any(word in name for word in words)}
+        if not found:
+            continue
+        typer.secho(title, bold=True)
+        if title == TRANSFORMERS and not words:
+            typer.echo(textwrap.fill(", ".join(found), width, initial_indent="  ", subsequent_indent="  "))
+            continue
+        for name, (default, meaning) in found.items():
+            typer.echo(f"  {name}{f'={default}' if default else ''}")
+            typer.echo(
+                textwrap.fill(meaning.replace("`", ""), width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+            )
 
 
 def _new_columns(found: Prediction, task: Task, flat: bool) -> dict[str, Any]:

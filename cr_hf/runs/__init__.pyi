@@ -22,11 +22,13 @@ from .directory import RESULTS as RESULTS
 from .directory import TABLE as TABLE
 from .directory import TOKENIZER_FILES as TOKENIZER_FILES
 from .directory import check_directory as check_directory
+from .recipe import TRANSFORMERS as TRANSFORMERS
 from .recipe import Recipe as Recipe
 from .recipe import data_overrides as data_overrides
 from .recipe import load_recipe as load_recipe
 from .recipe import override_recipe as override_recipe
 from .recipe import read_recipe as read_recipe
+from .recipe import recipe_keys as recipe_keys
 from .results import describe_data as describe_data
 from .results import describe_machine as describe_machine
 from .results import describe_trainer as describe_trainer

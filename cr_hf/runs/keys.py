@@ -16,6 +16,8 @@ from typing import Any
 from ..errors import RecipeError
 
 NUMBER_TEXT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+MEANING = re.compile(r"^ {4}(\w+)(?: ?\(.*\))?:(.*(?:\n {8}.*)*)", re.MULTILINE)
+"""A field and what it means, in the docstring of its class."""
 KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text", "list": "a list"}
 
 
@@ -27,16 +29,43 @@ def declared_fields(module: str, name: str) -> dict[str, set[str]]:
         module: where its source stands, such as "transformers.training_args".
         name: of the class; fields that it inherits and private ones are not told.
     """
+    fields = {field.target.id: _types(field.annotation) for field in _fields(_class_of(module, name))}
+    return {field: types for field, types in fields.items() if not field.startswith("_") and "ClassVar" not in types}
+
+
+def described_fields(module: str, name: str) -> dict[str, tuple[str, str]]:
+    """The default of each field, as a recipe writes it, and what its class's docstring says of it.
+
+    Args:
+        module: as of `declared_fields`.
+        name: likewise.
+    """
+    found = _class_of(module, name)
+    meanings = {key: " ".join(text.split()) for key, text in MEANING.findall(ast.get_docstring(found) or "")}
+    return {field.target.id: (_default(field.value), meanings.get(field.target.id, "")) for field in _fields(found)}
+
+
+def _class_of(module: str, name: str) -> ast.ClassDef:
     package, *inner = module.split(".")
     spec = importlib.util.find_spec(package)
     assert spec is not None
     assert spec.submodule_search_locations is not None
     path = Path(spec.submodule_search_locations[0], *inner).with_suffix(".py")
     classes = (node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef))
-    body = next(node.body for node in classes if node.name == name)
-    fields = [node for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
-    found = {field.target.id: _types(field.annotation) for field in fields if isinstance(field.target, ast.Name)}
-    return {field: types for field, types in found.items() if not field.startswith("_") and "ClassVar" not in types}
+    return next(node for node in classes if node.name == name)
+
+
+def _fields(found: ast.ClassDef) -> list[Any]:
+    return [field for field in found.body if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)]
+
+
+def _default(value: ast.expr | None) -> str:
+    if isinstance(value, ast.Call):  # field(default=..., ...)
+        value = next((given.value for given in value.keywords if given.arg == "default"), None)
+    if value is None:
+        return ""
+    text = ast.unparse(value).strip("'")
+    return {"None": "null", "True": "true", "False": "false"}.get(text, text)
 
 
 def _types(hint: ast.expr) -> set[str]:

@@ -16,7 +16,7 @@ import yaml
 from ..data import SINGLE, DataConfig
 from ..errors import RecipeError, nearest
 from ..files import write_text
-from .keys import as_number, check_types, declared_fields
+from .keys import as_number, check_types, declared_fields, described_fields
 
 if TYPE_CHECKING:
     from ..evaluation import Task
@@ -44,6 +44,7 @@ FOR_TEXTS |= {"label_columns", "label_separator"}
 NAMES = {"label_names", "label_columns", "feature_columns", "missing_columns"}
 AS_WRITTEN = {f"data.{name}" for name in ("dir", "train_file", "validation_file", "test_file", "separator")}
 AS_WRITTEN |= {"data.label_separator", "output_dir", "backbone", "vectors_file"}
+TRANSFORMERS = "Training (transformers' TrainingArguments)"
 NO_HINT = ": remove it, keys are fields of CRConfig, CRTrainingArguments and, below data, of DataConfig"
 AT_LEAST = {"early_stopping_patience": 1, "embedding_size": 1, "vocabulary_size": 1}
 
@@ -127,6 +128,24 @@ class Recipe:
 def _not_default(config: Recipe | DataConfig) -> dict[str, Any]:
     values = {item.name: (getattr(config, item.name), item.default) for item in dataclasses.fields(config)}
     return {name: value for name, (value, default) in values.items() if value != default}
+
+
+def recipe_keys() -> dict[str, dict[str, tuple[str, str]]]:
+    """Every key that a recipe can have, by group: its default, empty where it must be given, and its meaning."""
+    data = described_fields("cr_hf.data.config", "DataConfig")
+    model = described_fields("cr_hf.modeling.configuration_cr", "CRConfig")
+    own = described_fields("cr_hf.training.arguments", "CRTrainingArguments")
+    others = described_fields("transformers.training_args", "TrainingArguments")
+    recipe = described_fields("cr_hf.runs.recipe", "Recipe")
+    return {
+        "What is trained, and where it goes": {
+            name: found for name, found in recipe.items() if name not in ("data", "model", "training")
+        },
+        "Data": {f"data.{name}": found for name, found in data.items()},
+        "Model (CRConfig)": {name: found for name, found in model.items() if name in MODEL_KEYS},
+        "Training (CRTrainingArguments)": own,
+        TRANSFORMERS: {name: found for name, found in others.items() if name in TRAINING_KEYS - own.keys()},
+    }
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
