@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from html import escape
 from pathlib import Path
 from typing import IO, Any
 
@@ -164,3 +165,10 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """A header and rows as Markdown."""
     first, *others = [f"| {' | '.join(cells)} |" for cells in rows]
     return "\n".join([first, "|---" * len(rows[0]) + "|", *others])
+
+
+def html_table(rows: Sequence[Sequence[str]]) -> str:
+    """A header and rows as HTML, for notebooks."""
+    first, *others = [[escape(cell) for cell in cells] for cells in rows]
+    body = "".join(f"<tr><td>{'</td><td>'.join(cells)}</td></tr>" for cells in others)
+    return f"<table><thead><tr><th>{'</th><th>'.join(first)}</th></tr></thead><tbody>{body}</tbody></table>"

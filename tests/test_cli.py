@@ -11,7 +11,8 @@ import pytest
 from children import run_command
 
 import cr_hf.cli
-from cr_hf.runs.recipe import load_recipe
+from cr_hf.runs import Run
+from cr_hf.runs.recipe import MODEL_KEYS, TRAINING_KEYS, load_recipe, recipe_keys
 from cr_hf.runs.train import train_recipe
 
 COMMAND = Path(sys.executable).with_name("cr-hf")
@@ -49,6 +50,30 @@ def test_help_imports_neither_torch_nor_transformers() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert "train" in done.stdout
+
+
+def test_version_and_short_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"cr-hf {cr_hf.__version__}\n"
+    assert run(monkeypatch, "train", "-h") == 0
+    assert "`cr-hf keys` lists them" in " ".join(capsys.readouterr().out.split())
+
+
+def test_keys_are_listed_with_defaults_and_meanings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    *ours, others = recipe_keys().values()
+    assert all(meaning for group in ours for _, meaning in group.values())
+    assert MODEL_KEYS - {"problem_type"} | TRAINING_KEYS <= {name for group in (*ours, others) for name in group}
+    assert run(monkeypatch, "keys") == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name}" in printed for group in ours for name in group)
+    assert "weight_decay" in printed
+    assert run(monkeypatch, "keys", "learning_rate") == 0
+    printed = capsys.readouterr().out
+    assert "learning_rate=5e-05\n      The initial" in printed
+    assert "head_learning_rate=null" in printed
+    assert "dreg" not in printed
 
 
 MISTAKES = {
@@ -110,6 +135,23 @@ def test_evaluate(
     results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
     assert metrics["accuracy"] == results["metrics"]["test"]["accuracy"]
     assert f"{metrics['accuracy']:.4f}" in capsys.readouterr().out
+    assert run(monkeypatch, "evaluate", finished, "--split", "dev", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == results["metrics"]["validation"]["accuracy"]
+
+
+def test_predictions_as_json_from_standard_input(finished: Path, tmp_path: Path) -> None:
+    ended = run_command(["predict", str(finished), "-", "--json"], tmp_path, standard_input=b"a film\nawful\n")
+    rows = [json.loads(line) for line in ended.output.splitlines()]
+    assert [row["text"] for row in rows] == ["a film", "awful"]
+    assert all(max(row["probabilities"], key=row["probabilities"].get) == row["label"] for row in rows)
+
+
+def test_what_a_notebook_shows_is_short(finished: Path) -> None:
+    found = Run(finished)
+    assert repr(found) == f"Run({str(finished)!r})"
+    assert f"{found.results['metrics']['test']['accuracy']:.4f}" in found._repr_html_()
+    assert repr(found.model).startswith("CRForSequenceClassification(bert, ")
+    assert "\n" not in repr(found.model)
 
 
 def test_evaluate_on_damaged_texts(

@@ -84,6 +84,13 @@ class CRPreTrainedModel(PreTrainedModel):
             logger.warning(f"{pretrained_model_name_or_path} was saved before its feature statistics were fitted")
         return (model, info) if report else model
 
+    def __repr__(self) -> str:
+        """One line; `print(model.backbone)` and `print(model.classifier)` show the modules."""
+        config = self.config
+        source = "features" if config.backbone_config is None else config.backbone_config.model_type
+        widths = " -> ".join(map(str, (config.in_features, *config.hidden_sizes, config.num_labels)))
+        return f"{type(self).__name__}({source}, {widths}, {config.activation}, dreg_lambda={config.dreg_lambda:g})"
+
     def _freeze(self) -> None:
         """Also after loading, which makes every parameter trainable again."""
         if self.config.freeze_backbone and hasattr(self, "backbone"):

@@ -143,7 +143,7 @@ def recipe_keys() -> dict[str, dict[str, tuple[str, str]]]:
         },
         "Data": {f"data.{name}": found for name, found in data.items()},
         "Model (CRConfig)": {name: found for name, found in model.items() if name in MODEL_KEYS},
-        "Training (CRTrainingArguments)": own,
+        "Training (CRTrainingArguments)": {name: found for name, found in own.items() if name not in MODEL_KEYS},
         TRANSFORMERS: {name: found for name, found in others.items() if name in TRAINING_KEYS - own.keys()},
     }
 

@@ -30,12 +30,13 @@ from ..data import (
 from ..errors import CheckpointError, DataError
 from ..evaluation import Task, certified_shares, check_kinds, text_robustness, write_strips
 from ..features import classify_features, encode_texts
-from ..files import read_json
+from ..files import html_table, read_json
 from ..modeling import TokenizerError, certified_radius
 from ..training import load_model
 from .diagnose import diagnose_new, diagnose_texts
 from .directory import RECIPE, RESULTS, TABLE, check_finished
 from .recipe import Kind, load_recipe
+from .results import metric_table
 
 CHUNK_ROWS, CHUNK_CHARACTERS = 4096, 1_000_000
 """Rows predicted at once: enough to sort by length, little enough to stream files of any size."""
@@ -57,6 +58,13 @@ class Run:
         self.path = Path(path)
         check_finished(self.path)
         self.recipe = load_recipe(self.path / RECIPE)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the metrics by split."""
+        return html_table(metric_table(self.results["metrics"]))
 
     @property
     def kind(self) -> Kind:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..evaluation import CalibrationBin, Comparison, PairedDifference
+from ..files import html_table
 from .arms import HEADS, Setting
 
 
@@ -191,6 +192,12 @@ class Study:
     def largest(self) -> dict[str, Cell]:
         """The cells of the largest fraction, by head in the order they were given."""
         return self.fractions[self.largest_fraction].heads
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: test accuracies of heads by fractions."""
+        from .tables import accuracy_rows  # it imports this module
+
+        return html_table(accuracy_rows(self))
 
     def to_json(self) -> dict[str, Any]:
         """The content of `study.json`."""
