@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quality bench results model-cards hub-faults soak
+.PHONY: help setup demo test quality docs bench results model-cards hub-faults soak
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -23,6 +23,10 @@ demo: setup ## Train on embedded data with a real encoder, offline; print metric
 
 test: setup ## Run the tests
 	$(BIN)/python -m pytest --numprocesses 2
+
+docs: setup ## Build the documentation site in build/site
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 quality: setup ## Check style, format, types and the direction of imports
 	$(BIN)/ruff check .
@@ -52,7 +56,7 @@ model-cards: published/sst5_frozen published/yelp_minilm ## Train, write publish
 hub-faults: setup ## Try every fault of publishing, and write experiments/results/hub_faults.json
 	$(BIN)/python tests/support/hub_faults.py experiments/results/hub_faults.json
 
-results: setup ## Write RESULTS.md and the tables of README.md from experiments/results and benchmarks/results
+results: setup ## Write RESULTS.md and the tables of README.md and docs/ from experiments/results and benchmarks/results
 	$(BIN)/python -m experiments.make_results
 
 soak: setup ## Try to break it for an hour, and write experiments/results/soak.json

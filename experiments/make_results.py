@@ -1,9 +1,9 @@
-"""Write RESULTS.md and the tables of README.md from the committed results alone, or check that they agree (`--check`).
+"""Write RESULTS.md and the tables of README.md and docs/ from the committed results alone, or check them (`--check`).
 
 Every claim of the papers is a row of RESULTS.md: what it says, how it was looked at, what was found, and a verdict by
 a rule. A result file brings its claims and their rule; those of studies, regimes and speed are made here.
 
-A table of README.md stands between `<!-- table: NAME -->` and `<!-- end -->`.
+A table of README.md or of a page of docs/ stands between `<!-- table: NAME -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import partial
 
 import numpy as np
 
-from . import tables
+from . import short_tables, tables
 from .runner import ROOT, Claim, Verdict, interval_text
 from .tables import FINETUNED, ORDERED, paragraphs, percent, read, regime
 
@@ -206,7 +206,7 @@ SECTIONS = [
     Section("Reliability", "soak", "make soak", tables.soak),
     Section("Random tables", "fuzz", "python -m experiments.fuzz", tables.fuzz),
 ]
-README_TABLES: dict[str, Callable[[], str]] = {
+TABLES: dict[str, Callable[[], str]] = {
     "sst5_study": tables.sst5_study,
     "study_advice": tables.study_advice,
     "sst5_seeds": tables.sst5_seeds,
@@ -220,6 +220,7 @@ README_TABLES: dict[str, Callable[[], str]] = {
     "large_data": tables.large_data,
     "hub_faults": tables.hub_faults,
     "model_cards": tables.model_cards,
+    **{make.__name__: make for make in (short_tables.why_not, short_tables.few_labels, short_tables.certified)},
 }
 
 
@@ -236,9 +237,9 @@ def render_results() -> str:
     return "\n".join([HEAD, tables.table(["claim", "found here", "verdict"], summary), "", "\n\n".join(texts), ""])
 
 
-def render_readme(text: str) -> str:
-    """The README with every table made anew."""
-    return BLOCK.sub(lambda match: f"{match[1]}{README_TABLES[match[2]]()}\n{match[3]}", text)
+def render_page(text: str) -> str:
+    """A page with every table made anew."""
+    return BLOCK.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}", text)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -250,8 +251,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--check", action="store_true", help="write nothing, fail where a file is not up to date")
     check = parser.parse_args(argv).check
-    readme, results = ROOT / "README.md", ROOT / "RESULTS.md"
-    rendered = {readme: render_readme(readme.read_text(encoding="utf-8")), results: render_results()}
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    rendered = {path: render_page(path.read_text(encoding="utf-8")) for path in pages}
+    rendered[ROOT / "RESULTS.md"] = render_results()
     stale = [path for path, text in rendered.items() if path.read_text(encoding="utf-8") != text]
     if check and stale:
         parser.exit(1, f"{' and '.join(path.name for path in stale)}: run make results\n")

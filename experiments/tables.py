@@ -1,4 +1,4 @@
-"""The tables of README.md and RESULTS.md, each made from a committed result file."""
+"""The tables of RESULTS.md, README.md and docs/, each made from a committed result file."""
 
 from __future__ import annotations
 
@@ -385,5 +385,5 @@ def model_cards() -> str:
         weights, name = files["model.safetensors"], path.parent.name
         total = sum(file["bytes"] for file in files.values())
         sizes = [f"{total / 1e6:.1f} MB", f"{weights['bytes'] / 1e6:.2f} MB"]
-        rows.append([f"[{name}](model_cards/{name}/README.md)", *sizes, f"`{weights['sha256']}`"])
+        rows.append([f"[{name}](../model_cards/{name}/README.md)", *sizes, f"`{weights['sha256']}`"])
     return table(["card", "repository", "weights", "SHA-256 of the weights"], rows)

@@ -1,6 +1,6 @@
 """Every fault on every route of a publish, against the server of `hub_server.py`, with clients in fresh processes.
 
-`make hub-faults` runs it to write the figures that the README shows.
+`make hub-faults` runs it to write the figures of docs/publishing.md.
 """
 
 import json
