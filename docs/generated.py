@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typer.cli import get_docs_for_click
 from cr_hf.cli import app
 from cr_hf.runs.recipe import NOT_OF_MODEL
 
+logger = logging.getLogger("mkdocs.hooks.generated")
 ROOT = Path(__file__).resolve().parents[1]
 AT_THE_ROOT = {"index.md": "README.md", **{name: name for name in ("RESULTS.md", "CHANGELOG.md", "SECURITY.md")}}
 AT_THE_ROOT["CONTRIBUTING.md"] = "CONTRIBUTING.md"
@@ -87,6 +89,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = "index.md" if target == "README.md" else target
         if files.get_file_from_path(target) is not None:
             return f"[{text}]({target}{anchor})"
-        return text if (ROOT / target).exists() else found[0]  # what exists nowhere is refused by --strict
+        if not (ROOT / target).exists():
+            logger.warning("%s links to %s, which is not there", page.file.src_uri, target)  # refused by --strict
+        return text
 
     return LINK.sub(mend, markdown)

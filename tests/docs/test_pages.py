@@ -21,15 +21,13 @@ Desk = tuple[Path, Path, set[tuple[str, ...]]]
 
 
 @pytest.fixture(scope="module")
-def desk(
-    tiny_backbone: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Desk]:
+def desk(tiny_backbone: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """A folder with the files that pages name, in which `runs/demo` is trained."""
     folder, backbone, before = tmp_path_factory.mktemp("desk"), tiny_backbone("bert"), Path.cwd()
     lay_out(folder)
     os.chdir(folder)
     with pytest.MonkeyPatch.context() as patch:
-        run_command("cr-hf train recipes/demo.yaml output_dir=runs/demo".split(), backbone, patch)
+        run_command(["cr-hf", "train", "recipes/demo.yaml", "output_dir=runs/demo"], backbone, patch)
         yield folder, backbone, set()
     os.chdir(before)
 
@@ -81,7 +79,7 @@ def test_keys_modules_and_targets_exist(page: Path) -> None:
 def test_python_of_the_readme_runs_with_the_real_encoder(tmp_path: Path) -> None:
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     code = next(text for kind, _, text in blocks(README) if kind == "python")
-    assert '["output_dir=runs/python", ' in code
+    assert '["output_dir=runs/python"]' in code
     code = code.replace('["output_dir', '["data.max_train_samples=300", "data.max_eval_samples=50", "output_dir')
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

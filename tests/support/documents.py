@@ -57,7 +57,9 @@ def run_command(words: list[str], backbone: Path, monkeypatch: pytest.MonkeyPatc
             tiny.append("data.max_train_samples=120")
         words[3:3] = tiny
         if words[1] == "train":
-            words = [word for word in words if not word.startswith("--num-processes") and word != "2"] + ["--overwrite"]
+            words = [word for word in words if not word.startswith("--num-processes") and word != "2"] + [
+                "--overwrite"
+            ]
         else:
             words += ["--heads", "linear,cr", "--seeds", "2", "--search-seeds", "2"]
             words += [] if "--shots" in words else ["--fractions", "1"]
