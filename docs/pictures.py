@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch.nn.functional import gelu
 
 from cr_hf.modeling import CRLayer
-from cr_hf.study.pictures import draw_accuracy, draw_lambda, draw_tail_ratio, save_picture
+from cr_hf.study.pictures import draw_differences, draw_lambda, draw_tail_ratio, save_picture
 from experiments.tables import study
 
 IMAGES = Path(__file__).parent / "images"
@@ -34,5 +34,5 @@ def draw_polynomial() -> Figure:
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
     save_picture(draw_polynomial(), IMAGES / "polynomial.png")
-    for name, draw in (("accuracy", draw_accuracy), ("lambda", draw_lambda), ("tail_ratio", draw_tail_ratio)):
+    for name, draw in (("differences", draw_differences), ("lambda", draw_lambda), ("tail_ratio", draw_tail_ratio)):
         save_picture(draw(study()), IMAGES / f"{name}.png")

@@ -220,7 +220,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "large_data": tables.large_data,
     "hub_faults": tables.hub_faults,
     "model_cards": tables.model_cards,
-    **{make.__name__: make for make in (short_tables.why_not, short_tables.few_labels, short_tables.certified)},
+    "heads": short_tables.heads,
+    "why_not": short_tables.why_not,
+    "few_labels": short_tables.few_labels,
+    "certified": short_tables.certified,
 }
 
 

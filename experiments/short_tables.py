@@ -1,10 +1,12 @@
-"""The short tables of README.md and docs/: CR with DREG against what people would take instead."""
+"""The short tables of README.md and docs/: CR with DREG against what people would take instead, heads of a study."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import numpy as np
+
+from cr_hf.study.arms import HEADS
 
 from .runner import RESULTS, interval_text
 from .tables import paragraphs, percent, points, read, study, table
@@ -19,6 +21,11 @@ SETS = {"sst5": "SST-5", "yelp": "Yelp", "mnist": "MNIST, pixels"}
 def has(name: str) -> bool:
     """Whether there is a result file of this name: some experiments take days."""
     return (RESULTS / f"{name}.json").exists()
+
+
+def heads() -> str:
+    """What `cr-hf study --heads` can name."""
+    return table(["`--heads`", "what it is"], [[f"`{name}`", arm.description] for name, arm in HEADS.items()])
 
 
 def why_not() -> str:
