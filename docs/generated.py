@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
-from typing import Any
 
-import griffe
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -15,53 +13,31 @@ from mkdocs.structure.pages import Page
 from typer.cli import get_docs_for_click
 
 from cr_hf.cli import app
-from cr_hf.runs.recipe import NOT_OF_MODEL
+from cr_hf.runs import recipe_keys
 
 logger = logging.getLogger("mkdocs.hooks.generated")
 ROOT = Path(__file__).resolve().parents[1]
 AT_THE_ROOT = {"index.md": "README.md", **{name: name for name in ("RESULTS.md", "CHANGELOG.md", "SECURITY.md")}}
 AT_THE_ROOT["CONTRIBUTING.md"] = "CONTRIBUTING.md"
 LINK = re.compile(r"\[([^\]]*)\]\((?!\w+:)([^)#\s]+)(#[^)]*)?\)")
-KEYS = {
-    "What is trained, and where it goes": "runs.recipe.Recipe",
-    "The model": "modeling.configuration_cr.CRConfig",
-    "Training": "training.arguments.CRTrainingArguments",
-    "Data, below `data:`": "data.config.DataConfig",
-}
-NO_KEYS = NOT_OF_MODEL | {"model", "training", "data", "**kwargs"}
 ABOUT_KEYS = """# Recipes, key by key
 
 A recipe is one flat YAML file. Every key can also be given on the command line as `key=value`, and a key of `data:` as
-`data.key=value`. A key that does not exist is refused at once, with the nearest one that does. The recipes of the
+`data.key=value`; `cr-hf keys` prints this page. A key that does not exist is refused at once, with the nearest one that does. The recipes of the
 repository are in `recipes/`; a run keeps the one it was trained with, as `recipe.yaml`.
 """
-OF_TRANSFORMERS = "Every other field of transformers' `TrainingArguments` is a key as well, such as `learning_rate`."
 
 
 def keys_page() -> str:
-    """The keys of a recipe, out of the docstrings of the classes that have them."""
-    package = griffe.load("cr_hf", search_paths=[ROOT])
+    """What `cr-hf keys` says."""
     parts = [ABOUT_KEYS]
-    for title, name in KEYS.items():
-        found = package[name]
-        parts += [f"## {title}\n", "| key | default | meaning |", "|---|---|---|"]
-        for section in found.docstring.parse("google", warnings=False):
-            for key in section.value if section.kind.value == "parameters" else ():
-                if key.name not in NO_KEYS:
-                    meaning = " ".join(key.description.split()).replace("|", "\\|")
-                    parts.append(f"| `{key.name}` | {_default(found, key.name)} | {meaning} |")
-        parts.append(f"\n{OF_TRANSFORMERS}\n" if name.startswith("training") else "")
+    for group, keys in recipe_keys().items():
+        parts += [f"## {group}\n", "| key | default | meaning |", "|---|---|---|"]
+        for name, (default, meaning) in keys.items():
+            text = meaning.replace("|", "\\|").replace("<", "&lt;")
+            parts.append(f"| `{name}` | {f'`{default}`' if default else 'required'} | {text} |")
+        parts.append("")
     return "\n".join(parts)
-
-
-def _default(found: Any, name: str) -> str:
-    """The default of a field as a recipe writes it."""
-    value = found.members[name].value if name in found.members else None
-    if value is None:
-        return "required"
-    text = re.sub(r"field\(default=([^,]+),.*", r"\1", str(value)).replace("_", "")
-    words = {"None": "null", "True": "true", "False": "false"}
-    return f"`{words.get(text, str(value) if text.startswith(chr(39)) else text).strip(chr(39))}`"
 
 
 def commands_page() -> str:

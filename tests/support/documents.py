@@ -13,7 +13,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LABELS = ("very negative", "negative", "neutral", "positive", "very positive")
-SENTENCES = [(f"a {word} film, row {row}", label) for row in range(30) for label, word in zip(LABELS, "abcde")]
+SENTENCES = [
+    (f"a {word} film, row {row}", label) for row in range(30) for label, word in zip(LABELS, "abcde", strict=True)
+]
 TINY = ["num_train_epochs=1", "hidden_sizes=[8]", "use_cpu=true", "report_to=none"]
 
 
@@ -57,9 +59,7 @@ def run_command(words: list[str], backbone: Path, monkeypatch: pytest.MonkeyPatc
             tiny.append("data.max_train_samples=120")
         words[3:3] = tiny
         if words[1] == "train":
-            words = [word for word in words if not word.startswith("--num-processes") and word != "2"] + [
-                "--overwrite"
-            ]
+            words = [word for word in words if word not in ("--num-processes", "2")] + ["--overwrite"]
         else:
             words += ["--heads", "linear,cr", "--seeds", "2", "--search-seeds", "2"]
             words += [] if "--shots" in words else ["--fractions", "1"]
