@@ -23,8 +23,8 @@ LINK = re.compile(r"\[([^\]]*)\]\((?!\w+:)([^)#\s]+)(#[^)]*)?\)")
 ABOUT_KEYS = """# Recipes, key by key
 
 A recipe is one flat YAML file. Every key can also be given on the command line as `key=value`, and a key of `data:` as
-`data.key=value`; `cr-hf keys` prints this page. A key that does not exist is refused at once, with the nearest one that does. The recipes of the
-repository are in `recipes/`; a run keeps the one it was trained with, as `recipe.yaml`.
+`data.key=value`; `cr-hf keys` prints this page. A key that does not exist is refused, with the nearest one that
+does. The recipes of the repository are in `recipes/`; a run keeps the one it was trained with, as `recipe.yaml`.
 """
 
 
