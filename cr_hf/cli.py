@@ -66,7 +66,9 @@ def options(
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A YAML file, such as recipes/sst5_frozen.yaml.")],
+    recipe: Annotated[
+        Path, typer.Argument(help="A YAML file, such as recipes/sst5_frozen.yaml; or your rows, such as my.csv.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key=value, such as learning_rate=1e-3; `cr-hf keys` lists them.")
     ] = None,
@@ -109,6 +111,22 @@ def train(
         "rows.csv" if checked.kind == "table" or checked.data.text_pair_column is not None else '"a text of your own"'
     )
     typer.echo(f"Saved in {run_dir}. Try: cr-hf predict {run_dir} {example}")
+
+
+@app.command()
+def new(
+    rows: Annotated[Path, typer.Argument(help="Your labelled rows: .csv, .tsv, .jsonl, .parquet, ... or a folder.")],
+    output: Annotated[Path | None, typer.Option(help="The recipe; NAME.yaml in this folder by default.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Look at your rows, say what was understood, and write a recipe for them."""
+    target = output or Path(f"{rows.resolve().name.split('.')[0]}.yaml")
+    check_output(target, overwrite, [str(rows)])
+    set_verbosity()
+    from .runs import new_recipe
+
+    for line in new_recipe(rows, target):
+        typer.echo(visible(line))
 
 
 @app.command()

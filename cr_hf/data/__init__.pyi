@@ -1,4 +1,6 @@
 from .config import DataConfig as DataConfig
+from .guess import guess_columns as guess_columns
+from .guess import is_data as is_data
 from .inputs import read_inputs as read_inputs
 from .label_cells import NUMBERS as NUMBERS
 from .label_cells import SEPARATOR as SEPARATOR

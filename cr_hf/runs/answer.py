@@ -183,7 +183,7 @@ def beside_sentence(found: Answer) -> str:
     """The head beside the simpler classifiers, and which of them to use; empty where there is nothing to say."""
     if not found.beside:
         return " ".join(found.left_out)
-    chosen = "" if found.split == "test" else ", whose rows also chose the settings"
+    chosen = "" if found.split == "test" else ", which also chose the settings"
     parts = [f"{THIS} {100 * found.accuracy:.1f} %"]
     for one in found.beside:
         low, high = (100 * end for end in one.interval)
@@ -197,7 +197,7 @@ def beside_sentence(found: Answer) -> str:
         sizes = {one.name: 0 if one.name == ON_WORDS else one.parameters for one in alike}
         smallest = min({THIS: found.parameters, **sizes}.items(), key=lambda item: item[1])[0]
         why = ", which needs no encoder" if smallest == ON_WORDS else ""
-        together = " and ".join([THIS, *sizes])
+        together = " and ".join([", ".join([THIS, *sizes][:-1]), [*sizes][-1]])
         verdicts.append(f"{together} are not to be told apart; the smallest is {smallest}{why}")
     verdicts += [f"{THIS} is better than {one.name}" for one in found.beside if one.interval[0] > 0]
     compared = f"Accuracy on {found.split} ({found.rows:,} rows{chosen}): {', '.join(parts)}: {'; '.join(verdicts)}."

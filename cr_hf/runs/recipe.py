@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import yaml
 
-from ..data import SINGLE, DataConfig
+from ..data import SINGLE, DataConfig, is_data
 from ..errors import RecipeError, nearest
 from ..files import write_text
+from .draft import draft_recipe
 from .keys import as_number, check_types, declared_fields, described_fields
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe file and apply `key=value` overrides.
 
     Args:
-        path: the YAML file.
+        path: the YAML file; or a file or folder of rows, which gets the recipe that `cr-hf new` writes for it.
         overrides: such as `["output_dir=runs/x", "data.train_file=my.csv", "hidden_sizes=[64]"]`; values are YAML.
 
     Returns:
@@ -162,7 +163,8 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         RecipeError: naming the key, the file and the mend.
     """
     path = Path(path)
-    values = {"output_dir": f"runs/{path.stem}", **read_recipe(path)}
+    own = load_yaml(draft_recipe(path)) if is_data(path) else read_recipe(path)
+    values = {"output_dir": f"runs/{path.stem}", **own}
     return _check(_overridden(values, dict(_read_overrides(overrides or []))), str(path))
 
 
