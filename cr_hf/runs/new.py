@@ -15,7 +15,7 @@ import torch
 from ..data import load_rows, load_tables
 from ..files import write_text
 from .draft import draft_recipe
-from .recipe import OFFLINE_BACKBONE, Recipe, load_recipe
+from .recipe import Recipe, load_recipe
 
 FEW_ROWS, FULL_SHARE = 10, 0.9
 """A class with fewer rows is hardly learned; one with a larger share makes the accuracy say little."""
@@ -49,7 +49,7 @@ def new_recipe(path: Path, output: Path) -> list[str]:
         lines += _repeated(dataset, texts)
     lines += _odd(dataset.understood.classes.get("train", {}))
     write_text(output, draft_recipe(path))
-    encoder = "the packaged encoder" if recipe.backbone == OFFLINE_BACKBONE else recipe.backbone
+    encoder = "the packaged encoder" if recipe.backbone == "offline" else recipe.backbone
     what = "a CR head on the columns" if is_table else f"a CR head on frozen features of {encoder}"
     seconds = _seconds(recipe, len(dataset["train"]), 0 if is_table else int(lengths.sum()))
     duration = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
