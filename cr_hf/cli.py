@@ -260,8 +260,9 @@ def study(
         shares = [float(part) for part in (fractions or "0.05,1").split(",")]
         labels_a_class = [int(part) for part in shots.split(",")] if shots is not None else []
     except ValueError:
-        option, given = ("--fractions", fractions) if shots is None else ("--shots", shots)
-        raise RecipeError(f"{option} {given!r}: use numbers with commas between") from None
+        words = ("--fractions", fractions, "0.05,1") if shots is None else ("--shots", shots, "8,16")
+        option, given, example = words
+        raise RecipeError(f"{option} {given!r}: use numbers with commas between, such as {example}") from None
     if shots is not None and fractions is not None:
         raise RecipeError("--shots and --fractions: give one of them")
     if output.exists() and not output.is_dir():

@@ -37,7 +37,7 @@ COMMANDS: list[tuple[str, str]] = [
         "data.max_eval_samples=many must be a whole number from 1, or leave it out",
     ),
     ("evaluate RUN data.test_file=texts.csv", "texts.csv: no text column found among ['sound']: set data.text_column"),
-    ("evaluate RUN --split dev", "no split 'dev': use one of ['train', 'validation', 'test']"),
+    ("evaluate RUN --split half", "no split 'half': use one of ['train', 'validation', 'test']"),
     (
         "evaluate RUN --output nowhere/metrics.json",
         "--output nowhere/metrics.json: there is no folder nowhere: make it, or choose",
@@ -48,7 +48,7 @@ COMMANDS: list[tuple[str, str]] = [
     ),
     (
         "study DEMO backbone=BACKBONE --output OUT --heads cr,,mlp",
-        "--heads: '' is unknown: use linear, mlp-relu, mlp-gelu, cr, cr+dreg, cr+dreg-linear",
+        "--heads: '' is unknown: use linear, mlp-relu, mlp-gelu, cr, cr+dreg, cr+dreg-layer",
     ),
     (
         "study DEMO backbone=BACKBONE --output OUT --fractions half",
