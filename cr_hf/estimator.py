@@ -288,7 +288,7 @@ class CRClassifier(ClassifierMixin, _CREstimator):
         "What the two estimators share.",
         """A CR head as a classifier of scikit-learn, of one class a row or of several labels.
 
-    Example:
+    Examples:
         >>> model = CRClassifier("offline").fit(texts, labels)
         >>> model.predict(["a gorgeous, witty film"])""",
     )

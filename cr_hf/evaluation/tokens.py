@@ -69,7 +69,7 @@ def token_sensitivity(
     Raises:
         DataError: if the text has no token.
 
-    Example:
+    Examples:
         >>> token_sensitivity(model, tokenizer, "a gorgeous, witty film")
     """
     pairs = None if text_pair is None else [text_pair]

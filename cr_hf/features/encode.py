@@ -72,7 +72,7 @@ def encode_texts(
             NaN or infinity.
         FeatureCacheError: if the disk is full or the cache cannot be read or written.
 
-    Example:
+    Examples:
         >>> features = encode_texts(model, tokenizer, dataset["train"]["text"], description="train")
         >>> train = FeatureDataset(features, dataset["train"]["label"])
     """

@@ -148,7 +148,7 @@ class CRConfig(PreTrainedConfig):
     Raises:
         ValueError: naming the field, its value and what is allowed. Unknown fields of a checkpoint are kept.
 
-    Example:
+    Examples:
         >>> CRConfig(in_features=8, num_labels=2, hidden_sizes=(32,)).num_layers
         2
     """

@@ -61,7 +61,7 @@ def test_blocks_run_in_their_order(
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_block_is_of_a_kind_that_is_looked_at(page: Path) -> None:
     fences = re.findall(r"^```(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)[::2]
-    assert {fence.split()[0] if fence else "" for fence in fences} <= {"sh", "python", "yaml", "mermaid"}
+    assert {fence.split()[0] if fence else "" for fence in fences} <= {"sh", "python", "yaml"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
