@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
-import shlex
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -22,10 +18,9 @@ from .console import (
     print_diagnostics,
     print_json,
     print_keys,
+    print_markdown,
     print_metrics,
     print_robustness,
-    say,
-    set_verbosity,
     split_overrides,
     standard_input,
     visible,
@@ -86,14 +81,16 @@ def train(
 
     checked = load_recipe(recipe, overrides)
     check_files(checked.data, checked.kind == "table")  # what can be known before seconds of importing
-    with _stoppable(f"go on with: {_command_with('--resume')}"):
+    from .progress import launch, set_verbosity, stoppable
+
+    with stoppable("go on with: {command} --resume"):
         if num_processes is not None and num_processes > 1:
             from .runs import check_directory
 
             check_directory(checked, overwrite, resume)  # here it is one line, in the processes it would be many
             given = {"--overwrite": overwrite, "--resume": resume, "--quiet": quiet, "--verbose": verbose}
             flags = [flag for flag, is_given in given.items() if is_given]
-            sys.exit(_launch(num_processes, ["train", str(recipe), *(overrides or []), *flags]))
+            sys.exit(launch(num_processes, ["train", str(recipe), *(overrides or []), *flags]))
         set_verbosity(quiet, verbose)
         from .runs import Run, train_recipe
 
@@ -149,6 +146,8 @@ def evaluate(
     check_output(output, overwrite)
     kinds = [kind.strip() for kind in perturb.split(",") if kind.strip()]
     check_plot(plot, overwrite, kinds)
+    from .progress import set_verbosity
+
     set_verbosity(quiet, verbose)
     from .runs import data_overrides, evaluate_run
 
@@ -193,6 +192,8 @@ def predict(
     if csv_safe and (output is None or output.suffix != ".csv"):
         raise DataError("--csv-safe is for a file: give --output with a name that ends in .csv")
     check_output(output, overwrite, texts or [])
+    from .progress import set_verbosity
+
     set_verbosity(quiet, verbose)
     from .runs import Run, predict_run
 
@@ -267,8 +268,10 @@ def study(
         raise RecipeError("--shots and --fractions: give one of them")
     if output.exists() and not output.is_dir():
         raise RecipeError(f"--output {output} is a file: choose another folder")
+    from .progress import say, set_verbosity, stoppable
+
     set_verbosity(quiet, verbose)
-    with _stoppable("the same command goes on with what is done"):
+    with stoppable("the same command goes on with what is done"):
         from .files import writing
         from .study import run_study, study_tables, write_report
 
@@ -288,7 +291,7 @@ def study(
     if as_json:
         print_json(found.to_json())
         return
-    typer.echo(study_tables(found))
+    print_markdown(study_tables(found))
     typer.echo(f"See {output / 'report.html'}" if has_page else "For report.html: pip install 'cr-hf[report]'")
 
 
@@ -311,6 +314,8 @@ def diagnose(
     if html is not None and importlib.util.find_spec("jinja2") is None:
         raise DataError("--html needs jinja2: pip install 'cr-hf[report]'")
     if texts:
+        from .progress import set_verbosity
+
         set_verbosity(quiet, verbose)
     from .runs import Run, comparison_lines, diagnose_run, sensitivity_verdict
 
@@ -374,38 +379,6 @@ def publish(
     done = hub.publish_run(run, repo, private=private, tag=tag, head_only=head_only, license=license)
     news = "Published" if done.changed else "Nothing changed"
     typer.echo(f"{news}: {repo} at commit {done.commit[:12]}{f', tag {tag}' if tag else ''}; downloaded and verified.")
-
-
-@contextlib.contextmanager
-def _stoppable(advice: str) -> Iterator[None]:
-    """Work that Ctrl-C ends with a line that says where it stopped and how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        say(f"stopped {stop}".rstrip() + f"; {advice}")
-        sys.exit(130)
-
-
-def _command_with(flag: str) -> str:
-    """This command as it was typed, with a flag in the place of --overwrite."""
-    words = [word for word in sys.argv[1:] if word not in (flag, "--overwrite")]
-    return shlex.join(["cr-hf", *words, flag])
-
-
-def _launch(processes: int, command: list[str]) -> int:
-    """Run a command of this command line in several processes, and return their exit code."""
-    import torch
-
-    gpus = torch.cuda.device_count()
-    if 0 < gpus < processes and not any(word.replace(" ", "") == "use_cpu=true" for word in command):
-        raise RecipeError(f"--num-processes {processes}: this machine has {gpus} GPUs; give at most {gpus}")
-    options = ["--multi_gpu", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", *options, f"--num_processes={processes}"]
-    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)), **os.environ}
-    done = subprocess.run(
-        [*launcher, "--main_process_port=0", "-m", "cr_hf.cli", *command], env=environment, check=False
-    )
-    return done.returncode
 
 
 def main() -> None:

@@ -130,7 +130,7 @@ def _kept_or_trained(
     kept = " (kept from before)" if cell else ""
     cell = cell or store.save(head, fraction, train(head, fraction=fraction))
     accuracy = spread(100 * cell.per_seed("test_accuracies"))
-    amount = f"{fraction:.3g} of the labels" if fraction <= 1 else f"{fraction:g} labels a class"
+    amount = f"{100 * fraction:.3g}% of the labels" if fraction <= 1 else f"{fraction:g} labels a class"
     progress(f"{amount}, {head}: {accuracy} ({cell.seconds:.0f} s){kept}")
     return cell
 

@@ -102,7 +102,8 @@ class EpochTable(TrainerCallback):
         self._bar = None
 
     def _row(self, values: dict[str, Any], last: str = "") -> None:
-        self._bar.write("".join(f"{_number(values.get(name)):>{width}}" for name, width in COLUMNS.items()) + last)
+        cells = {name: _number(values.get(name)) for name in COLUMNS} | {"epoch": f"{values['epoch']:.3g}"}
+        self._bar.write("".join(f"{cells[name]:>{width}}" for name, width in COLUMNS.items()) + last)
         self._logs = {}
 
 

@@ -11,7 +11,7 @@ import pytest
 from children import run_command, start_command
 from terminal import on_terminal
 
-from cr_hf.console import Phase
+from cr_hf.progress import Phase
 
 DEMO = Path(__file__).resolve().parents[1] / "recipes" / "demo.yaml"
 EPOCHS, COLUMNS = 3, 60
@@ -85,7 +85,7 @@ def test_a_phase_without_a_terminal_is_a_line_a_minute(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("cr_hf.console.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("cr_hf.progress.time.monotonic", lambda: now[0])
     with Phase("encode train", total=1000, unit=" texts") as phase:
         for _ in range(10):
             now[0] += 30
