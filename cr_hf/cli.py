@@ -6,7 +6,7 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -14,19 +14,24 @@ from . import __version__
 from .console import (
     check_output,
     check_plot,
-    print_answer,
+    numbers,
     print_diagnostics,
     print_json,
     print_keys,
     print_markdown,
     print_metrics,
     print_robustness,
+    print_run,
+    save_json,
     split_overrides,
     standard_input,
     visible,
     write_predictions,
 )
 from .errors import CRError, DataError, RecipeError
+
+if TYPE_CHECKING:
+    from .runs import Recipe
 
 Rows = Annotated[
     list[str] | None,
@@ -76,11 +81,7 @@ def train(
     verbose: Verbose = False,
 ) -> None:
     """Train what a recipe describes and write a run directory."""
-    from .data import check_files
-    from .runs import load_recipe
-
-    checked = load_recipe(recipe, overrides)
-    check_files(checked.data, checked.kind == "table")  # what can be known before seconds of importing
+    checked = _checked(recipe, overrides)
     from .progress import launch, set_verbosity, stoppable
 
     with stoppable("go on with: {command} --resume"):
@@ -95,19 +96,8 @@ def train(
         from .runs import Run, train_recipe
 
         run_dir = train_recipe(checked, overwrite=overwrite, resume=resume)
-    if os.environ.get("RANK", "0") != "0":
-        return
-    results = Run(run_dir).results
-    print_metrics(results["metrics"])
-    print_answer(run_dir, results)
-    if "lambda_choice" in results:
-        typer.echo(f"DREG lambda {results['lambda_choice']['chosen']:.3g}, chosen on the validation rows.")
-    if results["data"]["synthetic"]:
-        typer.echo("The demo reviews are synthetic: these figures say that it runs, not how good it is.")
-    example = (
-        "rows.csv" if checked.kind == "table" or checked.data.text_pair_column is not None else '"a text of your own"'
-    )
-    typer.echo(f"Saved in {run_dir}. Try: cr-hf predict {run_dir} {example}")
+    if os.environ.get("RANK", "0") == "0":
+        print_run(Run(run_dir))
 
 
 @app.command()
@@ -119,6 +109,8 @@ def new(
     """Look at your rows, say what was understood, and write a recipe for them."""
     target = output or Path(f"{rows.resolve().name.split('.')[0]}.yaml")
     check_output(target, overwrite, [str(rows)])
+    from .progress import set_verbosity
+
     set_verbosity()
     from .runs import new_recipe
 
@@ -162,10 +154,7 @@ def evaluate(
         from .study import plot_robustness
 
         plot_robustness(metrics["robustness"], plot)
-    if output is not None:
-        from .files import write_json
-
-        write_json(output, metrics)
+    save_json(metrics, output)
 
 
 @app.command()
@@ -214,8 +203,8 @@ def cache_list() -> None:
 
     for entry in list_caches():
         state = "" if entry.complete else "  (incomplete)"
-        days = entry.age / 86400
-        typer.echo(f"{entry.size / 2**20:9.1f} MiB {entry.texts:9,} rows {days:6.1f} d  {entry.description}{state}")
+        about = f"{entry.texts:9,} rows {entry.age / 86400:6.1f} d  {entry.description}{state}"
+        typer.echo(f"{entry.size / 2**20:9.1f} MiB {about}")
 
 
 @cache.command("clear")
@@ -244,26 +233,15 @@ def study(
     comparisons: Annotated[
         str | None, typer.Option(help="At most five HEAD:REFERENCE; by default every head against mlp-gelu.")
     ] = None,
-    output: Annotated[Path, typer.Option(help="The study's folder; a study that was stopped goes on.")] = Path(
-        "runs/study"
-    ),
+    output: Annotated[Path, typer.Option(help="Its folder; a study that was stopped goes on.")] = Path("runs/study"),
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Compare heads on the same features and recommend one, in report.html, pictures and study.json, .csv and .md."""
-    from .data import check_files
-    from .runs import load_recipe
-
-    checked = load_recipe(recipe, overrides)
-    check_files(checked.data, checked.kind == "table")
-    try:
-        shares = [float(part) for part in (fractions or "0.05,1").split(",")]
-        labels_a_class = [int(part) for part in shots.split(",")] if shots is not None else []
-    except ValueError:
-        words = ("--fractions", fractions, "0.05,1") if shots is None else ("--shots", shots, "8,16")
-        option, given, example = words
-        raise RecipeError(f"{option} {given!r}: use numbers with commas between, such as {example}") from None
+    checked = _checked(recipe, overrides)
+    shares = numbers("--fractions", fractions or "0.05,1", float, "0.05,1")
+    labels_a_class = numbers("--shots", shots, int, "8,16") if shots is not None else []
     if shots is not None and fractions is not None:
         raise RecipeError("--shots and --fractions: give one of them")
     if output.exists() and not output.is_dir():
@@ -332,10 +310,7 @@ def diagnose(
     else:
         typer.echo("\n".join([*lines, ""]))
         print_diagnostics(columns, found.reference["output"])
-    if output is not None:
-        from .files import write_json
-
-        write_json(output, kept)
+    save_json(kept, output)
 
 
 @app.command()
@@ -379,6 +354,16 @@ def publish(
     done = hub.publish_run(run, repo, private=private, tag=tag, head_only=head_only, license=license)
     news = "Published" if done.changed else "Nothing changed"
     typer.echo(f"{news}: {repo} at commit {done.commit[:12]}{f', tag {tag}' if tag else ''}; downloaded and verified.")
+
+
+def _checked(recipe: Path, overrides: list[str] | None) -> Recipe:
+    """A recipe, and the files that it names, as far as they can be checked before seconds of importing."""
+    from .data import check_files
+    from .runs import load_recipe
+
+    checked = load_recipe(recipe, overrides)
+    check_files(checked.data, checked.kind == "table")
+    return checked
 
 
 def main() -> None:

@@ -12,18 +12,19 @@ import shutil
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from .errors import DataError
+from .errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from .evaluation import Task
-    from .runs import Prediction
+    from .runs import Prediction, Run
 
+Number = TypeVar("Number", int, float)
 LINE_ENDS = {ord(char): char.encode("unicode_escape").decode() for char in "\u2028\u2029"} | {0x85: "\\u0085"}
 """Ends of lines for some readers that JSON does not escape."""
 
@@ -60,6 +61,14 @@ def check_plot(plot: Path | None, overwrite: bool, kinds: list[str]) -> None:
         raise DataError(f"--plot {plot}: give --perturb, whose accuracies are drawn")
     if importlib.util.find_spec("matplotlib") is None:
         raise DataError("--plot needs matplotlib: pip install 'cr-hf[report]'")
+
+
+def numbers(option: str, given: str, kind: Callable[[str], Number], example: str) -> list[Number]:
+    """The value of an option that is numbers with commas between."""
+    try:
+        return [kind(part) for part in given.split(",")]
+    except ValueError:
+        raise RecipeError(f"{option} {given!r}: use numbers with commas between, such as {example}") from None
 
 
 def split_overrides(words: list[str]) -> tuple[list[str], dict[str, Any]]:
@@ -146,6 +155,14 @@ def print_json(found: Any) -> None:
     typer.echo(json.dumps(found, indent=2, ensure_ascii=False, default=str))
 
 
+def save_json(found: Any, output: Path | None) -> None:
+    """Write a result to the file of --output, if there is one."""
+    from .files import write_json
+
+    if output is not None:
+        write_json(output, found)
+
+
 def print_keys(groups: dict[str, dict[str, tuple[str, str]]], words: list[str]) -> None:
     """Keys of a recipe, as many as have one of the words in their name; without words, of transformers' the names."""
     from .runs import TRANSFORMERS
@@ -191,6 +208,21 @@ def print_metrics(metrics: dict[str, dict[str, Any]]) -> None:
     from .runs import metric_table
 
     _print_table(metric_table(metrics), "95 % interval of the accuracy over rows, by bootstrap")
+
+
+def print_run(run: Run) -> None:
+    """What a training came to, where it is, and what to do next."""
+    results = run.results
+    print_metrics(results["metrics"])
+    print_answer(run.path, results)
+    if "lambda_choice" in results:
+        typer.echo(f"DREG lambda {results['lambda_choice']['chosen']:.3g}, chosen on the validation rows.")
+    if results["data"]["synthetic"]:
+        typer.echo("The demo reviews are synthetic: these figures say that it runs, not how good it is.")
+    needs_file = run.kind == "table" or run.recipe.data.text_pair_column is not None
+    typer.echo(f"Saved in {run.path}; the card is {run.path / 'README.md'}.")
+    example = "rows.csv" if needs_file else '"a text of your own"'
+    typer.echo(f"Try: cr-hf predict {run.path} {example}")
 
 
 def print_answer(run_dir: Path, results: dict[str, Any]) -> None:
