@@ -56,8 +56,9 @@ model-cards: published/sst5_frozen published/yelp_minilm ## Train, write publish
 hub-faults: setup ## Try every fault of publishing, and write experiments/results/hub_faults.json
 	$(BIN)/python tests/support/hub_faults.py experiments/results/hub_faults.json
 
-results: setup ## Write RESULTS.md and the tables of README.md and docs/ from experiments/results and benchmarks/results
+results: setup ## Write RESULTS.md, the tables of README.md and docs/ and the pictures from the committed results
 	$(BIN)/python -m experiments.make_results
+	$(BIN)/python -m experiments.stability
 
 soak: setup ## Try to break it for an hour, and write experiments/results/soak.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.soak

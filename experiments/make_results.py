@@ -16,7 +16,7 @@ from functools import partial
 
 import numpy as np
 
-from . import short_tables, tables
+from . import short_tables, stability, tables
 from .runner import ROOT, Claim, Verdict, interval_text
 from .tables import FINETUNED, ORDERED, paragraphs, percent, read, regime
 
@@ -175,6 +175,11 @@ SECTIONS = [
             ),
         ),
     ),
+    _of("certified", "Clean against certified accuracy", stability.certified),
+    _of("few_labels", "Few labels", stability.few_labels),
+    _of("polynomial_range", "Where the tails begin", stability.polynomial_range),
+    _of("tail_ratio", "Accuracy against the tail ratio", stability.tail_ratio),
+    _of("noise_directions", "DREG along the directions of damage", stability.noise_directions),
     _of("sst5_phrases", "SST-5, all labelled phrases", tables.sst5_phrases),
     Section(
         "SST-5, fine-tuned",
@@ -216,6 +221,8 @@ TABLES: dict[str, Callable[[], str]] = {
     **{name: partial(regime, name, ORDERED) for name in ("yelp_minilm", "yelp_static", "yelp_static_pool")},
     "single_score": tables.single_score,
     "ordinal_losses": tables.ordinal_losses,
+    "certified": stability.certified_short,
+    "few_labels": stability.few_labels_advice,
     "speed": tables.speed,
     "large_data": tables.large_data,
     "hub_faults": tables.hub_faults,
