@@ -200,7 +200,7 @@ def measure(table: Table, design: str, fraction: float) -> dict[str, Any]:
 def accuracy_claim(ours: dict[str, Any]) -> Claim:
     """The accuracy of CR with DREG on random splits."""
     return Claim(
-        claim="Pima diabetes: 85.71 ± 2.01 % (all of the training rows)",
+        claim="Pima diabetes: 85.71 ± 2.01 % with all training rows (2605.24340)",
         protocol=f"{RANDOM_SPLITS} random stratified splits 80/20; the claim is 132 of 154 test rows of one split",
         ours=f"{100 * ours['mean']:.2f} ± {100 * ours['std']:.2f} % over splits, best split "
         f"{100 * max(ours['accuracies']):.2f} %; {100 * ours['share_at_claim']:.0f} % of the splits reach 85.71 %",
@@ -221,8 +221,9 @@ def few_rows_claim(folds: dict[str, Any]) -> Claim:
         if share == 1
     ]
     return Claim(
-        claim="Pima diabetes: above SVM and XGBoost from 5 to 100 % of the training rows",
-        protocol=f"{FOLDS} folds, {REPEATS} times over, five shares of the training rows; t test corrected for "
+        claim="Pima diabetes: above other models from 5 to 100 % of the training rows (2606.07908)",
+        protocol=f"the abstract names no models; here SVM and XGBoost, which 2605.24340 names at 85.71 %. {FOLDS} folds, "
+        f"{REPEATS} times over, five shares of the training rows; t test corrected for "
         f"overlap (Nadeau and Bengio), Holm over {len(tests)} comparisons",
         ours=f"mean accuracy higher in {higher} of {len(against)} comparisons; certain in "
         f"{', '.join(won) if won else 'none'}; with all rows {', '.join(with_all)}",
