@@ -222,8 +222,8 @@ def few_rows_claim(folds: dict[str, Any]) -> Claim:
     ]
     return Claim(
         claim="Pima diabetes: above other models from 5 to 100 % of the training rows (2606.07908)",
-        protocol=f"the abstract names no models; here SVM and XGBoost, which 2605.24340 names at 85.71 %. {FOLDS} folds, "
-        f"{REPEATS} times over, five shares of the training rows; t test corrected for "
+        protocol="the abstract names no models; here SVM and XGBoost, which 2605.24340 names at 85.71 %. "
+        f"{FOLDS} folds, {REPEATS} times over, five shares of the training rows; t test corrected for "
         f"overlap (Nadeau and Bengio), Holm over {len(tests)} comparisons",
         ours=f"mean accuracy higher in {higher} of {len(against)} comparisons; certain in "
         f"{', '.join(won) if won else 'none'}; with all rows {', '.join(with_all)}",
