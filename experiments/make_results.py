@@ -221,8 +221,6 @@ TABLES: dict[str, Callable[[], str]] = {
     **{name: partial(regime, name, ORDERED) for name in ("yelp_minilm", "yelp_static", "yelp_static_pool")},
     "single_score": tables.single_score,
     "ordinal_losses": tables.ordinal_losses,
-    "certified": stability.certified_short,
-    "few_labels": stability.few_labels_advice,
     "speed": tables.speed,
     "large_data": tables.large_data,
     "hub_faults": tables.hub_faults,

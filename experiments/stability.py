@@ -58,11 +58,6 @@ def certified() -> str:
     )
 
 
-def certified_short() -> str:
-    """The first table of `certified` alone, for the README."""
-    return certified().split("\n\n")[1]
-
-
 def _words(setting: dict[str, Any]) -> str:
     return ", ".join(f"{name.removeprefix('dreg_')} {value}" for name, value in setting.items())
 
@@ -119,11 +114,10 @@ def few_labels() -> str:
     lines = [[SETS[row["set"]], str(row["shots"]), *_lead(row["ours_minus_best_other"])] for row in found["cells"]]
     lines += [["SST-5 and Yelp", shots, *_lead(one)] for shots, one in found["pooled"].items()]
     header = ["best of CR and DREG minus best other", "labels a class", "points, corrected interval", "claimed"]
-    return paragraphs(*parts, table(header, lines), few_labels_advice(), f"{found['rule']}")
+    return paragraphs(*parts, table(header, lines), _advice(), f"{found['rule']}")
 
 
-def few_labels_advice() -> str:
-    """One sentence a number of labels."""
+def _advice() -> str:
     return "\n".join(f"- {one['sentence']}" for one in read("few_labels")["advice"])
 
 
