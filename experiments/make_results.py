@@ -176,10 +176,7 @@ SECTIONS = [
         ),
     ),
     _of("certified", "Clean against certified accuracy", stability.certified),
-    _of("few_labels", "Few labels", stability.few_labels),
     _of("polynomial_range", "Where the tails begin", stability.polynomial_range),
-    _of("tail_ratio", "Accuracy against the tail ratio", stability.tail_ratio),
-    _of("noise_directions", "DREG along the directions of damage", stability.noise_directions),
     _of("sst5_phrases", "SST-5, all labelled phrases", tables.sst5_phrases),
     Section(
         "SST-5, fine-tuned",
