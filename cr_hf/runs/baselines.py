@@ -18,7 +18,7 @@ FEATURE_STRENGTHS = (1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0)  # of standardised column
 WORD_STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 MOST_WORDS = 50_000
 SECONDS = 30
-# Seconds a number of the training rows and class, for all values of C, on one core: at the upper end of what was measured.
+# Seconds a number of the training rows and class, for all values of C, on one core; the upper end of those measured.
 SECONDS_A_NUMBER, SECONDS_A_CHARACTER = 2e-7, 1e-6
 
 
