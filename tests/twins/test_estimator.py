@@ -19,7 +19,7 @@ TEXTS = [f"a {word} film number {number}" for number in range(20) for word in ("
 LABELS = ["yes", "no", "perhaps"] * 20
 QUICK: dict[str, Any] = {"hidden_sizes": [8], "dropout": 0.2, "learning_rate": 1e-2, "num_train_epochs": 3}
 QUICK |= {"per_device_train_batch_size": 32, "weight_decay": 0.1, "lr_scheduler_type": "cosine", "seed": 3}
-QUICK |= {"use_cpu": True, "disable_tqdm": True}
+QUICK |= {"use_cpu": True, "disable_tqdm": True, "metric_for_best_model": "loss"}
 OWN = {"hidden_sizes": (8,), "dropout": 0.2, "learning_rate": 1e-2, "num_train_epochs": 3, "random_state": 3}
 TOLERANCE = 1e-5
 
