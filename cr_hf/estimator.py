@@ -133,8 +133,8 @@ class _CREstimator(BaseEstimator):
         fields = {**recipe.model, **fields}
         if recipe.chooses_lambda:
             del fields["dreg_lambda"]
-        of_backbone = {} if self.encoder_ is None else self.encoder_.model.config.to_dict()
-        config = CRConfig.from_dict({"in_features": features.shape[1], **of_backbone, **fields})
+        plain = CRConfig(in_features=features.shape[1]) if self.encoder_ is None else self.encoder_.model.config
+        config = CRConfig.from_dict({**plain.to_dict(), **fields})
         own = None if weights is None else (weights[rest] / weights[rest].mean()).astype(np.float32)
         split = (features[rest], labels[rest]), (features[part], labels[part])
         self._keep(self._train(recipe, config, *split, own), config)
