@@ -15,9 +15,9 @@ from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
 
-from cr_hf import CRForSequenceClassification, CRTrainer, CRTrainingArguments
+from cr_hf import CRConfig, CRForFeatureClassification, CRForSequenceClassification, CRTrainer, CRTrainingArguments
 from cr_hf.training.lora import add_lora
-from cr_hf.training.preparation import check_class_labels, layer_factors, normalized_class_weights
+from cr_hf.training.preparation import check_class_labels, hint_at_rate, layer_factors, normalized_class_weights
 
 TinyBackbone = Callable[..., Path]
 QUIET: dict[str, Any] = {
@@ -258,3 +258,13 @@ def test_the_schedule_scales_every_rate(tiny_backbone: TinyBackbone, tmp_path: P
 def test_rates_out_of_range_are_refused(values: dict[str, float], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         learning_arguments(tmp_path, **values)
+
+
+def test_the_default_learning_rate_is_named_where_the_head_alone_trains(caplog: pytest.LogCaptureFixture) -> None:
+    model = CRForFeatureClassification(CRConfig(in_features=3, num_labels=2, hidden_sizes=[2]))
+    hint_at_rate(model, 5e-5)
+    assert "learning_rate=5e-05" in caplog.text
+    assert "CRClassifier" not in caplog.text
+    caplog.clear()
+    hint_at_rate(torch.nn.Linear(2, 2), 5e-5)
+    assert not caplog.text
