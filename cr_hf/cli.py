@@ -41,6 +41,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and th
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show what transformers and other libraries say, too.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON in place of tables, for programs.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output file that is there.")]
+HEADS = "logistic-regression,linear,mlp-gelu,cr,cr+dreg,gelu+dreg"
 app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -220,9 +221,7 @@ def cache_clear() -> None:
 def study(
     recipe: Annotated[Path, typer.Argument(help="A YAML file of a frozen regime.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as backbone=offline.")] = None,
-    heads: Annotated[str, typer.Option(help="Names with commas between.")] = (
-        "logistic-regression,linear,mlp-gelu,cr,cr+dreg,gelu+dreg"
-    ),
+    heads: Annotated[str, typer.Option(help="Names with commas between.")] = HEADS,
     fractions: Annotated[str | None, typer.Option(help="Of the training rows; 0.05,1 by default.")] = None,
     shots: Annotated[
         str | None,

@@ -220,9 +220,8 @@ def print_run(run: Run) -> None:
     if results["data"]["synthetic"]:
         typer.echo("The demo reviews are synthetic: these figures say that it runs, not how good it is.")
     needs_file = run.kind == "table" or run.recipe.data.text_pair_column is not None
-    typer.echo(f"Saved in {run.path}; the card is {run.path / 'README.md'}.")
     example = "rows.csv" if needs_file else '"a text of your own"'
-    typer.echo(f"Try: cr-hf predict {run.path} {example}")
+    typer.echo(f"Saved in {run.path}, with its card README.md. Try: cr-hf predict {run.path} {example}")
 
 
 def print_answer(run_dir: Path, results: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from .errors import RecipeError
 
 PHASES = ("encode", "choose", "tokenize", "train", "measure", "predict", "study")
 """First words of the names of bars that are shown; those of reading and writing weights, say, are not."""
-LONG = 2.0
+LONG = 10.0
 """Seconds after which a phase is worth a line where there is no terminal."""
 LINE_EVERY = 60.0
 
@@ -27,7 +27,7 @@ class Phase:
     """A phase of the work, with as much of the interface of tqdm as its users here need.
 
     On a terminal it is one live line with rate and time left, which goes when the phase ends. Elsewhere it is a plain
-    line a minute, and one at the end of what took over two seconds; a training, which writes a row an epoch, has none.
+    line a minute, and one at the end of what took over ten seconds; a training, which writes a row an epoch, has none.
     Both go to standard error: what a command answers stands alone on standard output.
     """
 
