@@ -7,14 +7,14 @@ from .label_cells import SEPARATOR as SEPARATOR
 from .label_cells import SEVERAL as SEVERAL
 from .label_cells import SINGLE as SINGLE
 from .labels import refuse_unordered as refuse_unordered
+from .parts import held_out_rows as held_out_rows
+from .parts import label_names_of as label_names_of
+from .parts import stratified_order as stratified_order
 from .paths import check_files as check_files
 from .paths import split_named as split_named
 from .sources import Row as Row
 from .splits import RowSplits as RowSplits
-from .splits import held_out_rows as held_out_rows
-from .splits import label_names_of as label_names_of
 from .splits import load_rows as load_rows
-from .splits import stratified_order as stratified_order
 from .streaming import load_streamed as load_streamed
 from .table_schema import TableSchema as TableSchema
 from .tables import load_tables as load_tables

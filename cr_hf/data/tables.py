@@ -26,8 +26,9 @@ from ..errors import DataError
 from .config import DataConfig, as_number, column_name, find_column
 from .label_cells import LARGEST, SINGLE, read_label
 from .labels import Classes, Seen, find_classes
+from .parts import split_off, subset
 from .paths import SPLIT_WORDS, split_paths, wanted_splits
-from .splits import RowSplits, count_rows, split_off, subset
+from .splits import RowSplits, count_rows
 from .table_schema import TableSchema, read_header, schema_of_columns
 from .texts import check_exists, check_file, file_type
 from .understood import Understood

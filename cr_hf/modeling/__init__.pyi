@@ -10,6 +10,7 @@ from .configuration_cr import OWN_FIELDS as OWN_FIELDS
 from .configuration_cr import CRConfig as CRConfig
 from .dreg import network_dreg as network_dreg
 from .dreg import squared_norms as squared_norms
+from .head import CRClassifierOutput as CRClassifierOutput
 from .head import CRHead as CRHead
 from .layers import MASK_LEVELS as MASK_LEVELS
 from .layers import CRLayer as CRLayer
@@ -19,7 +20,6 @@ from .layers import merge_moments as merge_moments
 from .layers import to_mask as to_mask
 from .loading import backbone_path as backbone_path
 from .loading import sha256_of as sha256_of
-from .modeling_cr import CRClassifierOutput as CRClassifierOutput
 from .modeling_cr import CRForFeatureClassification as CRForFeatureClassification
 from .modeling_cr import CRForSequenceClassification as CRForSequenceClassification
 from .modeling_cr import CRPreTrainedModel as CRPreTrainedModel

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from transformers.utils import ModelOutput
 
 from .configuration_cr import CRConfig
 from .dreg import chain_dreg, chain_tangents, network_dreg, worst_dreg
@@ -14,6 +16,23 @@ from .layers import CRLayer, Dropout, Standardize
 from .objectives import OrderedThresholds, ordinal_log_probabilities
 
 LAYER_OPTIONS = ("degree", "activation", "polynomial_range", "coefficient_init")
+
+
+@dataclass
+class CRClassifierOutput(ModelOutput):
+    """What the CR models return.
+
+    Args:
+        loss: task loss + dreg_lambda * dreg.sum() while training, the task loss alone in evaluation; scalar.
+        logits: shape (batch, num_labels); log-probabilities of a cumulative link.
+        task_loss: the loss without DREG; scalar.
+        dreg: per layer, the readout last, shape (num_layers,); `None` in evaluation unless asked for.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    task_loss: Tensor | None = None
+    dreg: Tensor | None = None
 
 
 class Trace(NamedTuple):

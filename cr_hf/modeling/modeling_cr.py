@@ -6,17 +6,17 @@ import contextlib
 import copy
 import inspect
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput, can_return_tuple, logging
+from transformers.utils import can_return_tuple, logging
 
 from .certificates import certified_radius
 from .configuration_cr import CRConfig
+from .head import CRClassifierOutput as CRClassifierOutput
 from .head import CRHead
 from .layers import CRLayer, Standardize, feature_moments, pool
 from .loading import (
@@ -37,23 +37,6 @@ from .objectives import OrderedThresholds, task_loss
 from .texts import hidden_states, padded_batches, prepare_tokenizer, tokenize
 
 logger = logging.get_logger(__name__)
-
-
-@dataclass
-class CRClassifierOutput(ModelOutput):
-    """What the CR models return.
-
-    Args:
-        loss: task loss + dreg_lambda * dreg.sum() while training, the task loss alone in evaluation; scalar.
-        logits: shape (batch, num_labels); log-probabilities of a cumulative link.
-        task_loss: the loss without DREG; scalar.
-        dreg: per layer, the readout last, shape (num_layers,); `None` in evaluation unless asked for.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    task_loss: Tensor | None = None
-    dreg: Tensor | None = None
 
 
 class CRPreTrainedModel(PreTrainedModel):
@@ -149,8 +132,7 @@ class CRPreTrainedModel(PreTrainedModel):
             *inputs, **named_inputs: those of `get_features`: features, or token ids and their mask.
 
         Returns:
-            Shape (rows,), float64, on the CPU, in standard deviations of a feature over the training rows (with
-            `layer_norm`, of a row over its features).
+            Shape (rows,), float64, on the CPU, in standard deviations of a feature over the training rows.
 
         Raises:
             ValueError: if the model has no classes of which one is right, or a feature is not finite.

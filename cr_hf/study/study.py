@@ -80,16 +80,12 @@ def run_study(
         "resamples": RESAMPLES,
         "is_few": bool(shots),
     }
-    train = partial(train_cell, data=data, seeds=seeds, search_seeds=search_seeds)
+    train: Any = partial(train_cell, data=data, seeds=seeds, search_seeds=search_seeds)
     if shots:
         train = partial(train_few_cell, data=data, seeds=seeds)
     with writing(output):
         store = CellStore(output, {**about, **_declaration(data, heads, fractions, declared)})
-        cells, keys = {}, list(product(fractions, heads))
-        with logging.tqdm(desc="study", total=len(keys), unit=" cells", leave=False) as bar:
-            for key in keys:
-                cells[key] = _kept_or_trained(store, *key, train, progress)
-                bar.update(1)
+        cells = _all_cells(store, list(product(fractions, heads)), train, progress)
         seconds = round(sum(cell.seconds for cell in cells.values()))
         study = Study(
             **about,
@@ -103,6 +99,17 @@ def run_study(
         study.simpler = compare_simpler(study)
         write_json(output / "study.json", study.to_json())
     return study
+
+
+def _all_cells(
+    store: CellStore, keys: Sequence[tuple[float, str]], train: Any, progress: Callable[[str], None]
+) -> dict[tuple[float, str], Cell]:
+    with logging.tqdm(desc="study", total=len(keys), unit=" cells", leave=False) as bar:
+        cells = {}
+        for key in keys:
+            cells[key] = _kept_or_trained(store, *key, train, progress)
+            bar.update(1)
+    return cells
 
 
 def _declaration(

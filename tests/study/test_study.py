@@ -20,7 +20,7 @@ from sklearn.svm import SVC
 
 import cr_hf.cli
 import cr_hf.study.study
-from cr_hf.data.splits import stratified_order
+from cr_hf.data import stratified_order
 from cr_hf.errors import CheckpointError, RecipeError
 from cr_hf.evaluation.statistics import calibration_bins
 from cr_hf.modeling.configuration_cr import CRConfig
