@@ -71,15 +71,7 @@ def run_study(
     dataset, data = read_features(recipe)
     _check_fractions(fractions, data.train[1], bool(shots))
     search_seeds = seeds if shots else min(search_seeds, seeds)
-    about: dict[str, Any] = {
-        "data": describe_data(recipe.data, dataset),
-        "features": {name: getattr(data.config, name) for name in ("in_features", "pooling", "feature_layers")},
-        "hidden_sizes": data.config.hidden_sizes,
-        "seeds": seeds,
-        "search_seeds": search_seeds,
-        "resamples": RESAMPLES,
-        "is_few": bool(shots),
-    }
+    about = {**_about(recipe, dataset, data), "seeds": seeds, "search_seeds": search_seeds, "is_few": bool(shots)}
     train: Any = partial(train_cell, data=data, seeds=seeds, search_seeds=search_seeds)
     if shots:
         train = partial(train_few_cell, data=data, seeds=seeds)
@@ -99,6 +91,15 @@ def run_study(
         study.simpler = compare_simpler(study)
         write_json(output / "study.json", study.to_json())
     return study
+
+
+def _about(recipe: Recipe, dataset: Any, data: StudyData) -> dict[str, Any]:
+    return {
+        "data": describe_data(recipe.data, dataset),
+        "features": {name: getattr(data.config, name) for name in ("in_features", "pooling", "feature_layers")},
+        "hidden_sizes": data.config.hidden_sizes,
+        "resamples": RESAMPLES,
+    }
 
 
 def _all_cells(
