@@ -282,16 +282,15 @@ def _training(results: dict[str, Any]) -> list[str]:
 
 
 def _certified(results: dict[str, Any]) -> list[str]:
-    """Certified accuracy by split, a line each."""
+    """Certified accuracy of every split, in one line."""
     lines = []
     for split, found in (results.get("diagnostics") or {}).get("splits", {}).items():
         shares = (found.get("certified") or {}).get("accuracy", {})
         curve = ", ".join(f"{share:.4f} within {escape(radius)}" for radius, share in shares.items())
-        lines += [f"certified accuracy on {escape(split)}: {curve}"] if curve else []
+        lines += [f"on {escape(split)} {curve}"] if curve else []
     about = "right, and certain to stay so while the features that the head reads move by so much in L2, in deviations"
-    return (
-        [*lines, f"certified: {about} of a feature over the training rows; of words it says nothing"] if lines else []
-    )
+    about += " of a feature over the training rows; of words it says nothing"
+    return [f"certified accuracy ({about}): {'; '.join(lines)}"] if lines else []
 
 
 def _order(model: dict[str, Any]) -> str:
@@ -347,7 +346,7 @@ def _comparison(study: dict[str, Any]) -> str:
     return (
         f"Test accuracy in percent at {float(fraction):.0%} of the labels, mean ± standard deviation of "
         f"{int(study['seeds'])} seeds, settings chosen on validation.\n\n"
-    ) + markdown_table([["head", "accuracy"], *rows])
+    ) + markdown_table([["head", *(head for head, _ in rows)], ["accuracy", *(accuracy for _, accuracy in rows)]])
 
 
 def _limits(results: dict[str, Any]) -> list[str]:
@@ -359,7 +358,7 @@ def _limits(results: dict[str, Any]) -> list[str]:
     return [
         classes if labels else "Any text gets a number, whatever it is about.",
         f"It was measured on the data above; other {others} were not measured here.",
-        *(f"Noted in its data: {escape(note)}." for note in noted),
+        *([f"Noted in its data: {'; '.join(map(escape, noted))}."] if noted else []),
         f"It repeats the biases of its training data{encoder}. Do not decide about people with it.",
     ]
 
