@@ -176,6 +176,7 @@ SECTIONS = [
         ),
     ),
     _of("certified", "Clean against certified accuracy", stability.certified),
+    _of("few_labels", "Few labels", stability.few_labels),
     _of("polynomial_range", "Where the tails begin", stability.polynomial_range),
     _of("sst5_phrases", "SST-5, all labelled phrases", tables.sst5_phrases),
     Section(

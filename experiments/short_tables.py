@@ -8,7 +8,7 @@ import numpy as np
 
 from cr_hf.study.arms import HEADS
 
-from .runner import RESULTS, interval_text
+from .runner import interval_text
 from .tables import paragraphs, percent, points, read, study, table
 
 OURS = "cr+dreg"
@@ -16,11 +16,6 @@ OF_STUDY = {"linear": "linear probe", "logistic-regression": "logistic regressio
 OF_STUDY["gelu+dreg"] = "GELU MLP with DREG"
 OF_TABLES = ("logistic regression", "SVM", "XGBoost")
 SETS = {"sst5": "SST-5", "yelp": "Yelp", "mnist": "MNIST, pixels"}
-
-
-def has(name: str) -> bool:
-    """Whether there is a result file of this name: some experiments take days."""
-    return (RESULTS / f"{name}.json").exists()
 
 
 def heads() -> str:
@@ -47,7 +42,7 @@ def _of_study() -> Iterator[list[str]]:
 
 
 def _of_shots() -> Iterator[list[str]]:
-    for row in read("few_labels")["cells"] if has("few_labels") else ():
+    for row in read("few_labels")["cells"]:
         if row["shots"] in (8, 32):
             means = {name: one["test_accuracy"] for name, one in row["heads"].items()}
             best, own = (
@@ -78,9 +73,7 @@ def _of_finetuning() -> Iterator[list[str]]:
 
 
 def few_labels() -> str:
-    """Every head by set and labels a class, and the advice; empty until it is measured."""
-    if not has("few_labels"):
-        return ""
+    """Every head by set and labels a class, and the advice."""
     found = read("few_labels")
     parts = []
     for name, title in SETS.items():
@@ -91,9 +84,7 @@ def few_labels() -> str:
 
 
 def certified() -> str:
-    """Clean and certified accuracy of every family; empty until it is measured."""
-    if not has("certified"):
-        return ""
+    """Clean and certified accuracy of every family."""
     found = read("certified")
     rows = [
         [name, *map(points, family["test"]), f"{np.mean(family['margin_slopes']):.2f}"]
