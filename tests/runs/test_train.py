@@ -195,5 +195,5 @@ def test_mistakes_are_one_line_before_anything_is_written(
 
 
 def test_evaluation_on_a_split_that_is_not_there(finished: Path) -> None:
-    with pytest.raises(DataError, match="dev"):
-        evaluate_run(finished, "dev")
+    with pytest.raises(DataError, match="half"):
+        evaluate_run(finished, "half")

@@ -49,7 +49,7 @@ def captured(
 
 
 def rows_of(group: HeadGroup) -> tuple[Tensor, Tensor]:
-    return group.rows.batch(torch.arange(ROWS).unsqueeze(0))
+    return group.rows.batch(torch.arange(ROWS).unsqueeze(0))[:2]
 
 
 def head_of(group: HeadGroup, index: int) -> CRHead:
