@@ -21,6 +21,8 @@ import typer
 from .errors import DataError, RecipeError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from .evaluation import Task
     from .runs import Prediction, Run
 
@@ -269,19 +271,25 @@ def print_markdown(text: str) -> None:
     if not sys.stdout.isatty():
         typer.echo(text)
         return
-    from rich.console import Console
     from rich.markdown import Markdown
 
-    Console(width=shutil.get_terminal_size().columns).print(Markdown(text))
+    _console().print(Markdown(text))
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    width, height = shutil.get_terminal_size()
+    # Given a width alone, rich takes 80 columns for a terminal that says it is dumb.
+    return Console(width=width if sys.stdout.isatty() else WIDE, height=height)
 
 
 def _print_table(rows: list[list[str]], note: str = "") -> None:
     """Print a table whose first row is its header, and a line that explains it."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(width=shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE)
+    console = _console()
     if sum(max(map(len, column)) + 3 for column in zip(*rows, strict=True)) > console.width:
         # What stands in brackets goes below, and long names are folded.
         fold = {" [": "\n[", " (": "\n(", ", ": ","}
