@@ -17,16 +17,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cr_hf.evaluation import compare_all, crossed_bootstrap
+from cr_hf.evaluation import compare_all, crossed_bootstrap, margin_slope_bound
+from cr_hf.evaluation.lipschitz import CERTIFIED_AT as RADII
 from cr_hf.modeling import certified_radius
 from cr_hf.study.arms import HEADS, NO_DREG, Arm
 from cr_hf.study.results import pack_hits, unpack_hits
 from cr_hf.training import HeadResult, Rows
 
-from .polynomial_range import margin_slope
 from .runner import Regime, hits_of, part, read_regime, start, subsets_of, train, write_result
 
-RADII = (0.1, 0.2, 0.5, 1.0)
 SEARCH_SEEDS = 3
 SLACK = 0.005
 RULE = (
@@ -103,7 +102,7 @@ def measure(arm: Arm, setting: dict[str, Any], regime: Regime, seeds: int) -> di
     subsets = subsets_of(regime.data.train[1], 1.0, seeds)
     heads = train(regime, arm, [setting], range(seeds), subsets)
     hits = measured_hits(heads, *regime.data.test)
-    slopes = [margin_slope(head) for head in heads]
+    slopes = [margin_slope_bound(head.head()) for head in heads]
     return {"setting": setting, "margin_slopes": slopes, "hits": [pack_hits(one > 0) for one in hits]}
 
 

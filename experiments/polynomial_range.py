@@ -10,11 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from cr_hf.evaluation.lipschitz import lipschitz_bound
+from cr_hf.evaluation import margin_slope_bound
 from cr_hf.study.arms import HEADS
-from cr_hf.training import HeadResult
 
 from .runner import Regime, choose, read_regime, start, subsets_of, write_result
 
@@ -39,14 +37,6 @@ SETS: dict[str, tuple[str, float, tuple[float, ...], tuple[str, ...]]] = {
 }
 
 
-def margin_slope(head: HeadResult) -> float:
-    """The steepest that the difference of two logits can be by the normalised features."""
-    module = head.head().double()
-    readout = module.readout.weight.detach()
-    steepest = torch.pdist(readout).max() / torch.linalg.matrix_norm(readout, ord=2)
-    return float(steepest) * lipschitz_bound(module)
-
-
 def measure(regime: Regime, lambdas: Sequence[float], share: float, seeds: int) -> list[dict[str, Any]]:
     """Every range and mode, its lambda chosen on dev."""
     subsets = subsets_of(regime.data.train[1], share, seeds)
@@ -59,7 +49,7 @@ def measure(regime: Regime, lambdas: Sequence[float], share: float, seeds: int) 
                 settings=tuple({"dreg_lambda": value} for value in lambdas),
             )
             heads, record = choose(regime, arm, subsets)
-            slopes = [margin_slope(head) for head in heads]
+            slopes = [margin_slope_bound(head.head()) for head in heads]
             found.append({"polynomial_range": reach, "dreg_mode": mode, **record, "margin_slopes": slopes})
             print(reach, mode, record["setting"], np.mean(record["dev_accuracies"]), np.mean(slopes), flush=True)
     return found

@@ -80,7 +80,12 @@ def few_labels() -> str:
         rows = [row for row in found["cells"] if row["set"] == name]
         heads = [[head, *(points(row["heads"][head]["test_accuracy"]) for row in rows)] for head in rows[0]["heads"]]
         parts.append(table([f"{title}, accuracy in %", *(f"{row['shots']} a class" for row in rows)], heads))
-    return paragraphs(*parts, "\n".join(f"- {one['sentence']}" for one in found["advice"]))
+    return paragraphs(*parts, advice())
+
+
+def advice() -> str:
+    """One sentence a number of labels."""
+    return "\n".join(f"- {one['sentence']}" for one in read("few_labels")["advice"])
 
 
 def certified() -> str:

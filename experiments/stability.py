@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from cr_hf.study.pictures import COLOURS, MARKERS, STYLE
 
 from .runner import ROOT, interval_text
-from .short_tables import SETS
+from .short_tables import SETS, advice
 from .tables import paragraphs, points, read, table
 
 IMAGES = ROOT / "docs" / "images"
@@ -114,11 +114,7 @@ def few_labels() -> str:
     lines = [[SETS[row["set"]], str(row["shots"]), *_lead(row["ours_minus_best_other"])] for row in found["cells"]]
     lines += [["SST-5 and Yelp", shots, *_lead(one)] for shots, one in found["pooled"].items()]
     header = ["best of CR and DREG minus best other", "labels a class", "points, corrected interval", "claimed"]
-    return paragraphs(*parts, table(header, lines), _advice(), f"{found['rule']}")
-
-
-def _advice() -> str:
-    return "\n".join(f"- {one['sentence']}" for one in read("few_labels")["advice"])
+    return paragraphs(*parts, table(header, lines), advice(), f"{found['rule']}")
 
 
 def _with_interval(one: dict[str, Any]) -> str:

@@ -192,6 +192,18 @@ def test_largest_slopes_are_tight_and_never_too_low(degree: int, reach: float) -
         assert values.max() <= bound <= values.max() * 1.1
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [one for one in ACTIVATIONS if one.get("degree", 3) <= 3 and one.get("polynomial_range", 1.0) is not None],
+)
+def test_the_slope_that_a_certificate_allows_is_that_which_dreg_penalises(fields: dict[str, Any]) -> None:
+    layer = random_head(**fields).layers[0]
+    allowed = largest_slopes(layer)
+    penalised = torch.as_tensor(layer.worst_squared_slopes, dtype=torch.float64).sqrt().expand_as(allowed)
+    assert (allowed >= penalised * (1 - 1e-6)).all()
+    torch.testing.assert_close(allowed, penalised.detach(), rtol=0.01, atol=1e-6)
+
+
 @pytest.mark.parametrize("activation", ["gelu", "relu", "tanh", "silu"])
 def test_largest_slopes_of_fixed_activations(activation: str) -> None:
     layer = random_head(activation=activation, hidden_sizes=[1]).layers[0]
