@@ -30,7 +30,7 @@ def why_not() -> str:
 
 
 def _of_study() -> Iterator[list[str]]:
-    for share, title in (("0.05", "SST-5, frozen encoder, 5 % of the labels"), ("1.0", "the same, all labels")):
+    for share, title in (("0.05", "SST-5, 5 % of the labels"), ("1.0", "SST-5, all labels")):
         part = study().fractions[share]
         pairs = {(one.head, one.reference): one for one in part.comparisons}
         for name, peer in OF_STUDY.items():

@@ -276,8 +276,8 @@ def _training(results: dict[str, Any]) -> list[str]:
         f"dropout {float(model['dropout'])}{_order(model)}",
         f"features: {pooled}{model['in_features']:,} wide, {code(model['feature_norm'])}",
         f"{model['parameters_head']:,} parameters in the head, {model['parameters_total']:,} in all",
-        f"epochs: {run['epochs']:g}; steps: {run['steps']:,}; {', '.join(times)} on {escape(machine['device'])}",
-        ", ".join(f"{name} {escape(version)}" for name, version in versions.items()),
+        f"epochs: {run['epochs']:g}; steps: {run['steps']:,}; {', '.join(times)} on {escape(machine['device'])}, with "
+        + ", ".join(f"{name} {escape(version)}" for name, version in versions.items()),
     ]
 
 
@@ -346,7 +346,7 @@ def _comparison(study: dict[str, Any]) -> str:
     return (
         f"Test accuracy in percent at {float(fraction):.0%} of the labels, mean ± standard deviation of "
         f"{int(study['seeds'])} seeds, settings chosen on validation.\n\n"
-    ) + markdown_table([["head", *(head for head, _ in rows)], ["accuracy", *(accuracy for _, accuracy in rows)]])
+    ) + markdown_table([["head", "accuracy"], *rows])
 
 
 def _limits(results: dict[str, Any]) -> list[str]:
