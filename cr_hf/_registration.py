@@ -11,14 +11,18 @@ from types import ModuleType
 
 AUTO_CONFIG, AUTO_MODEL = "transformers.models.auto.configuration_auto", "transformers.models.auto.modeling_auto"
 
+ON_A_BACKBONE = ("CRModel", "CRForSequenceClassification")
+
 
 def _register() -> None:
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    import transformers
 
-    from .modeling import CRConfig, CRForSequenceClassification
+    from . import modeling
 
-    AutoConfig.register(CRConfig.model_type, CRConfig, exist_ok=True)
-    AutoModelForSequenceClassification.register(CRConfig, CRForSequenceClassification, exist_ok=True)
+    transformers.AutoConfig.register(modeling.CRConfig.model_type, modeling.CRConfig, exist_ok=True)
+    for name in ON_A_BACKBONE:
+        model = getattr(modeling, name)
+        getattr(transformers, model.auto_class).register(modeling.CRConfig, model, exist_ok=True)
 
 
 # The models' Auto classes import the configurations' themselves: then this import finds them under way, and the
@@ -53,7 +57,7 @@ class _WhenImported:
 
 
 def register_auto_classes() -> None:
-    """Teach `AutoConfig` and `AutoModelForSequenceClassification` the `cr` model type: now, or once they are imported.
+    """Teach the Auto classes of transformers the `cr` model type: now, or once they are imported.
 
     Called when the package is imported; calling it again changes nothing.
     """

@@ -20,20 +20,17 @@ from huggingface_hub import get_token
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
+from .. import modeling
 from ..data import load_rows
 from ..errors import CheckpointError, DataError, PublishError
 from ..files import read_json, write_text
-from ..modeling import CRForSequenceClassification, sha256_of
+from ..modeling import CRConfig, CRModel, sha256_of
 from ..runs import CARD, PROBE, RECIPE, RESULTS, TABLE, TOKENIZER_FILES, load_recipe, read_recipe
 from ..training import load_model
 from .card import write_card
 
 logger = logging.get_logger(__name__)
 
-AUTO_MAP = {
-    "AutoConfig": "configuration_cr.CRConfig",
-    "AutoModelForSequenceClassification": "modeling_cr.CRForSequenceClassification",
-}
 COPIED = (RESULTS, PROBE, "study.json")
 ALLOWED = re.compile(
     r"config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|README\.md|recipe\.yaml|LICENSE"
@@ -117,13 +114,20 @@ def export_run(
     return folder
 
 
+def auto_map(model_class: Any) -> dict[str, str]:
+    """Where the Auto classes find the code of a model, for `config.json`."""
+    classes = {"AutoConfig": CRConfig, "AutoModel": CRModel, model_class.auto_class: model_class}
+    return {auto: f"{Path(inspect.getfile(one)).stem}.{one.__name__}" for auto, one in classes.items()}
+
+
 def add_remote_code(folder: Path) -> None:
     """Put the model's code beside `config.json`, and name it there."""
-    source = Path(inspect.getfile(CRForSequenceClassification))
+    config = read_json(folder / "config.json", "export the run again")
+    model_class = getattr(modeling, config["architectures"][0])
+    source = Path(inspect.getfile(model_class))
     for path in [source, *map(Path, get_relative_import_files(source))]:
         shutil.copyfile(path, folder / path.name)
-    config = read_json(folder / "config.json", "export the run again")
-    text = json.dumps({**config, "auto_map": AUTO_MAP}, indent=2, sort_keys=True, ensure_ascii=False)
+    text = json.dumps({**config, "auto_map": auto_map(model_class)}, indent=2, sort_keys=True, ensure_ascii=False)
     write_text(folder / "config.json", text + "\n")
 
 

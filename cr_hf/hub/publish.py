@@ -22,7 +22,7 @@ from .export import (
 )
 from .upload import Published, check_access, check_name, upload
 
-EXPORTED = ("modeling_cr.py", PROBE, CARD)
+EXPORTED = ("configuration_cr.py", PROBE, CARD)
 """A folder that holds all of these is the result of an earlier dry run."""
 BY_HAND = ("LICENSE", ".gitattributes")
 """They may be published, but no export writes them."""

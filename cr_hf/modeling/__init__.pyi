@@ -3,6 +3,7 @@ from .activations import fixed_activation as fixed_activation
 from .activations import hermite_coefficients as hermite_coefficients
 from .activations import polynomial as polynomial
 from .activations import worst_squared_slopes as worst_squared_slopes
+from .backbone_model import CRModel as CRModel
 from .certificates import certified_radius as certified_radius
 from .certificates import largest_slopes as largest_slopes
 from .certificates import spectral_norm as spectral_norm
@@ -20,14 +21,14 @@ from .layers import merge_moments as merge_moments
 from .layers import to_mask as to_mask
 from .loading import backbone_path as backbone_path
 from .loading import sha256_of as sha256_of
-from .modeling_cr import CRForFeatureClassification as CRForFeatureClassification
 from .modeling_cr import CRForSequenceClassification as CRForSequenceClassification
-from .modeling_cr import CRPreTrainedModel as CRPreTrainedModel
 from .objectives import OrderedThresholds as OrderedThresholds
 from .objectives import class_losses as class_losses
 from .objectives import ordinal_log_probabilities as ordinal_log_probabilities
 from .objectives import target_losses as target_losses
 from .objectives import task_loss as task_loss
+from .pretrained import CRForFeatureClassification as CRForFeatureClassification
+from .pretrained import CRPreTrainedModel as CRPreTrainedModel
 from .static_embeddings import StaticEmbeddingConfig as StaticEmbeddingConfig
 from .static_embeddings import StaticEmbeddingModel as StaticEmbeddingModel
 from .texts import TokenizerError as TokenizerError

@@ -30,14 +30,15 @@ MAX_LAYERS = 1_000  # of a backbone or a head: each is built, even to find that 
 MAX_DEGREE = 32  # powers beyond it leave the range of float32 soon after z = 6
 SQUARED_EMD_WEIGHT = 0.5  # chosen on validation rows, see docs/ordered_classes.md
 MAX_LABELS = 1_000_000  # transformers makes a name for each before anything else could be checked
+OF_BACKBONE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 # What `PreTrainedConfig` reads although it is no field of it.
 OTHER_FIELDS = (
     *("num_labels", "name_or_path", "torch_dtype", "attn_implementation", "experts_implementation"),
-    *("output_attentions", "model_type", "auto_map", "quantization_config"),
+    *("output_attentions", "output_hidden_states", "model_type", "auto_map", "quantization_config"),
 )
 NOT_BY_NAME = (
     *("backbone_config", "backbone_source", "head_only"),
-    *("sub_configs", "has_no_defaults_at_init", "keys_to_ignore_at_inference"),
+    *("sub_configs", "keys_to_ignore_at_inference"),
 )
 Rule: TypeAlias = tuple[Callable[[Any], bool], str]
 ALLOWED: dict[str, tuple[Any, ...]] = {
@@ -155,7 +156,6 @@ class CRConfig(PreTrainedConfig):
 
     model_type = "cr"
     sub_configs: ClassVar[dict[str, Any]] = {"backbone_config": AutoConfig}
-    has_no_defaults_at_init: ClassVar[bool] = True
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["task_loss", "dreg"]
 
     backbone_config: Any = None
@@ -269,7 +269,7 @@ class CRConfig(PreTrainedConfig):
         if self.feature_layers == "last":
             return None
         if self.feature_layers == "all":
-            return list(range(self.backbone_config.get_text_config().num_hidden_layers + 1))
+            return list(range(getattr(self.backbone_config.get_text_config(), "num_hidden_layers", 0) + 1))
         return self.feature_layers
 
     @property
@@ -284,6 +284,26 @@ class CRConfig(PreTrainedConfig):
         """Tokens a text is cut to: the least of what this configuration, the tokenizer and the positions allow."""
         # A tokenizer that knows no limit says 1e30, which its own truncation cannot take.
         return min(self.max_seq_length or NO_LIMIT, tokenizer.model_max_length, self.max_positions)
+
+    def require_features(self) -> None:
+        """Refuse a configuration without a width of the features: `CRConfig()` describes no head yet.
+
+        Raises:
+            ValueError: saying what to give.
+        """
+        if not _is_count(self.in_features):
+            raise ValueError(
+                f"in_features={self.in_features!r} is not allowed without a backbone_config: "
+                "use a positive integer, the width of the features (or start from a pretrained backbone with "
+                "CRForSequenceClassification.from_backbone)"
+            )
+
+    def __getattr__(self, name: str) -> Any:
+        # peft, DeepSpeed and others read these of any model.
+        backbone = vars(self).get("backbone_config") if name in OF_BACKBONE else None
+        if backbone is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(backbone.get_text_config(), name)
 
     def _check_backbone(self) -> None:
         """Refuse what would fail, or be no number, only when a text is classified."""
@@ -302,13 +322,18 @@ class CRConfig(PreTrainedConfig):
     def _backbone_features(self, given: int | None) -> int:
         text_config, indices = self.backbone_config.get_text_config(), self.feature_layer_indices
         states = getattr(text_config, "num_hidden_layers", 0) + 1
+        if indices is not None and (hasattr(text_config, "depths") or not hasattr(text_config, "num_hidden_layers")):
+            raise ValueError(
+                f"feature_layers={self.feature_layers}: the layers of a backbone of type {text_config.model_type} "
+                "differ in width: use feature_layers='last'"
+            )
         for index in indices or ():
             if not -states <= index < states:
                 raise ValueError(
                     f"feature_layers={self.feature_layers} names hidden state {index}, but the backbone has {states} "
                     f"(0 is the embeddings): use 0 to {states - 1}"
                 )
-        width = text_config.hidden_size * (1 if indices is None else len(indices))
+        width = _width(text_config) * (1 if indices is None else len(indices))
         if given is not None and given != width:
             raise ValueError(
                 f"in_features={given} disagrees with the backbone, which gives {width} features: leave in_features out"
@@ -316,12 +341,8 @@ class CRConfig(PreTrainedConfig):
         return width
 
     def _check_problem(self) -> None:
-        if self.backbone_config is None and not _is_count(self.in_features):
-            raise ValueError(
-                f"in_features={self.in_features!r} is not allowed without a backbone_config: "
-                "use a positive integer, the width of the features (or start from a pretrained backbone with "
-                "CRForSequenceClassification.from_backbone)"
-            )
+        if self.in_features is not None:
+            self.require_features()
         if self.problem_type not in PROBLEM_TYPES:
             raise ValueError(
                 f"problem_type={self.problem_type!r} is not allowed: use one of {', '.join(PROBLEM_TYPES)} "
@@ -370,6 +391,15 @@ def _read_backbone_config(values: Any) -> PreTrainedConfig | None:
             "know: upgrade transformers, or pass the backbone's configuration as an object"
         )
     return CONFIG_MAPPING[model_type].from_dict(values)
+
+
+def _width(config: PreTrainedConfig) -> int:
+    """Width of the last hidden state; of a convolutional network that of the last stage."""
+    widths = [getattr(config, "hidden_size", None), *(getattr(config, "hidden_sizes", None) or ())[-1:]]
+    for width in (*widths, getattr(config, "num_features", None)):
+        if width is not None:
+            return width
+    raise ValueError(f"the width of a backbone of type {config.model_type} is unknown: use another one")
 
 
 def _is_known(name: str) -> bool:

@@ -27,12 +27,15 @@ class CRClassifierOutput(ModelOutput):
         logits: shape (batch, num_labels); log-probabilities of a cumulative link.
         task_loss: the loss without DREG; scalar.
         dreg: per layer, the readout last, shape (num_layers,); `None` in evaluation unless asked for.
+        hidden_states, attentions: of the backbone, a tensor a layer, if asked for.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     task_loss: Tensor | None = None
     dreg: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 class Trace(NamedTuple):
@@ -58,6 +61,7 @@ class CRHead(nn.Module):
 
     def __init__(self, config: CRConfig) -> None:
         super().__init__()
+        config.require_features()
         self.config = config
         width, num_labels = config.in_features, cast(int, config.num_labels)
         self.feature_norm = Standardize(width) if config.feature_norm == "standardize" else nn.LayerNorm(width)

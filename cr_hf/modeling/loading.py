@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from .configuration_cr import CRConfig
 
 logger = logging.get_logger(__name__)
 
+TEXT = ("input_ids",)
+READ = {"input_ids": "text", "pixel_values": "images", "input_values": "sound"}
 WHOLE = "it is not a whole CR checkpoint (start from a backbone with from_backbone)"
 WHOLE_WEIGHTS = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
 PADDED = "mixes the padding into its answer"
@@ -78,12 +80,25 @@ def backbone_path(name: str | Path) -> str:
     return f"sentence-transformers/{name}" if is_bare else name
 
 
-def new_backbone(config: PreTrainedConfig) -> PreTrainedModel:
-    """An untrained backbone: the model of a configuration, of an encoder-decoder the encoder alone."""
-    return _encoder_of(_auto_class(config).from_config(config, trust_remote_code=False))
+def tower(config: PreTrainedConfig, reads: Sequence[str]) -> PreTrainedConfig:
+    """The configuration of the tower for images of a model of images and texts (CLIP, SigLIP), if those are read."""
+    has_both = hasattr(config, "vision_config") and hasattr(config, "text_config")
+    return config.vision_config if has_both and "pixel_values" in reads else config
 
 
-def load_backbone(place: str | Path, config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
+def new_backbone(config: PreTrainedConfig, reads: Sequence[str] = TEXT) -> PreTrainedModel:
+    """An untrained backbone: the model of a configuration, of an encoder-decoder the encoder alone.
+
+    Args:
+        config: of the backbone.
+        reads: names of the inputs of which it must read one.
+    """
+    return _encoder_of(_auto_class(config).from_config(config, trust_remote_code=False), reads)
+
+
+def load_backbone(
+    place: str | Path, config: PreTrainedConfig, reads: Sequence[str] = TEXT, **options: Any
+) -> PreTrainedModel:
     """A pretrained backbone with all of its weights, of an encoder-decoder the encoder alone.
 
     Raises:
@@ -92,7 +107,7 @@ def load_backbone(place: str | Path, config: PreTrainedConfig, **options: Any) -
     """
     model, info = _auto_class(config).from_pretrained(place, config=config, **options, **WHOLE_WEIGHTS)
     check_loaded(place, model, info, mend="its weights have other names, or belong to another configuration")
-    return _encoder_of(model)
+    return _encoder_of(model, reads)
 
 
 def _auto_class(config: PreTrainedConfig) -> Any:
@@ -104,9 +119,9 @@ def _auto_class(config: PreTrainedConfig) -> Any:
     return AutoModelForTextEncoding if is_pair and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
 
 
-def _encoder_of(model: Any) -> PreTrainedModel:
-    if model.main_input_name != "input_ids":
-        raise ValueError(f"a backbone of type {model.config.model_type} reads no text: use another one")
+def _encoder_of(model: Any, reads: Sequence[str]) -> PreTrainedModel:
+    if model.main_input_name not in reads:
+        raise ValueError(f"a backbone of type {model.config.model_type} reads no {READ[reads[0]]}: use another one")
     return model.get_encoder() if hasattr(model, "decoder") and hasattr(model, "encoder") else model
 
 
@@ -131,7 +146,7 @@ def check_loaded(
         raise ValueError(f"{place} has {name} of shape {list(saved)}, but its config.json says {list(wanted)}")
 
 
-def load_source(config: CRConfig, options: dict[str, Any]) -> PreTrainedModel:
+def load_source(config: CRConfig, options: dict[str, Any], reads: Sequence[str] = TEXT) -> PreTrainedModel:
     """The pretrained backbone that a head-only checkpoint names; `options` are those of `from_pretrained`."""
     if not config.backbone_source:
         raise ValueError("config.json has head_only but no backbone_source: the backbone is unknown")
@@ -141,37 +156,47 @@ def load_source(config: CRConfig, options: dict[str, Any]) -> PreTrainedModel:
         passed["dtype"] = config.dtype or torch.float32
     # Said aloud, or transformers asks on standard input, where it takes a text to be classified for an answer.
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    return load_backbone(folder, config.backbone_config, **passed, **local)
+    return load_backbone(folder, config.backbone_config, reads, **passed, **local)
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The file of the weights, or the index and the shards that it names; empty if there is neither."""
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    index = folder / INDEX
+def _variant_of(name: str, variant: str | None) -> str:
+    stem, _, suffix = name.rpartition(".")
+    return name if variant is None else f"{stem}.{variant}.{suffix}"
+
+
+def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
+    """The file of the weights, or the index and the shards that it names; empty if there is neither.
+
+    Args:
+        folder: to look in.
+        variant: of `save_pretrained`, which stands in the names of its files; `None` for those without one.
+    """
+    whole, index = folder / _variant_of(WEIGHTS, variant), folder / _variant_of(INDEX, variant)
+    if whole.is_file():
+        return [whole]
     if not index.is_file():
         return []
     try:
         names = list(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{INDEX} is damaged ({error})") from error
+        raise ValueError(f"{index.name} is damaged ({error})") from error
     for name in names:
         if not (isinstance(name, str) and re.fullmatch(r"[^/\\\0]+\.safetensors", name)):
-            raise ValueError(f"{INDEX} names {name!r}, which is no safetensors file beside it")
+            raise ValueError(f"{index.name} names {name!r}, which is no safetensors file beside it")
     return [index, *(folder / name for name in sorted(set(names)))]
 
 
-def check_weight_files(folder: Path, build: Callable[[], nn.Module]) -> None:
+def check_weight_files(folder: Path, build: Callable[[], nn.Module], variant: str | None = None) -> None:
     """Refuse weights that are no safetensors, or could not be those of the model that `build` makes.
 
     Raises:
         OSError: if there are none, or one of them is missing or damaged.
         ValueError: if the index is not sound, or the sizes do not fit.
     """
-    files = weight_files(folder)
+    files = weight_files(folder, variant)
     if not files:
-        raise OSError(_no_weights(folder))
-    shards = [file for file in files if file.name != INDEX]
+        raise OSError(_no_weights(folder, variant))
+    shards = [file for file in files if file.suffix != ".json"]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         raise OSError(f"{missing[0]} is missing")
@@ -192,8 +217,8 @@ def check_weight_files(folder: Path, build: Callable[[], nn.Module]) -> None:
             raise OSError(f"{shard.name} is damaged ({error})") from error
 
 
-def _no_weights(folder: Path) -> str:
-    found = f"there is no {WEIGHTS}, and pickles are not read, since they can run code"
+def _no_weights(folder: Path, variant: str | None) -> str:
+    found = f"there is no {_variant_of(WEIGHTS, variant)}, and pickles are not read, since they can run code"
     if not (folder / "pytorch_model.bin").is_file():
         return found
     name = repr(str(folder))
@@ -210,17 +235,17 @@ def check_files(model_class: Any, place: Any, options: dict[str, Any]) -> None:
     if place and folder.is_dir():
         given = options.get("config")
         config = given if isinstance(given, CRConfig) else CRConfig.from_pretrained(folder)
-        check_weight_files(folder, lambda: model_class(config))
+        check_weight_files(folder, lambda: model_class(config), options.get("variant"))
 
 
-def refuse_changed(config: CRConfig, backbone: PreTrainedModel) -> None:
+def refuse_changed(config: CRConfig, backbone: PreTrainedModel, reads: Sequence[str] = TEXT) -> None:
     """Refuse a backbone that was trained, or that a head-only checkpoint could not get back from its source."""
     if not config.freeze_backbone or not config.backbone_source:
         raise ValueError(
             "a head-only checkpoint needs a frozen backbone that others can get too, by Hub id or from a package, "
             "with safetensors weights: save this one with head_only=False"
         )
-    original = load_source(config, {"dtype": backbone.dtype}).state_dict()
+    original = load_source(config, {"dtype": backbone.dtype}, reads).state_dict()
     for name, tensor in backbone.state_dict().items():
         if name not in original or not torch.equal(tensor.cpu(), original[name].to(tensor.dtype)):
             raise ValueError(f"backbone.{name} is not as it came from its source: save with head_only=False")

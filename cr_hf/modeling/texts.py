@@ -12,7 +12,7 @@ import os
 import re
 import threading
 from collections.abc import Container, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -171,41 +171,76 @@ def padded_batches(
         yield rows, tokenizer.pad(chosen, return_tensors="pt")
 
 
+class Encoded(NamedTuple):
+    """What a backbone makes of a batch.
+
+    Args:
+        states: those that become features, shape (batch, positions, width), the padding on the right.
+        mask: 1 on the positions that count, shape (batch, positions).
+        order: where each position stood in what was given, shape (batch, positions); `None` where nothing was moved.
+        hidden_states, attentions: of all layers, in the order that was given, if they were asked for.
+    """
+
+    states: list[Tensor]
+    mask: Tensor
+    order: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+    def as_given(self, values: Tensor, dims: tuple[int, ...] = (1,)) -> Tensor:
+        """Values of all positions, put back to where these stood."""
+        for dim in () if self.order is None else dims:
+            back = self.order.argsort(1)  # type: ignore[union-attr]
+            shape = [len(values), *(values.shape[dim] if at == dim else 1 for at in range(1, values.ndim))]
+            values = values.gather(dim, back.view(shape).expand_as(values))
+        return values
+
+
 def hidden_states(
     backbone: Any,
     takes: Container[str],
     inputs: dict[str, Tensor | None],
     layers: list[int] | None,
     max_positions: int,
-) -> tuple[list[Tensor], Tensor]:
-    """Hidden states of a batch of texts, and their attention mask, both with the padding on the right.
+    output_attentions: bool = False,
+    output_hidden_states: bool = False,
+) -> Encoded:
+    """What a backbone makes of a batch of texts.
 
     Args:
         backbone: to run.
         takes: names of the arguments of its forward pass; `token_type_ids` are left out if it does not take them.
-        inputs: `input_ids` or `inputs_embeds`, shape (batch, length, ...), perhaps `attention_mask` and
-            `token_type_ids`.
+        inputs: `input_ids` or `inputs_embeds`, shape (batch, length, ...), perhaps `attention_mask`,
+            `token_type_ids` and `position_ids`.
         layers: indices of the hidden states, `None` for the last one alone.
         max_positions: for the message.
+        output_attentions, output_hidden_states: return them too.
 
     Raises:
         ValueError: if a text is longer than the backbone can read, or has a token that it does not know.
     """
     passed: dict[str, Any] = dict(inputs) if "token_type_ids" in takes else {**inputs, "token_type_ids": None}
     passed = {name: value for name, value in passed.items() if value is not None}
+    if "position_ids" in passed and "position_ids" not in takes:
+        raise ValueError(f"the backbone ({backbone.config.model_type}) takes no position_ids: leave them out")
     given = passed["input_ids"] if "input_ids" in passed else passed["inputs_embeds"]
+    order = None
     if "attention_mask" not in passed:
         passed["attention_mask"] = torch.ones(given.shape[:2], dtype=torch.long, device=given.device)
     else:
         # Stable, so that attended tokens keep their order: (batch, length), tokens first.
         order = passed["attention_mask"].eq(0).int().argsort(dim=1, stable=True)
         passed = {
-            name: value.gather(1, order if value.ndim == 2 else order.unsqueeze(-1).expand_as(value))
+            name: value.expand(len(order), *value.shape[1:]).gather(
+                1, order if value.ndim == 2 else order.unsqueeze(-1).expand_as(value)
+            )
             for name, value in passed.items()
         }
-    options = {"use_cache": False} if "use_cache" in takes else {}
+    options: dict[str, Any] = {"use_cache": False} if "use_cache" in takes else {}
+    if output_attentions:
+        options["output_attentions"] = True
     try:
-        output = backbone(**passed, **options, output_hidden_states=layers is not None)
+        output = backbone(**passed, **options, output_hidden_states=layers is not None or output_hidden_states)
     except (IndexError, RuntimeError) as error:
         size, highest = backbone.get_input_embeddings().weight.shape[0], int(passed.get("input_ids", given).max())
         if highest >= size:
@@ -219,4 +254,13 @@ def hidden_states(
         raise
     states = [output.last_hidden_state] if layers is None else [output.hidden_states[index] for index in layers]
     # Backbones that attend in blocks give the end of the last block too.
-    return [state[:, : given.shape[1]] for state in states], passed["attention_mask"]
+    encoded = Encoded([state[:, : given.shape[1]] for state in states], passed["attention_mask"], order)
+    if not (output_attentions or output_hidden_states):
+        return encoded
+    attentions = output.attentions if output_attentions else None
+    return encoded._replace(
+        hidden_states=tuple(encoded.as_given(state[:, : given.shape[1]]) for state in output.hidden_states)
+        if output_hidden_states
+        else None,
+        attentions=attentions and tuple(encoded.as_given(weights, (2, 3)) for weights in attentions),
+    )

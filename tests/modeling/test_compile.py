@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from cr_hf import CRForFeatureClassification
-from cr_hf.modeling.modeling_cr import CRPreTrainedModel
+from cr_hf.modeling.pretrained import CRPreTrainedModel
 
 
 @pytest.mark.slow

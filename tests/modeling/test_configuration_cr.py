@@ -15,6 +15,7 @@ from cr_hf import CRConfig
 from cr_hf.modeling.activations import ACTIVATIONS
 from cr_hf.modeling.configuration_cr import ALLOWED, MAX_LAYERS
 from cr_hf.modeling.dreg import DREG_MODES
+from cr_hf.modeling.head import CRHead
 from cr_hf.modeling.layers import COEFFICIENT_INITS
 from cr_hf.modeling.loading import sentence_transformers_settings
 
@@ -121,6 +122,20 @@ class TestDefaults:
         assert ALLOWED["dreg_mode"] == DREG_MODES
 
 
+def test_without_arguments_it_describes_no_head_yet() -> None:
+    config = CRConfig()
+    assert CRConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
+    assert not hasattr(config, "hidden_size")
+    with pytest.raises(ValueError, match=r"in_features=None .*positive integer.*from_backbone"):
+        CRHead(config)
+
+
+def test_what_others_read_of_any_model_is_the_backbones(family: str) -> None:
+    config, backbone = CRConfig(backbone_config=BACKBONES[family]()), BACKBONES[family]()
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
+        assert getattr(config, name) == getattr(backbone, name)
+
+
 class TestFeatureLayers:
     @pytest.mark.parametrize(
         ("layers", "indices", "width"),
@@ -146,7 +161,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"backbone_config": "bert-base-uncased"}, r"backbone_config='bert-base-uncased' .*configuration object"),
     ({"backbone_config": {}}, r"backbone_config has no model_type: give"),
     ({"backbone_config": {"model_type": "nope"}}, r"backbone_config has model_type='nope'.*upgrade transformers"),
-    ({"in_features": None}, r"in_features=None .*positive integer.*from_backbone"),
     ({"in_features": 0}, r"in_features=0 .*positive integer"),
     ({"in_features": 2.5}, r"in_features=2.5 .*positive integer"),
     ({"in_features": "4"}, r"in_features='4' .*positive integer"),

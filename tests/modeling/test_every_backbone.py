@@ -172,11 +172,49 @@ class TestParticularBackbones:
             with pytest.raises(ValueError, match="either input_ids or inputs_embeds"):
                 model(**inputs)
 
-    @pytest.mark.parametrize("name", ["output_attentions", "output_hidden_states"])
-    def test_what_is_not_returned_is_refused(self, tiny_backbone: TinyBackbone, name: str) -> None:
+    @pytest.mark.parametrize("side", ["left", "right"])
+    def test_hidden_states_and_attentions_are_those_of_the_backbone(
+        self, tiny_backbone: TinyBackbone, side: str
+    ) -> None:
+        model, batch = text_model(tiny_backbone("bert", side), attn_implementation="eager")
+        found = model(**batch, output_attentions=True, output_hidden_states=True)
+        positions = (batch["attention_mask"].cumsum(1) - 1).clamp_min(0)
+        expected = model.backbone(**batch, position_ids=positions, output_attentions=True, output_hidden_states=True)
+        real = batch["attention_mask"].bool()
+        for name in ("hidden_states", "attentions"):
+            assert len(found[name]) == len(expected[name])
+            for ours, theirs in zip(found[name], expected[name], strict=True):
+                rows = real if name == "hidden_states" else real.unsqueeze(1).expand(ours.shape[:3])
+                torch.testing.assert_close(ours[rows], theirs[rows], rtol=1e-4, atol=1e-5)
+        model.config.output_hidden_states = True
+        assert len(model(**batch).hidden_states) == 3
+        assert model(**batch, output_hidden_states=False).hidden_states is None
+
+    def test_positions_can_be_given(self, tiny_backbone: TinyBackbone) -> None:
         model, batch = text_model(tiny_backbone("bert"))
-        with pytest.raises(ValueError, match=r"neither attentions nor hidden states.*model\.backbone"):
-            model(**batch, **{name: True})
+        positions = torch.arange(batch["input_ids"].shape[1]).expand_as(batch["input_ids"])
+        assert torch.equal(model(**batch, position_ids=positions).logits, model(**batch).logits)
+        assert not torch.equal(model(**batch, position_ids=positions.flip(1)).logits, model(**batch).logits)
+        other, batch = text_model(tiny_backbone("t5"))
+        with pytest.raises(ValueError, match=r"takes no position_ids: leave them out"):
+            other(**batch, position_ids=positions)
+
+    def test_the_backbone_alone_is_what_auto_model_loads(self, tiny_backbone: TinyBackbone, tmp_path: Path) -> None:
+        model, batch = text_model(tiny_backbone("bert"))
+        model.save_pretrained(tmp_path)
+        loaded = AutoModel.from_pretrained(tmp_path)
+        assert type(loaded).__name__ == "BertModel"
+        assert torch.equal(loaded(**batch).last_hidden_state, model.backbone(**batch).last_hidden_state)
+        assert type(AutoModel.from_config(model.config)) is type(loaded)
+
+    def test_a_variant_is_saved_and_loaded(self, tiny_backbone: TinyBackbone, tmp_path: Path) -> None:
+        model, batch = text_model(tiny_backbone("bert"))
+        model.save_pretrained(tmp_path, variant="fp16")
+        assert not (tmp_path / "model.safetensors").exists()
+        loaded = CRForSequenceClassification.from_pretrained(tmp_path, variant="fp16")
+        assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+        with pytest.raises(OSError, match=r"there is no model\.fp32\.safetensors"):
+            CRForSequenceClassification.from_pretrained(tmp_path, variant="fp32")
 
     def test_gradient_checkpointing_gives_the_same_gradients(self, tiny_backbone: TinyBackbone) -> None:
         gradients = []

@@ -25,7 +25,7 @@ from transformers import (
 from cr_hf import CRForFeatureClassification, CRForSequenceClassification
 from cr_hf.modeling.activations import hermite_coefficients
 from cr_hf.modeling.layers import COEFFICIENT_NOISE, CRLayer, Standardize
-from cr_hf.modeling.modeling_cr import CRPreTrainedModel
+from cr_hf.modeling.pretrained import CRPreTrainedModel
 
 
 class TestFromBackbone:

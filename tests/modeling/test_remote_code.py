@@ -12,7 +12,7 @@ from conftest import BACKBONES, TinyBackbone
 from transformers import AutoTokenizer
 
 from cr_hf import CRForSequenceClassification, StaticEmbeddingConfig
-from cr_hf.hub.export import AUTO_MAP, add_remote_code
+from cr_hf.hub.export import add_remote_code, auto_map
 from cr_hf.modeling.static_embeddings import StaticEmbeddingModel
 
 TEXTS = ["a witty film", "the food was cold , and the service worse"]
@@ -83,14 +83,18 @@ def test_every_family_loads_in_a_process_without_the_package(tiny_backbone: Tiny
 def test_the_code_beside_the_weights_is_whole_and_flat(tiny_backbone: TinyBackbone, tmp_path: Path) -> None:
     build("bert", tiny_backbone, tmp_path)
     names = {path.stem for path in tmp_path.glob("*.py")}
-    assert {entry.split(".")[0] for entry in AUTO_MAP.values()} <= names
+    assert {entry.split(".")[0] for entry in auto_map(CRForSequenceClassification).values()} <= names
     for path in tmp_path.glob("*.py"):
         text = path.read_text(encoding="utf-8")
         imported = {line.split()[1] for line in text.splitlines() if line.lstrip().startswith("from .")}
         assert {name.removeprefix(".") for name in imported} <= names
         assert "import cr_hf" not in text
         assert "from cr_hf" not in text
-    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["auto_map"] == AUTO_MAP
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["auto_map"] == {
+        "AutoConfig": "configuration_cr.CRConfig",
+        "AutoModel": "backbone_model.CRModel",
+        "AutoModelForSequenceClassification": "modeling_cr.CRForSequenceClassification",
+    }
 
 
 def test_a_checkpoint_with_code_uses_the_installed_package_here(tiny_backbone: TinyBackbone, tmp_path: Path) -> None:

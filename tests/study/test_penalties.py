@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cr_hf.modeling.configuration_cr import CRConfig
-from cr_hf.modeling.modeling_cr import CRHead
+from cr_hf.modeling.head import CRHead
 from cr_hf.modeling.objectives import task_loss
 from cr_hf.study.penalties import PENALTIES, JacobianGroup
 from cr_hf.training.arguments import CRTrainingArguments

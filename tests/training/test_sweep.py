@@ -15,8 +15,9 @@ from transformers import get_scheduler
 
 from cr_hf.errors import DataError
 from cr_hf.modeling.configuration_cr import CRConfig
-from cr_hf.modeling.modeling_cr import CRForFeatureClassification, CRHead
+from cr_hf.modeling.head import CRHead
 from cr_hf.modeling.objectives import task_loss
+from cr_hf.modeling.pretrained import CRForFeatureClassification
 from cr_hf.training.arguments import CRTrainingArguments
 from cr_hf.training.sweep import HeadResult, predict_heads, train_heads
 from cr_hf.training.sweep_head import SweepHead
