@@ -48,7 +48,6 @@ class Arms:
 
 REGIMES = {
     "sst5_finetune": Arms("sst5_finetune", "sst5", FINETUNE, AGAINST_LINEAR),
-    "sst5_lora": Arms("sst5_lora", "sst5", ("backbone=offline",), AGAINST_LINEAR),
     "yelp_static": Arms("yelp_full", "yelp5", (), OBJECTIVES),
     "yelp_static_pool": Arms("yelp_full", "yelp5", POOL, OBJECTIVES),
     "yelp_minilm": Arms("yelp_minilm", "yelp5", ("backbone=offline",), OBJECTIVES),
