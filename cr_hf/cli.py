@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 from . import __version__
 from .console import (
     check_output,
+    check_page,
     check_plot,
     numbers,
     print_diagnostics,
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 Rows = Annotated[
     list[str] | None,
     typer.Argument(help="Texts, or .txt, .csv, .tsv, .jsonl, ... files; and how to read them: data.text_column=body."),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key=value, such as learning_rate=1e-3; `cr-hf keys` lists them.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and the answer.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show what transformers and other libraries say, too.")]
@@ -70,9 +73,7 @@ def train(
     recipe: Annotated[
         Path, typer.Argument(help="A YAML file, such as recipes/sst5_frozen.yaml; or your rows, such as my.csv.")
     ],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value, such as learning_rate=1e-3; `cr-hf keys` lists them.")
-    ] = None,
+    overrides: Overrides = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in output_dir.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run in output_dir.")] = False,
     num_processes: Annotated[
@@ -110,9 +111,7 @@ def new(
     """Look at your rows, say what was understood, and write a recipe for them."""
     target = output or Path(f"{rows.resolve().name.split('.')[0]}.yaml")
     check_output(target, overwrite, [str(rows)])
-    from .progress import set_verbosity
-
-    set_verbosity()
+    _speak()
     from .runs import new_recipe
 
     for line in new_recipe(rows, target):
@@ -139,12 +138,14 @@ def evaluate(
     check_output(output, overwrite)
     kinds = [kind.strip() for kind in perturb.split(",") if kind.strip()]
     check_plot(plot, overwrite, kinds)
-    from .progress import set_verbosity
+    from .runs import Run, data_overrides
 
-    set_verbosity(quiet, verbose)
-    from .runs import data_overrides, evaluate_run
+    data = data_overrides(overrides or [])
+    Run(run).check_data(data)
+    _speak(quiet, verbose)
+    from .runs import evaluate_run
 
-    metrics = evaluate_run(run, split, data_overrides(overrides or []), kinds, seed)
+    metrics = evaluate_run(run, split, data, kinds, seed)
     if as_json:
         print_json(metrics)
     else:
@@ -162,9 +163,7 @@ def evaluate(
 def predict(
     run: Annotated[Path, typer.Argument(help="A finished run directory.")],
     texts: Rows = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Write to this .jsonl or .csv file, with the rows' own columns.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option(help="A .jsonl or .csv to write, with the rows' own columns.")] = None,
     overwrite: Overwrite = False,
     csv_safe: Annotated[
         bool, typer.Option("--csv-safe", help="Put ' before cells that a spreadsheet would take for formulas.")
@@ -182,13 +181,14 @@ def predict(
     if csv_safe and (output is None or output.suffix != ".csv"):
         raise DataError("--csv-safe is for a file: give --output with a name that ends in .csv")
     check_output(output, overwrite, texts or [])
-    from .progress import set_verbosity
-
-    set_verbosity(quiet, verbose)
-    from .runs import Run, predict_run
+    from .runs import Run
 
     source, overrides = split_overrides(texts or [])
     found = Run(run)
+    found.check_inputs(source, overrides)
+    _speak(quiet, verbose)
+    from .runs import predict_run
+
     given = standard_input() if found.kind == "texts" and source in ([], ["-"]) else source
     write_predictions(predict_run(found, given, overrides, radius), found.task, output, csv_safe, as_json)
 
@@ -220,7 +220,7 @@ def cache_clear() -> None:
 @app.command()
 def study(
     recipe: Annotated[Path, typer.Argument(help="A YAML file of a frozen regime.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as backbone=offline.")] = None,
+    overrides: Overrides = None,
     heads: Annotated[str, typer.Option(help="Names with commas between.")] = HEADS,
     fractions: Annotated[str | None, typer.Option(help="Of the training rows; 0.05,1 by default.")] = None,
     shots: Annotated[
@@ -285,23 +285,21 @@ def diagnose(
 ) -> None:
     """Show how sensitive and how calibrated a run is, and whether new texts, without labels, look usual to it."""
     check_output(output, overwrite, texts or [])
-    check_output(html, overwrite, texts or [], option="--html")
-    if html is not None and not texts:
-        raise DataError(f"--html {html}: give the texts whose tokens are to be shown")
-    if html is not None and importlib.util.find_spec("jinja2") is None:
-        raise DataError("--html needs jinja2: pip install 'cr-hf[report]'")
-    if texts:
-        from .progress import set_verbosity
+    check_page(html, overwrite, texts or [])
+    from .runs import Run
 
-        set_verbosity(quiet, verbose)
-    from .runs import Run, comparison_lines, diagnose_run, sensitivity_verdict
-
+    source, overrides = split_overrides(texts or [])
     found = Run(run)
+    if texts:
+        found.check_inputs(source, overrides)
+        _speak(quiet, verbose)
+    from .runs import comparison_lines, diagnose_run, sensitivity_verdict
+
     columns, kept = dict(found.reference["splits"]), dict(found.reference)
     lines = sensitivity_verdict(found.reference)
     if texts:
         what = "rows" if found.kind == "table" else "texts"
-        new = diagnose_run(found, *split_overrides(texts), html)
+        new = diagnose_run(found, source, overrides, html)
         columns[f"new {what}"] = kept[f"new_{what}"] = new
         lines = comparison_lines(new, what)
     if as_json:
@@ -314,9 +312,7 @@ def diagnose(
 
 @app.command()
 def keys(
-    words: Annotated[
-        list[str] | None, typer.Argument(help="Only keys in whose name one of these words stands.")
-    ] = None,
+    words: Annotated[list[str] | None, typer.Argument(help="Only keys whose name has one of these words.")] = None,
 ) -> None:
     """List the keys of a recipe with their defaults and meanings; each can be given as key=value, too."""
     from .runs import recipe_keys
@@ -328,9 +324,7 @@ def keys(
 def publish(
     run: Annotated[Path, typer.Argument(help="A finished run directory.")],
     repo: Annotated[str, typer.Argument(help="namespace/name on the Hub.")],
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Write it to a folder, check it, upload nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write and check a folder, upload nothing.")] = False,
     folder: Annotated[
         Path | None, typer.Option(help="Of --dry-run; published/NAME beside the run by default.")
     ] = None,
@@ -355,13 +349,18 @@ def publish(
     typer.echo(f"{news}: {repo} at commit {done.commit[:12]}{f', tag {tag}' if tag else ''}; downloaded and verified.")
 
 
+def _speak(quiet: bool = False, verbose: bool = False) -> None:
+    from .progress import set_verbosity  # imports transformers: what can be refused has been
+
+    set_verbosity(quiet, verbose)
+
+
 def _checked(recipe: Path, overrides: list[str] | None) -> Recipe:
-    """A recipe, and the files that it names, as far as they can be checked before seconds of importing."""
-    from .data import check_files
+    """A recipe, checked with the files that it names as far as that goes before seconds of importing."""
     from .runs import load_recipe
 
     checked = load_recipe(recipe, overrides)
-    check_files(checked.data, checked.kind == "table")
+    checked.check_data()
     return checked
 
 

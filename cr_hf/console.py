@@ -65,6 +65,17 @@ def check_plot(plot: Path | None, overwrite: bool, kinds: list[str]) -> None:
         raise DataError("--plot needs matplotlib: pip install 'cr-hf[report]'")
 
 
+def check_page(page: Path | None, overwrite: bool, texts: list[str]) -> None:
+    """Refuse, before any work, a page of token sensitivities that could not be written."""
+    check_output(page, overwrite, texts, option="--html")
+    if page is None:
+        return
+    if not texts:
+        raise DataError(f"--html {page}: give the texts whose tokens are to be shown")
+    if importlib.util.find_spec("jinja2") is None:
+        raise DataError("--html needs jinja2: pip install 'cr-hf[report]'")
+
+
 def numbers(option: str, given: str, kind: Callable[[str], Number], example: str) -> list[Number]:
     """The value of an option that is numbers with commas between."""
     try:

@@ -93,10 +93,34 @@ MISTAKES = {
         ["train", "table.yaml", "data.train_file=rows.csv", "data.feature_columns=[y]"],
         "rows.csv: no column 'y'",
     ),
+    **{f"{command}, no run": ([command, "none", "a text"], "none is no run") for command in ("predict", "diagnose")},
+    **{f"{command}, no such file": ([command, "run", "a.cvs"], "a.cvs") for command in ("predict", "diagnose")},
+    "predict, a missing file": (["predict", "run", "row.csv"], "no such file (did you mean 'rows.csv'?)"),
+    "predict, a file and a text": (["predict", "run", "rows.csv", "good"], "'good' is a text"),
+    "predict, a missing column": (["predict", "run", "rows.jsonl"], "no column 'body'"),
+    "predict, a column": (["predict", "run", "rows.csv", "data.text_column=bodi"], "no column 'bodi'"),
+    "predict, a key of the data": (["predict", "run", "rows.csv", "data.txt_column=x"], "'data.txt_column'"),
+    "diagnose, a key of the data": (["diagnose", "run", "rows.csv", "data.txt_column=x"], "'data.txt_column'"),
+    "predict, a missing table": (["predict", "numbers", "none.npz"], "none.npz: no such file"),
+    "predict, two tables": (["predict", "numbers", "rows.csv", "rows.csv"], "give one file"),
+    "predict, a table without a column": (["predict", "numbers", "rows.csv"], "no column 'height'"),
+    "evaluate, no run": (["evaluate", "none"], "none is no run"),
+    "evaluate, a missing file": (["evaluate", "run", "data.test_file=row.csv"], "no such file"),
+    "evaluate, a key of the data": (["evaluate", "run", "data.tst_file=rows.csv"], "'data.test_file'"),
+    "evaluate, another key": (["evaluate", "run", "learning_rate=1"], "only data.* can be changed"),
+    "evaluate, a column": (["evaluate", "run", "data.label_column=y"], "no column 'y'"),
 }
 
 
 def test_mistakes_in_recipes_and_files_are_answered_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    results = {"data": {"understood": {"reading": {"text_column": "body"}}}}
+    for name, keys in (("run", {"backbone": "static"}), ("numbers", {"backbone": "none"})):
+        (tmp_path / name).mkdir()
+        recipe = {**keys, "data": {"train_file": "rows.csv"}, "output_dir": name}
+        (tmp_path / name / "recipe.yaml").write_text(json.dumps(recipe))
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+    schema = {"columns": ["height"], "label_column": "label", "width": 2}
+    (tmp_path / "numbers" / "table.json").write_text(json.dumps(schema))
     (tmp_path / "rows.csv").write_text("body,label\na b,1\n")
     (tmp_path / "table.yaml").write_text("backbone: none\n")
     (tmp_path / "rows.jsonl").write_text('{"text": "a b", "label": "1"}\n')

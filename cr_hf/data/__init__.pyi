@@ -11,6 +11,7 @@ from .parts import held_out_rows as held_out_rows
 from .parts import label_names_of as label_names_of
 from .parts import stratified_order as stratified_order
 from .paths import check_files as check_files
+from .paths import check_inputs as check_inputs
 from .paths import split_named as split_named
 from .sources import Row as Row
 from .splits import RowSplits as RowSplits

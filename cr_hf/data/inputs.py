@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,13 +11,12 @@ from transformers.utils import logging
 
 from ..errors import DataError
 from .config import DataConfig
+from .paths import INPUT_TYPES, input_paths
 from .sources import Row, Source, file_source, read_sources
-from .texts import TABLE_TYPES, Records, check_file, check_line, file_type, read_lines
+from .texts import Records, check_file, check_line, file_type, read_lines
 
 logger = logging.get_logger(__name__)
 
-FILE_NAME = re.compile(rf"\S+({'|'.join(map(re.escape, ('.txt', *TABLE_TYPES)))})(\.gz)?|[a-zA-Z][\w+.-]+://\S+")
-LONGEST_PATH = 4096
 LINES, TEXTS = "standard input", "the texts given"
 
 
@@ -46,25 +42,14 @@ def read_inputs(source: str | Path | Sequence[str] | Iterable[str], config: Data
         return _rows([_file(Path(source).expanduser(), config)])
     if not isinstance(source, list | tuple):
         return _rows([_singles(LINES, partial(_numbered, _checked(source, config.encoding)), config)])
-    named = [text for text in source if _looks_like_a_file(text)]
-    if not named:
+    paths = input_paths(source)
+    if not paths:
         return _rows([_singles(TEXTS, partial(_numbered, source, "text"), config)])
-    if len(named) < len(source):
-        other = next(text for text in source if text not in named)
-        raise DataError(f"{named[0]!r} is a file and {other[:50]!r} is a text: give files or texts")
-    paths = [Path(path).expanduser() for name in named for path in (sorted(glob.glob(name)) or [name])]
     return _rows([_file(path, config) for path in paths])
 
 
-def _looks_like_a_file(text: str) -> bool:
-    """Whether something given is a path or a URL, which is never classified as a text."""
-    if FILE_NAME.fullmatch(text) is not None:
-        return True
-    return 0 < len(text) < LONGEST_PATH and "\0" not in text and os.path.exists(os.path.expanduser(text))
-
-
 def _file(path: Path, config: DataConfig) -> tuple[Source, DataConfig]:
-    check_file(path, (".txt", *TABLE_TYPES))
+    check_file(path, INPUT_TYPES)
     if file_type(path) != ".txt":
         return file_source(path, config), config
     return _singles(str(path), lambda: _numbered(read_lines(path, config)), config)

@@ -6,18 +6,25 @@ Nothing heavy is imported here: a missing file or column is refused at once.
 from __future__ import annotations
 
 import glob
+import itertools
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import DataError, nearest
 from .config import DataConfig, find_columns
-from .table_schema import read_header, schema_of_columns
+from .table_schema import TableSchema, column_positions, read_header, schema_of_columns
 from .texts import TABLE_TYPES, check_exists, check_file, file_type, read_records
 
 SPLIT_WORDS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev")}
 SPLIT_WORDS["test"] = ("test", "testing", "eval", "evaluation")
 NOT_A_SPLIT = {"phrases", "pool", "unlabeled", "unlabelled", "unsupervised"}
+INPUT_TYPES = (".txt", *TABLE_TYPES)
+NOT_READ = (".cvs", ".xls", ".xlsx", ".ods", ".zip", ".xz", ".bz2", ".zst", ".7z", ".arrow", ".feather", ".pdf")
+_TYPES = "|".join(map(re.escape, (*INPUT_TYPES, *NOT_READ)))
+FILE_NAME = re.compile(rf"\S+({_TYPES})(\.gz)?|[a-zA-Z][\w+.-]+://\S+")
+LONGEST_PATH = 4096
 SHARD = re.compile(r"-\d+-of-\d+$")
 
 
@@ -38,10 +45,47 @@ def check_files(config: DataConfig, is_table: bool = False) -> None:
                 schema_of_columns(read_header(path, config)[0], path, config)
             continue
         check_file(path)
-        # JSON that is one value has to be read whole.
-        for _, record in [] if file_type(path) == ".json" else read_records(path, config):
-            find_columns(list(record), config, str(path))
-            break
+        _check_columns(path, config, labelled=True)
+
+
+def check_inputs(source: Sequence[str], config: DataConfig, schema: TableSchema | None) -> None:
+    """The same for what is given to be predicted: texts or files, for the run of a table (`schema`) one file."""
+    for path in input_paths(source) if schema is None else map(Path, source):
+        if schema is not None:
+            check_exists(path)
+            if file_type(path) in (".csv", ".tsv"):
+                column_positions(read_header(path, config)[0], schema, path)
+            continue
+        check_file(path, INPUT_TYPES)
+        if file_type(path) in TABLE_TYPES:
+            _check_columns(path, config, labelled=False)
+
+
+def _check_columns(path: Path, config: DataConfig, labelled: bool) -> None:
+    if file_type(path) == ".json":
+        return  # JSON that is one value has to be read whole
+    for _, record in itertools.islice(read_records(path, config), 1):
+        find_columns(list(record), config, str(path), labelled)
+
+
+def input_paths(source: Sequence[str]) -> list[Path]:
+    """The files that are named, in their order; none if texts were given.
+
+    Raises:
+        DataError: if there are both.
+    """
+    named = [text for text in source if _looks_like_a_file(text)]
+    if named and len(named) < len(source):
+        other = next(text for text in source if text not in named)
+        raise DataError(f"{named[0]!r} is a file and {other[:50]!r} is a text: give files or texts")
+    return [Path(path).expanduser() for name in named for path in (sorted(glob.glob(name)) or [name])]
+
+
+def _looks_like_a_file(text: str) -> bool:
+    """Whether something given is a path or a URL, which is never classified as a text."""
+    if FILE_NAME.fullmatch(text) is not None:
+        return True
+    return 0 < len(text) < LONGEST_PATH and "\0" not in text and os.path.exists(os.path.expanduser(text))
 
 
 def split_paths(config: DataConfig) -> dict[str, list[Path]]:

@@ -59,3 +59,23 @@ def schema_of_columns(columns: list[str], path: Path, config: DataConfig, has_la
         if name not in features:
             raise DataError(f"data.missing_columns: {name!r}{nearest(name, features)} is no feature of {path}")
     return TableSchema(features, label, len(columns))
+
+
+def column_positions(columns: list[str], schema: TableSchema, path: Path) -> list[int]:
+    """Where a model's features stand in a file with these columns: by name, or without names by position.
+
+    Raises:
+        DataError: naming the file and the column that is not there.
+    """
+    unnamed = all(name.isdigit() for name in [*schema.columns, *columns])
+    if unnamed and len(columns) != schema.width:
+        if len(columns) == len(schema.columns):
+            return list(range(len(columns)))
+        raise DataError(
+            f"{path}: {len(columns)} columns, but the model reads {len(schema.columns)} features out of "
+            f"{schema.width} columns: give those"
+        )
+    missing = [name for name in schema.columns if name not in columns]
+    if missing:
+        raise DataError(f"{path}: no column {missing[0]!r} among {columns[:20]}: the model needs it")
+    return [columns.index(name) for name in schema.columns]

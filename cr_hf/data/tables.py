@@ -29,7 +29,7 @@ from .labels import Classes, Seen, find_classes
 from .parts import split_off, subset
 from .paths import SPLIT_WORDS, split_paths, wanted_splits
 from .splits import RowSplits, count_rows
-from .table_schema import TableSchema, read_header, schema_of_columns
+from .table_schema import TableSchema, column_positions, read_header, schema_of_columns
 from .texts import check_exists, check_file, file_type
 from .understood import Understood
 
@@ -229,25 +229,9 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 
 
-def _positions(table: _Table, schema: TableSchema) -> list[int]:
-    """Where the features stand in a file: by name, or without names by position."""
-    unnamed = all(name.isdigit() for name in [*schema.columns, *table.columns])
-    if unnamed and len(table.columns) != schema.width:
-        if len(table.columns) == len(schema.columns):
-            return list(range(len(table.columns)))
-        raise DataError(
-            f"{table.path}: {len(table.columns)} columns, but the model reads {len(schema.columns)} features out of "
-            f"{schema.width} columns: give those"
-        )
-    missing = [name for name in schema.columns if name not in table.columns]
-    if missing:
-        raise DataError(f"{table.path}: no column {missing[0]!r} among {table.columns[:20]}: the model needs it")
-    return [table.columns.index(name) for name in schema.columns]
-
-
 def _numbers(table: _Table, schema: TableSchema, config: DataConfig) -> NDArray[np.float32]:
     """The features as float32; NaN where a value is missing, which only `missing_columns` may be."""
-    positions = _positions(table, schema)
+    positions = column_positions(table.columns, schema, table.path)
     may_miss = [name in map(column_name, config.missing_columns or schema.columns) for name in schema.columns]
     text = None if config.missing_value is None else str(config.missing_value)
     number = as_number(text or "")

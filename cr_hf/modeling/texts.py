@@ -24,7 +24,7 @@ logger = logging.get_logger(__name__)
 
 CHUNK_CHARACTERS = 1 << 20
 CHARACTERS_PER_TOKEN = 32  # a first guess: where a text has fewer tokens, more of it is read
-LONG_BLANK = 1000  # more blanks are cut to so many, if the tokenizer makes nothing of them
+LONG_RUN = 500  # more blanks, or characters of a word, are cut to so many, if the tokenizer makes nothing of the rest
 
 SECONDS, DEFAULT_SECONDS = "CR_HF_TOKENIZER_SECONDS", 120
 """Name in the environment of how long a call may take, of about `CHUNK_CHARACTERS`."""
@@ -137,12 +137,13 @@ def _cut(tokenizer: Any, text: str, number: int) -> str:
     from_end = tokenizer.truncation_side == "left"
 
     def shorter(run: re.Match[str]) -> str:
-        blanks = "".join(sorted(set(run.group())))
-        (ids,) = _call(tokenizer, [(blanks,)], number, add_special_tokens=False)["input_ids"]
-        return run.group() if ids else run.group()[:LONG_BLANK]
+        kept, rest = run.group()[:LONG_RUN], "".join(sorted(set(run.group())))
+        rows: list[tuple[str, ...]] = [(kept,), (kept + rest,)]
+        short, longer = _call(tokenizer, rows, number, add_special_tokens=False, verbose=False)["input_ids"]
+        return kept if short == longer else run.group()
 
     if len(text) > 2 * reach:
-        text = re.sub(rf"\s{{{LONG_BLANK},}}", shorter, text)
+        text = re.sub(rf"(?<!\s)\s{{{LONG_RUN},}}|(?<!\S)\S{{{LONG_RUN},}}", shorter, text)
     while len(text) > 2 * reach:
         part = text[-reach:] if from_end else text[:reach]
         (ids,) = _call(tokenizer, [(part,)], number, truncation=True, add_special_tokens=False)["input_ids"]

@@ -35,9 +35,9 @@ from .results import describe_machine as describe_machine
 from .results import describe_trainer as describe_trainer
 from .results import metric_table as metric_table
 from .results import text_probe as text_probe
+from .run import Run as Run
 from .train import train_recipe as train_recipe
 from .use import Prediction as Prediction
-from .use import Run as Run
 from .use import diagnose_run as diagnose_run
 from .use import evaluate_run as evaluate_run
 from .use import predict_run as predict_run

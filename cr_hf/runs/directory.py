@@ -16,7 +16,6 @@ import yaml
 
 from ..errors import CheckpointError, CRError, DataError, FeatureCacheError, RecipeError
 from ..files import PART, locked, read_json, write_json, write_text
-from ..training import ADAPTER, BASE
 from .recipe import Recipe, load_recipe, load_yaml
 
 RECIPE, RESULTS, PROBE, CARD = "recipe.yaml", "results.json", "probe.json", "README.md"
@@ -32,6 +31,8 @@ ERRORS = "worst_errors.jsonl"
 """Texts that were classified wrong. It stays with the run: nothing of it stands in a card or is published."""
 CHECKPOINTS, STAGED = "checkpoints", "unfinished"
 """What resuming needs; and the finished model until all of it is written."""
+ADAPTER, BASE = "adapter", "base"
+"""Folders of a run with LoRA: the adapter, and the classifier that it was trained on."""
 TOKENIZER_FILES = re.compile(
     r"(tokenizer(_config)?|special_tokens_map|added_tokens|vocab)\.json|vocab\.txt|merges\.txt|.*\.model"
     r"|chat_template\.jinja"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import yaml
 
-from ..data import SINGLE, DataConfig, is_data
+from ..data import SINGLE, DataConfig, check_files, is_data
 from ..errors import RecipeError, nearest
 from ..files import write_text
 from .draft import draft_recipe
@@ -109,6 +109,14 @@ class Recipe:
 
         is_ordered = self.model.get("objective") == "ordinal" or self.model.get("soft_labels") is not None
         return Task(str(self.model.get("problem_type") or SINGLE), is_ordered)
+
+    def check_data(self) -> None:
+        """Refuse files of rows that are missing or lack a column; what stands below the header is not read.
+
+        Raises:
+            DataError: naming the file, the column and the mend.
+        """
+        check_files(self.data, self.kind == "table")
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as its YAML file would say it, defaults of `data` left out."""

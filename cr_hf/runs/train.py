@@ -27,8 +27,6 @@ from ..features import FeatureDataset, classify_features, collate_features, enco
 from ..files import read_json, write_json, writing
 from ..modeling import CRForFeatureClassification, CRForSequenceClassification, tokenize
 from ..training import (
-    ADAPTER,
-    BASE,
     CRTrainer,
     CRTrainingArguments,
     add_lora,
@@ -42,6 +40,8 @@ from .build import build_model, check_together, recipe_lora_config, sweep_head, 
 from .choose_lambda import kept_lambda, lambda_of_run
 from .diagnose import reference_diagnostics
 from .directory import (
+    ADAPTER,
+    BASE,
     CARD,
     EVAL_RESULTS,
     LAMBDA_PICTURE,

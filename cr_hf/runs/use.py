@@ -8,136 +8,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from ..data import (
-    DataConfig,
-    Row,
-    TableSchema,
-    load_rows,
-    load_tables,
-    read_inputs,
-    read_rows,
-    split_named,
-    table_features,
-)
-from ..errors import CheckpointError, DataError
-from ..evaluation import Task, certified_shares, check_kinds, text_robustness, write_strips
+from ..data import DataConfig, Row, load_rows, load_tables, read_inputs, split_named, table_features
+from ..errors import DataError
+from ..evaluation import certified_shares, check_kinds, text_robustness, write_strips
 from ..features import classify_features, encode_texts
-from ..files import html_table, read_json
 from ..modeling import TokenizerError, certified_radius
-from ..training import load_model
 from .diagnose import diagnose_new, diagnose_texts
-from .directory import RECIPE, RESULTS, TABLE, check_finished
-from .recipe import Kind, load_recipe
-from .results import metric_table
+from .run import Run
 
 CHUNK_ROWS, CHUNK_CHARACTERS = 4096, 1_000_000
 """Rows predicted at once: enough to sort by length, little enough to stream files of any size."""
 
 HTML_TEXTS = 50
-
-
-class Run:
-    """A finished run. Its model, tokenizer, results and schema are read on first use.
-
-    Args:
-        path: the run directory.
-
-    Raises:
-        CheckpointError: if the directory holds no finished run; later, if a file of it is damaged.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        check_finished(self.path)
-        self.recipe = load_recipe(self.path / RECIPE)
-
-    def __repr__(self) -> str:
-        return f"Run({str(self.path)!r})"
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: the metrics by split."""
-        return html_table(metric_table(self.results["metrics"]))
-
-    @property
-    def kind(self) -> Kind:
-        """What its rows are: "texts", or "table" for rows of numbers."""
-        return self.recipe.kind
-
-    @cached_property
-    def results(self) -> dict[str, Any]:
-        """What `results.json` holds."""
-        return read_json(self.path / RESULTS, "train the run again")
-
-    @cached_property
-    def _loaded(self) -> tuple[Any, Any]:
-        return load_model(self.path, is_table=self.kind == "table")
-
-    @property
-    def model(self) -> Any:
-        """The classifier."""
-        return self._loaded[0]
-
-    @property
-    def tokenizer(self) -> Any:
-        """Of the backbone; `None` for the run of a table."""
-        return self._loaded[1]
-
-    @property
-    def task(self) -> Task:
-        """What the model is asked."""
-        return Task.of(self.model.config)
-
-    @cached_property
-    def schema(self) -> TableSchema:
-        """How the run of a table reads its rows."""
-        path, mend = self.path / TABLE, "copy it again, or train it anew"
-        try:
-            return TableSchema(**read_json(path, mend))
-        except TypeError as error:
-            raise CheckpointError(f"{path} is damaged ({error}): {mend}") from error
-
-    @property
-    def reference(self) -> dict[str, Any]:
-        """What `reference_diagnostics` kept in the results.
-
-        Raises:
-            CheckpointError: if the run has none.
-        """
-        if "diagnostics" not in self.results:
-            raise CheckpointError(f"{self.path} was trained before diagnostics were kept: train it again")
-        return dict(self.results["diagnostics"])
-
-    def data(self, overrides: Mapping[str, Any] | None = None) -> DataConfig:
-        """How rows are read: as the recipe says and training settled, unless `overrides`, fields of it, say else."""
-        data = self.recipe.data
-        try:
-            settled = (self.results["data"].get("understood") or {}).get("reading", {})
-            left_open = {name: value for name, value in settled.items() if getattr(data, name) is None}
-        except (AttributeError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{self.path / RESULTS} is damaged ({error}): train the run again") from error
-        return dataclasses.replace(data, **{**left_open, **(overrides or {})})
-
-    def table_rows(
-        self, files: Sequence[str], overrides: Mapping[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], list[dict[str, Any]]]:
-        """Rows of a file for the run of a table: features, shape (rows, in_features), and the rows' own columns.
-
-        Raises:
-            DataError: unless there is one file, with the columns that the model reads.
-        """
-        if len(files) != 1:
-            raise DataError(
-                f"{self.path} is the run of a table: give one file of rows, with the columns of its training table"
-            )
-        return read_rows(Path(files[0]).expanduser(), self.data(overrides), self.schema)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,6 @@ from .arguments import check_schedule as check_schedule
 from .checkpoints import check_same_features as check_same_features
 from .checkpoints import last_complete_checkpoint as last_complete_checkpoint
 from .checkpoints import load_model as load_model
-from .lora import ADAPTER as ADAPTER
-from .lora import BASE as BASE
 from .lora import add_lora as add_lora
 from .lora import lora_config as lora_config
 from .lora import merge_lora as merge_lora

@@ -14,9 +14,6 @@ from transformers.pytorch_utils import Conv1D
 
 from ..modeling import CRForSequenceClassification
 
-ADAPTER, BASE = "adapter", "base"
-"""Folders of a run directory: the adapter, and the classifier that it was trained on."""
-
 
 def linear_layers(model: CRForSequenceClassification) -> list[str]:
     """Names, inside the backbone, of the linear layers that an adapter can be put on."""

@@ -111,6 +111,9 @@ class TestLongTexts:
             " " * 30_000 + "good film",
             "x" * 50_000 + " bad plot",
             "bad" + " \n" * 15_000 + "plot",
+            "x" * 50_000 + ",good film",
+            "bad, " + "xy1" * 20_000 + "\u4e2d plot",
+            "bad " + "\u00e9" * 20_000 + " good,good",
         ],
     )
     def test_cutting_first_gives_the_tokens_of_the_whole_text(self, text: str, side: str) -> None:
@@ -135,6 +138,9 @@ class TestLongTexts:
         sizes.clear()
         tokenize(own, [" " * 1_000_000 + "good" + "\n " * 500_000 + "film"])
         assert sum(sizes) <= 5000, "blanks without tokens are not tokenized"
+        sizes.clear()
+        tokenize(own, ["bad " + "x" * 5_000_000 + " film"])
+        assert sum(sizes) <= 5000, "nor is a word of which the tokenizer makes one unknown token"
 
     def test_what_is_no_text_is_named(self) -> None:
         own = prepare_tokenizer(build_tokenizer("bert"), 16)
