@@ -5,7 +5,7 @@ bend times the square of how far its pre-activations move. Within radius e each 
 which the bend of its unit has a closed bound. So the margin falls by at most `slope * e + bend * e**2`, and the radius
 is where that reaches the margin: the slope is the exact norm of the margin's gradient, the bend the largest eigenvalue
 of a Gram matrix, bounded from above. Where the bound that holds everywhere, the product of the layers' slopes, is the
-better one, it is taken. All in float64; the method is this package's own.
+better one, it is taken. All in float64, but the Gram matrices; the method is this package's own.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .activations import fixed_activation
 from .head import CRHead
+from .layer_jacobian import TINY, LayerJacobian
 from .layers import CRLayer
 from .objectives import ordinal_log_probabilities
 
@@ -27,13 +28,12 @@ PIECES = 32  # of all z, for the largest slopes
 FAR = (
     40.0  # beyond it fixed activations are straight lines, and a score this far from the thresholds is an outer class
 )
-CHUNK_NUMBERS = 2**20  # of the largest tensor
-EVALUATIONS, SHARPENINGS = 5, 3
-FIRST_STEP = 0.3
+CHUNK_NUMBERS = 2**22
+EVALUATIONS = 4
+FIRST_STEP, NEXT_STEP = 0.5, 0.15
 # Far above what rounding adds to sums in float64, far below what anybody reads: of slopes and bends, of derivatives.
 ROUNDING, DERIVATIVE_ROUNDING = 1e-10, 1e-14
 MODEL_ROUNDING = 64  # times the machine epsilon of the model and the size of its logits is taken from every margin
-TINY = 1e-30
 
 SILU_STEEPEST, SILU_SHARPEST = 2.399357280515467, 3.435840993535111
 TANH_SHARPEST = math.atanh(1 / math.sqrt(3))
@@ -173,7 +173,8 @@ def certified_radius(head: CRHead, features: Tensor) -> Tensor:
     if not torch.isfinite(features).all():
         raise ValueError("the features hold NaN or infinity: mend these rows or leave them out")
     certifier = _Certifier(head)
-    radii = [certifier.radii(rows) for rows in features.split(certifier.rows_at_once)]
+    with torch.autocast(features.device.type, enabled=False):
+        radii = [certifier.radii(rows) for rows in features.split(certifier.rows_at_once)]
     return torch.cat(radii) if radii else torch.zeros(0, dtype=torch.float64)
 
 
@@ -186,31 +187,27 @@ class _LayerState:
         before: the layer before, `None` for the first.
         z: pre-activations, shape (rows, units).
         slope: p'(z), shape (rows, units).
-        gram: |J J'|, shape (units, units) or (rows, units, units).
-        norms: of the rows of J, shape (units,) or (rows, units).
+        jacobian: J.
         adjoint: gradient of every margin by p(z), shape (rows, margins, units).
         reach: length of d at most, shape (rows, 1).
         bend: bound of |p(z + t) - p(z) - p'(z) t| / t**2 within reach, shape (rows, units).
         rest: bound of the rest of every z, of it `carried` from the rest of the layer before, shape (rows, units).
-        guesses: by the shape of the weights what is near the last top eigenvector, see `sharpest`.
     """
 
     layer: CRLayer
     before: _LayerState | None
     z: Tensor
     slope: Tensor
-    gram: Tensor
-    norms: Tensor
+    jacobian: LayerJacobian
     adjoint: Tensor
     reach: Tensor
     bend: Tensor
     rest: Tensor
     carried: Tensor
-    guesses: dict[str, Tensor] = field(default_factory=dict)
 
     def squares(self, weights: Tensor, purpose: str) -> Tensor:
         """A bound of the sum over units of weight times squared movement, (rows, k), of weights (rows, k, units)."""
-        moved = self.reach * self.sharpest(weights, purpose).sqrt()
+        moved = self.reach * self.jacobian.largest_square(weights, purpose).sqrt()
         if self.before is None:
             return moved.square()
         rest = (weights @ self.rest.square().unsqueeze(-1)).squeeze(-1).sqrt()
@@ -218,21 +215,6 @@ class _LayerState:
         carried = (weights @ self.carried.square().unsqueeze(-1)).squeeze(-1).sqrt()
         together = self.before.squares(columns * self.before.bend.unsqueeze(1), "after " + purpose) + carried
         return (moved + torch.minimum(rest, together)).square()
-
-    def sharpest(self, weights: Tensor, purpose: str) -> Tensor:
-        """A bound of the largest sum over units of weight * (J d)**2 over |d| <= 1, shape (rows, k).
-
-        That is the top eigenvalue of |J J'| diag(weights) at most, which no (M v) / v of a v above 0 stays below.
-        """
-        guess, repeats = self.guesses.get(purpose), 1
-        if guess is None:
-            guess, repeats = torch.ones_like(weights), SHARPENINGS
-        for _ in range(repeats):
-            moved = (weights * guess) @ self.gram
-            found = (moved / guess).amax(-1)
-            guess = (moved / moved.amax(-1, keepdim=True).clamp_min(TINY)).clamp_min(TINY)
-        self.guesses[purpose] = guess
-        return found
 
 
 class _Certifier:
@@ -242,14 +224,14 @@ class _Certifier:
         self.head = copy.deepcopy(head).double().requires_grad_(False).eval()
         self.epsilon = torch.finfo(head.readout.weight.dtype).eps
         weights = self.head.weights
-        slopes = [largest_slopes(layer) for layer in self.head.layers]
-        self.bound = 1 + ROUNDING
-        for slope, weight in zip(slopes, weights, strict=False):
-            bounded = bool(torch.isfinite(slope).all())
-            self.bound *= spectral_norm(slope[:, None] * weight) if bounded else math.inf
         # The same lengths and angles, in no more columns than there are units.
         first = weights[0]
         self.first = first if first.shape[1] <= first.shape[0] else torch.linalg.qr(first.T, mode="r").R.T
+        self.bound = 1 + ROUNDING
+        for layer, weight in zip(self.head.layers, [self.first, *weights[1:]], strict=False):
+            slope = largest_slopes(layer)
+            bounded = bool(torch.isfinite(slope).all())
+            self.bound *= spectral_norm(slope[:, None] * weight) if bounded else math.inf
         widest = max(len(weight) for weight in weights)
         self.rows_at_once = max(1, CHUNK_NUMBERS // max(widest**2, weights[-1].numel()))
 
@@ -260,14 +242,13 @@ class _Certifier:
         slopes = adjoint.norm(dim=-1) * self.bound
         everywhere = _least(margins / (slopes * (1 + ROUNDING)))
         states: list[_LayerState] = []
-        jacobian = self.first
         for layer, z, slope in zip(self.head.layers, traced.pre_activations, traced.derivatives, strict=True):
-            if states:
-                jacobian = (layer.linear.weight * states[-1].slope.unsqueeze(-2)) @ jacobian
-            gram = jacobian @ jacobian.mT
-            norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()
             before, none = states[-1] if states else None, torch.zeros_like(z)
-            states.append(_LayerState(layer, before, z, slope, gram.abs_(), norms, adjoint, none, none, none, none))
+            if before is None:
+                jacobian = LayerJacobian.of_first(self.first)
+            else:
+                jacobian = before.jacobian.after(before.slope, layer.linear.weight)
+            states.append(_LayerState(layer, before, z, slope, jacobian, adjoint, none, none, none, none))
         for index, state in reversed(list(enumerate(states))):
             state.adjoint = adjoint
             inner = adjoint * state.slope.unsqueeze(1)
@@ -276,13 +257,13 @@ class _Certifier:
         # The radius is between the two; every evaluation moves one of them.
         low, high = everywhere, _least(margins / slopes).clamp_max(1 / TINY)
         last = last_reached = None
-        distance = high
+        distance = torch.lerp(low, high, FIRST_STEP)
         for _ in range(EVALUATIONS if states else 1):
             reached = self._reached(distance, margins, slopes, states)
             low = torch.maximum(low, torch.minimum(reached, distance))
             high = torch.minimum(high, torch.maximum(reached, distance))
             # Where a line through two evaluations reaches as far as it is evaluated.
-            next_distance = torch.lerp(low, high, FIRST_STEP)
+            next_distance = torch.lerp(reached, distance, NEXT_STEP)
             if last is not None and last_reached is not None:
                 fall = (last_reached - reached) / (distance - last)
                 crossing = (reached + fall * distance) / (1 + fall)
@@ -313,7 +294,7 @@ class _Certifier:
         reach = distance.unsqueeze(-1)
         for index, state in enumerate(states):
             state.reach = reach
-            moved = reach * state.norms + state.rest
+            moved = reach * state.jacobian.norms + state.rest
             least, most = bend_range(state.layer, state.z, moved)
             lowest, highest = slope_range(state.layer, state.z - moved, state.z + moved)
             change = torch.maximum(highest - state.slope, state.slope - lowest) * moved

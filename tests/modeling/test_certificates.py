@@ -138,7 +138,8 @@ def test_radii_do_not_depend_on_the_rows_beside_or_on_the_mode() -> None:
     model.classifier.load_state_dict(head.state_dict())
     together = model.train().certified_radius(rows)
     assert model.training
-    torch.testing.assert_close(together[3:5], model.certified_radius(rows[3:5]), rtol=1e-9, atol=0)
+    # The bound holds Gram matrices in float32, whose sums are taken in another order for another number of rows.
+    torch.testing.assert_close(together[3:5], model.certified_radius(rows[3:5]), rtol=1e-7, atol=0)
     assert model.certified_radius(rows[:0]).shape == (0,)
 
 
