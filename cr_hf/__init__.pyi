@@ -2,8 +2,12 @@ from .estimator import CRClassifier as CRClassifier
 from .estimator import CRRegressor as CRRegressor
 from .modeling import CRClassifierOutput as CRClassifierOutput
 from .modeling import CRConfig as CRConfig
+from .modeling import CRForAudioClassification as CRForAudioClassification
 from .modeling import CRForFeatureClassification as CRForFeatureClassification
+from .modeling import CRForImageClassification as CRForImageClassification
+from .modeling import CRForMultipleChoice as CRForMultipleChoice
 from .modeling import CRForSequenceClassification as CRForSequenceClassification
+from .modeling import CRForTokenClassification as CRForTokenClassification
 from .modeling import CRHead as CRHead
 from .modeling import CRLayer as CRLayer
 from .modeling import StaticEmbeddingConfig as StaticEmbeddingConfig

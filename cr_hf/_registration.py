@@ -11,7 +11,10 @@ from types import ModuleType
 
 AUTO_CONFIG, AUTO_MODEL = "transformers.models.auto.configuration_auto", "transformers.models.auto.modeling_auto"
 
-ON_A_BACKBONE = ("CRModel", "CRForSequenceClassification")
+ON_A_BACKBONE = (
+    *("CRModel", "CRForSequenceClassification", "CRForTokenClassification", "CRForMultipleChoice"),
+    *("CRForImageClassification", "CRForAudioClassification"),
+)
 
 
 def _register() -> None:

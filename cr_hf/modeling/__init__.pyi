@@ -21,7 +21,11 @@ from .layers import merge_moments as merge_moments
 from .layers import to_mask as to_mask
 from .loading import backbone_path as backbone_path
 from .loading import sha256_of as sha256_of
+from .modeling_audio import CRForAudioClassification as CRForAudioClassification
+from .modeling_choice import CRForMultipleChoice as CRForMultipleChoice
 from .modeling_cr import CRForSequenceClassification as CRForSequenceClassification
+from .modeling_image import CRForImageClassification as CRForImageClassification
+from .modeling_tokens import CRForTokenClassification as CRForTokenClassification
 from .objectives import OrderedThresholds as OrderedThresholds
 from .objectives import class_losses as class_losses
 from .objectives import ordinal_log_probabilities as ordinal_log_probabilities

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -29,6 +30,9 @@ from .loading import (
 from .pretrained import CRForFeatureClassification, CRPreTrainedModel
 from .texts import Encoded
 
+# By kind of backbone, parameters that only its own pooled output or masked pretraining reads: they never get a gradient.
+UNREAD = re.compile(r"siglip2?_vision_model head\.|clip_vision_model post_layernorm\.|\S+ embeddings\.mask_token$")
+
 
 class CRBackboneModel(CRPreTrainedModel):
     """A CR head on a backbone; a subclass for each task says what the head reads and what the loss is."""
@@ -41,6 +45,7 @@ class CRBackboneModel(CRPreTrainedModel):
     auto_class: ClassVar[str]
     pipeline_tag: ClassVar[str]
     reads: ClassVar[tuple[str, ...]] = ("input_ids",)
+    config_defaults: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, config: CRConfig, backbone: PreTrainedModel | None = None) -> None:
         config.require_features()
@@ -60,6 +65,13 @@ class CRBackboneModel(CRPreTrainedModel):
         self.classifier = CRHead(config)
         self._freeze()
         self.post_init()
+
+    def _freeze(self) -> None:
+        super()._freeze()
+        kind = self.config.backbone_config.model_type
+        for name, parameter in self.backbone.named_parameters():
+            if UNREAD.match(f"{kind} {name}"):
+                parameter.requires_grad_(False)
 
     @classmethod
     def from_backbone(
@@ -97,7 +109,7 @@ class CRBackboneModel(CRPreTrainedModel):
             raise ValueError("a CR checkpoint is no backbone: name the one that it was trained on")
         if "backbone_config" in config_kwargs:
             raise ValueError("backbone_config is not a field of CRConfig to give here: it comes with the backbone")
-        config = CRConfig(backbone_config=backbone_config, **{**found, **config_kwargs})
+        config = CRConfig(backbone_config=backbone_config, **{**cls.config_defaults, **found, **config_kwargs})
         if not trust_remote_code and Path(name).is_dir():
             check_weight_files(Path(name), lambda: new_backbone(backbone_config, cls.reads))
         options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation, **hub_kwargs}
@@ -188,6 +200,21 @@ class CRBackboneModel(CRPreTrainedModel):
         trains = self._backbone_trains() or (embeds is not None and embeds.requires_grad)
         with contextlib.nullcontext() if trains else torch.no_grad():
             return self._encode(inputs, **outputs)
+
+    def _call_backbone(self, passed: dict[str, Tensor], outputs: dict[str, bool]) -> Any:
+        """Run a backbone of images or sound; `outputs` as `_encode` takes them."""
+        options = {name: True for name, wanted in outputs.items() if wanted}
+        if self.config.feature_layer_indices is not None:
+            options["output_hidden_states"] = True
+        return self.backbone(**passed, **options)
+
+    def _chosen_states(self, output: Any) -> list[Tensor]:
+        layers = self.config.feature_layer_indices
+        return [output.last_hidden_state] if layers is None else [output.hidden_states[index] for index in layers]
+
+    def _asked_for(self, output: Any, outputs: dict[str, bool]) -> tuple[Any, Any]:
+        """Hidden states and attentions, each `None` where it is not asked for."""
+        return tuple(output[name] if outputs[f"output_{name}"] else None for name in ("hidden_states", "attentions"))  # type: ignore[return-value]
 
     def _features(self, inputs: dict[str, Tensor | None], *outputs: bool | None) -> tuple[Tensor, Encoded]:
         """Pooled features, shape (batch, in_features), and what they were made of."""

@@ -303,7 +303,8 @@ class CRConfig(PreTrainedConfig):
         backbone = vars(self).get("backbone_config") if name in OF_BACKBONE else None
         if backbone is None:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(backbone.get_text_config(), name)
+        backbone = backbone.get_text_config()
+        return _width(backbone) if name == "hidden_size" else getattr(backbone, name)
 
     def _check_backbone(self) -> None:
         """Refuse what would fail, or be no number, only when a text is classified."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ class CRPreTrainedModel(PreTrainedModel):
     config_class = CRConfig
     base_model_prefix = "backbone"
     accepts_loss_kwargs = False
+    label_level: ClassVar[str] = "row"
     _keep_in_fp32_modules_strict = {"classifier"}  # noqa: RUF012
 
     @classmethod

@@ -155,7 +155,8 @@ def _features(trainer: Trainer, model: Any) -> Iterator[Tensor]:
         batches = DataLoader(share, args.per_device_eval_batch_size, collate_fn=trainer.data_collator)
     for batch in batches:
         inputs = trainer._prepare_inputs(batch)
-        yield model.get_features(**{name: value for name, value in inputs.items() if name != "labels"})
+        without = () if model.label_level == "token" else ("labels",)
+        yield model.get_features(**{name: value for name, value in inputs.items() if name not in without})
 
 
 def split_by_rate(

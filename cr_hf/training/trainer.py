@@ -142,8 +142,10 @@ class CRTrainer(ExactTrainer):
         if model is None:
             return
         self._configure_objective()
-        labels = training_labels(self.train_dataset)
-        check_labels(labels, self.train_dataset, model.config)
+        labels = None
+        if model.label_level == "row":
+            labels = training_labels(self.train_dataset)
+            check_labels(labels, self.train_dataset, model.config)
         if args.class_weights is not None:
             if labels is None or model.config.problem_type != "single_label_classification":
                 raise ValueError(
@@ -313,6 +315,8 @@ class CRTrainer(ExactTrainer):
         finally:
             hook.remove()
         rows = features[0]
+        if self._cr_model.label_level != "row":  # of tokens and choices a process has as many as it has
+            return output
         finite = bool(torch.isfinite(rows).all())
         own = input_gradient_norms(head, rows, default_output(head.config)) if finite else rows[:, 0] * torch.nan
         norms.append(self.accelerator.gather_for_metrics(own.float()))

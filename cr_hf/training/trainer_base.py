@@ -89,7 +89,7 @@ class ExactTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """The micro-batches of one optimizer step; their rows are counted to weight each by its share."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        sizes = [len(batch["labels"]) for batch in batches if "labels" in batch]
+        sizes = [_rows(batch["labels"]) for batch in batches if "labels" in batch]
         self._window_rows = sum(sizes) if sizes and len(sizes) == len(batches) else None
         if self.args.world_size > 1 and self._window_rows is not None:
             rows: Any = torch.tensor(self._window_rows, device=device, dtype=torch.float64)
@@ -102,7 +102,7 @@ class ExactTrainer(Trainer):
         self._micro_batch += 1
         if self._window_rows is None or "labels" not in inputs:
             return 1.0
-        return len(inputs["labels"]) * self.current_gradient_accumulation_steps / self._window_rows
+        return _rows(inputs["labels"]) * self.current_gradient_accumulation_steps / self._window_rows
 
     # ---- checkpoints ----
 
@@ -186,3 +186,9 @@ class ExactTrainer(Trainer):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Only `push_to_hub` publishes."""
+
+
+def _rows(labels: Tensor) -> int | Tensor:
+    """How many rows the loss of a batch is a mean of: of classes of tokens those that are not -100."""
+    is_by_token = labels.ndim == 2 and not labels.is_floating_point()
+    return (labels != -100).sum() if is_by_token else len(labels)

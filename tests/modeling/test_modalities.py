@@ -1,0 +1,265 @@
+"""Heads for images, sound, tokens and choices, on tiny backbones of every kind that is named in the docs."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from classifiers import assert_same_state
+from conftest import BACKBONES
+from torch import Tensor, nn
+from transformers import CONFIG_MAPPING, AutoModel
+
+import cr_hf
+from cr_hf import (
+    CRForAudioClassification,
+    CRForImageClassification,
+    CRForMultipleChoice,
+    CRForTokenClassification,
+)
+from cr_hf.modeling import CRModel
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+}
+TOWER = {**SIZES, "image_size": 16, "patch_size": 8}
+WAVES = {**SIZES, "conv_dim": [8, 8], "conv_kernel": [4, 4], "conv_stride": [2, 2], "num_feat_extract_layers": 2}
+WAVES |= {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "mask_time_prob": 0.0}
+WORDS = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+BOTH = {"vision_config": TOWER, "text_config": {**WORDS, "vocab_size": 9}, "projection_dim": 8}
+IMAGES: dict[str, dict[str, Any]] = {
+    "vit": TOWER,
+    "deit": TOWER,
+    "dinov2": TOWER,
+    "clip": BOTH,
+    "siglip": BOTH,
+    "clip_vision_model": TOWER,
+    "siglip_vision_model": TOWER,
+    "swin": {
+        "image_size": 16,
+        "patch_size": 4,
+        "embed_dim": 8,
+        "depths": [1, 1],
+        "num_heads": [2, 2],
+        "window_size": 2,
+    },
+    "convnext": {"hidden_sizes": [8, 8, 12, 16], "depths": [1, 1, 1, 1], "patch_size": 2},
+    "convnextv2": {"hidden_sizes": [8, 8, 12, 16], "depths": [1, 1, 1, 1], "patch_size": 2},
+    "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+}
+SOUNDS: dict[str, dict[str, Any]] = {
+    "wav2vec2": WAVES,
+    "hubert": {**WAVES, "feat_extract_norm": "layer"},
+    "wavlm": WAVES,
+    "whisper": {
+        **{"d_model": 16, "encoder_layers": 2, "decoder_layers": 1, "num_mel_bins": 8, "max_source_positions": 16},
+        **{"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16},
+        **{"vocab_size": 20, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1},
+    },
+    "audio-spectrogram-transformer": {**SIZES, "max_length": 32, "num_mel_bins": 16, "patch_size": 16},
+}
+KINDS = [*IMAGES, *SOUNDS, "tokens", "choices"]
+CLASSES = {**dict.fromkeys(IMAGES, CRForImageClassification), **dict.fromkeys(SOUNDS, CRForAudioClassification)}
+CLASSES |= {"tokens": CRForTokenClassification, "choices": CRForMultipleChoice}  # type: ignore[dict-item]
+# Where the backbone itself says that it has no attentions, or hidden states of several widths.
+MAPS = ("convnext", "convnextv2", "resnet")
+
+
+def batch_of(kind: str) -> dict[str, Tensor]:
+    """Three rows with labels; the second is the shortest where there is a mask."""
+    torch.manual_seed(0)
+    if kind in IMAGES:
+        return {"pixel_values": torch.randn(3, 3, 16, 16), "labels": torch.tensor([0, 2, 1])}
+    if kind in SOUNDS:
+        labels = {"labels": torch.tensor([0, 2, 1])}
+        if kind == "whisper":
+            return {"input_features": torch.randn(3, 8, 32), **labels}
+        if kind not in ("wav2vec2", "hubert", "wavlm"):
+            return {"input_values": torch.randn(3, 32, 16), **labels}
+        mask = torch.ones(3, 64, dtype=torch.long)
+        mask[1, 30:] = 0
+        return {"input_values": torch.randn(3, 64) * mask, "attention_mask": mask, **labels}
+    ids, mask = torch.randint(5, 60, (3, 7)), torch.ones(3, 7, dtype=torch.long)
+    mask[1, 4:] = 0
+    if kind == "tokens":
+        labels = torch.randint(0, 3, (3, 7)).masked_fill(mask == 0, -100)
+        labels[:, 0] = -100
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    pair = {"input_ids": torch.stack([ids, ids.flip(1)], 1), "attention_mask": torch.stack([mask, mask], 1)}
+    return {**pair, "labels": torch.tensor([0, 1, 1])}
+
+
+def model_on(kind: str, folder: Path, **fields: Any) -> Any:
+    torch.manual_seed(1)
+    if kind in ("tokens", "choices"):
+        config: Any = BACKBONES["bert"]()
+    else:
+        config = CONFIG_MAPPING[kind](**(IMAGES | SOUNDS)[kind])
+    AutoModel.from_config(config).save_pretrained(folder)
+    labels = {} if kind == "choices" else {"num_labels": 3}
+    return CLASSES[kind].from_backbone(str(folder), **{"hidden_sizes": [6, 5], "dropout": 0.0, **labels, **fields})
+
+
+def value_of(layer: nn.Module, hidden: Tensor) -> Tensor:
+    """The value of a layer without its derivative."""
+    found = layer(hidden)
+    return found if isinstance(found, Tensor) else found[0]
+
+
+def rows_read(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """What the head reads of a batch."""
+    without = () if model.label_level == "token" else ("labels",)
+    return model.get_features(**{name: value for name, value in batch.items() if name not in without})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_trains_saves_and_loads(kind: str, tmp_path: Path) -> None:
+    model, batch = model_on(kind, tmp_path / "backbone"), batch_of(kind)
+    output = model.train()(**batch)
+    torch.testing.assert_close(output.loss, output.task_loss + 0.02 * output.dreg.sum())
+    output.loss.backward()
+    unused = [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None]
+    assert unused == []
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    logits = model.eval()(**inputs).logits
+    assert torch.isfinite(logits).all()
+    model.save_pretrained(tmp_path / "saved")
+    for auto_class in (type(model), getattr(__import__("transformers"), model.auto_class)):
+        loaded = auto_class.from_pretrained(tmp_path / "saved")
+        assert type(loaded) is type(model)
+        assert_same_state(loaded, model)
+        assert torch.equal(loaded(**inputs).logits, logits)
+    assert type(AutoModel.from_pretrained(tmp_path / "saved")) is type(model.backbone)
+    assert model.config.hidden_size == model.config.in_features
+    assert model.main_input_name in batch
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dreg_is_the_jacobian_of_autograd_over_real_rows(kind: str, tmp_path: Path) -> None:
+    model, batch = model_on(kind, tmp_path, feature_norm="layer_norm").double(), batch_of(kind)
+    batch = {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
+    head, rows = model.classifier, rows_read(model, batch)
+    real = {"tokens": int((batch["labels"] != -100).sum()), "choices": 6}.get(kind, 3)
+    assert rows.shape == (real, model.config.in_features)
+    hidden, expected = head.feature_norm(rows), []
+    for layer in [*head.layers, head.readout]:
+        jacobians = [torch.autograd.functional.jacobian(partial(value_of, layer), row) for row in hidden.split(1)]
+        expected.append(torch.stack([jacobian.square().sum() for jacobian in jacobians]).mean())
+        hidden = value_of(layer, hidden)
+    torch.testing.assert_close(model(**batch, output_dreg=True).dreg, torch.stack(expected))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_frozen_backbone_stays_as_it_is_and_the_head_trains(kind: str, tmp_path: Path) -> None:
+    model, batch = model_on(kind, tmp_path, freeze_backbone=True), batch_of(kind)
+    model.fit_feature_norm(rows_read(model, batch))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], 0.1)
+    first = model.train()(**batch).loss
+    assert not model.backbone.training
+    first.backward()
+    optimizer.step()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.startswith("classifier.") for name in changed)
+
+
+@pytest.mark.parametrize("kind", ["vit", "dinov2", "siglip", "hubert", "whisper"])
+def test_layers_are_chosen_and_returned(kind: str, tmp_path: Path) -> None:
+    model, batch = model_on(kind, tmp_path, feature_layers="all", attn_implementation="eager"), batch_of(kind)
+    assert model.config.in_features == 3 * 16
+    output = model(**batch, output_hidden_states=True, output_attentions=True)
+    assert (len(output.hidden_states), len(output.attentions)) == (3, 2)
+    positions = output.hidden_states[0].mean(1) if "attention_mask" not in batch else None
+    if positions is not None:
+        torch.testing.assert_close(rows_read(model, batch)[:, :16], positions)
+
+
+@pytest.mark.parametrize("kind", ["hubert", "tokens", "choices"])
+def test_padding_changes_nothing(kind: str, tmp_path: Path) -> None:
+    model, batch = model_on(kind, tmp_path), batch_of(kind)
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    together = model(**inputs).logits
+    length = int(batch["attention_mask"][1].sum(-1).max())
+    row = {name: value[1:2, ..., :length] for name, value in inputs.items()}
+    alone = model(**row).logits
+    torch.testing.assert_close(together[1:2, :length] if kind == "tokens" else together[1:2], alone)
+
+
+def test_tokens_keep_their_places_under_padding_on_the_left(tmp_path: Path) -> None:
+    model, batch = model_on("tokens", tmp_path), batch_of("tokens")
+    right = model(**batch, output_dreg=True)
+    turned = {
+        name: torch.stack([row.roll(3) if at == 1 else row for at, row in enumerate(value)])
+        for name, value in batch.items()
+    }
+    left = model(**turned, output_dreg=True)
+    torch.testing.assert_close((left.loss, left.dreg), (right.loss, right.dreg))
+    torch.testing.assert_close(left.logits[1], right.logits[1].roll(3, 0))
+    plain = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    counted = batch["labels"] != -100
+    torch.testing.assert_close(right.logits[counted], plain[counted])
+
+
+def test_public_names() -> None:
+    for model_class in {*CLASSES.values()}:
+        assert getattr(cr_hf, model_class.__name__) is model_class
+    assert issubclass(CRModel, nn.Module)
+
+
+REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
+    ("vit", {}, {"pixel_values": torch.zeros(3, 16, 16)}, r"pixel_values are \(shape \(3, 16, 16\).*image processor"),
+    ("vit", {}, {"pixel_values": torch.zeros(1, 3, 16, 16, dtype=torch.uint8)}, r"uint8.*image processor"),
+    ("resnet", {"pooling": "cls"}, {}, r"pooling='cls'.*resnet gives a map.*pooling='mean'"),
+    ("whisper", {}, {"input_values": torch.zeros(1, 64), "input_features": None}, r"whisper reads input_features"),
+    ("hubert", {}, {"input_values": torch.zeros(3, 0), "attention_mask": None}, r"sound 0 .* 0 samples, too few"),
+    (
+        "hubert",
+        {},
+        {"attention_mask": torch.arange(3).unsqueeze(1).expand(3, 64).ge(1).long()},
+        r"sound 0 .* 0 samples",
+    ),
+    (
+        "tokens",
+        {},
+        {"labels": torch.zeros(3, 5, dtype=torch.long)},
+        r"labels have shape \(3, 5\), the tokens \(3, 7\)",
+    ),
+    ("tokens", {}, {"labels": torch.full((3, 7), -100)}, r"no token of the batch has a label"),
+    ("choices", {}, {"input_ids": torch.zeros(3, 7, dtype=torch.long)}, r"input_ids has shape \(3, 7\): give"),
+]
+
+
+@pytest.mark.parametrize(("kind", "fields", "changes", "message"), REFUSED)
+def test_bad_input_is_one_line(
+    kind: str, fields: dict[str, Any], changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    model = model_on(kind, tmp_path, **fields)
+    with pytest.raises(ValueError, match=message) as caught:
+        model(**{**batch_of(kind), **changes})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model_class", "kind", "fields", "message"),
+    [
+        (CRForAudioClassification, "vit", {}, "backbone of type vit reads no sound: use another one"),
+        (CRForImageClassification, "hubert", {}, "backbone of type hubert reads no images"),
+        (CRForTokenClassification, "vit", {}, "backbone of type vit reads no text"),
+        (CRForTokenClassification, "tokens", {"num_labels": 1}, "a token has one class"),
+        (CRForMultipleChoice, "choices", {"num_labels": 4}, "num_labels=4: a choice has one score"),
+        (CRForImageClassification, "swin", {"feature_layers": "all"}, "swin differ in width"),
+        (CRForImageClassification, "convnext", {"feature_layers": [-1]}, "convnext differ in width"),
+    ],
+)
+def test_a_backbone_that_does_not_fit_is_one_line(
+    model_class: Any, kind: str, fields: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    model_on(kind, tmp_path)
+    with pytest.raises(ValueError, match=message) as caught:
+        model_class.from_backbone(str(tmp_path), **fields)
+    assert "\n" not in str(caught.value)
