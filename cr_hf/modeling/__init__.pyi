@@ -3,6 +3,7 @@ from .activations import fixed_activation as fixed_activation
 from .activations import hermite_coefficients as hermite_coefficients
 from .activations import polynomial as polynomial
 from .activations import worst_squared_slopes as worst_squared_slopes
+from .backbone_model import CRBackboneModel as CRBackboneModel
 from .backbone_model import CRModel as CRModel
 from .certificates import certified_radius as certified_radius
 from .certificates import largest_slopes as largest_slopes

@@ -30,7 +30,7 @@ from .loading import (
 from .pretrained import CRForFeatureClassification, CRPreTrainedModel
 from .texts import Encoded
 
-# By kind of backbone, parameters that only its own pooled output or masked pretraining reads: they never get a gradient.
+# By kind of backbone, parameters that only its pooled output or masked pretraining reads: they never get a gradient.
 UNREAD = re.compile(r"siglip2?_vision_model head\.|clip_vision_model post_layernorm\.|\S+ embeddings\.mask_token$")
 
 

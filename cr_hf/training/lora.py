@@ -12,17 +12,20 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from ..modeling import CRForSequenceClassification
+from ..modeling import CRBackboneModel, CRForSequenceClassification
+
+# peft's classes for these read token ids; for others it has its general one.
+TASKS = {"text-classification": TaskType.SEQ_CLS, "token-classification": TaskType.TOKEN_CLS}
 
 
-def linear_layers(model: CRForSequenceClassification) -> list[str]:
+def linear_layers(model: CRBackboneModel) -> list[str]:
     """Names, inside the backbone, of the linear layers that an adapter can be put on."""
     named = model.backbone.named_modules()
     return [name for name, module in named if isinstance(module, nn.Linear | Conv1D)]
 
 
 def lora_config(
-    model: CRForSequenceClassification,
+    model: CRBackboneModel,
     r: int = 8,
     alpha: int | None = None,
     dropout: float = 0.05,
@@ -57,7 +60,7 @@ def lora_config(
             )
         chosen = chosen + found
     return LoraConfig(
-        task_type=TaskType.SEQ_CLS,
+        task_type=TASKS.get(model.pipeline_tag),
         r=r,
         lora_alpha=2 * r if alpha is None else alpha,
         lora_dropout=dropout,
@@ -66,7 +69,7 @@ def lora_config(
     )
 
 
-def add_lora(model: CRForSequenceClassification, base: str | Path, config: LoraConfig | None = None) -> PeftModel:
+def add_lora(model: CRBackboneModel, base: str | Path, config: LoraConfig | None = None) -> PeftModel:
     """Save a classifier and put adapters on it: they and the head are trainable, nothing else is.
 
     Args:
