@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from documents import PAGES, ROOT, blocks, lay_out, lines_of, run_command
 from cr_hf.runs import load_recipe
 from cr_hf.runs.recipe import DATA_FIELDS
 from cr_hf.study.arms import HEADS
+from experiments import make_results
 
 README = ROOT / "README.md"
 Desk = tuple[Path, Path, set[tuple[str, ...]]]
@@ -76,13 +75,15 @@ def test_keys_modules_and_targets_exist(page: Path) -> None:
 
 
 @pytest.mark.slow
-def test_python_of_the_readme_runs_with_the_real_encoder(tmp_path: Path) -> None:
+def test_python_of_the_readme_runs_with_the_real_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     code = next(text for kind, _, text in blocks(README) if kind == "python")
     assert code.count('DataConfig(name="embedded")') == 1
     code = code.replace('name="embedded"', 'name="embedded", max_train_samples=300')
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("['very negative' ")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, README.name, "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out.startswith("['very negative' ")
 
 
 def test_the_readme_is_one_page() -> None:
@@ -92,14 +93,7 @@ def test_the_readme_is_one_page() -> None:
 
 
 def test_tables_are_those_of_the_committed_results() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.make_results", "--check"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    make_results.main(["--check"])
 
 
 def test_every_head_of_a_study_is_named() -> None:

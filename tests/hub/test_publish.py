@@ -1,18 +1,20 @@
-"""Publishing from end to end, against a real HTTP server and the unmodified client in fresh processes."""
+"""Publishing from end to end, against a real HTTP server and the unmodified client in processes of their own."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from against_hub import Commands
+from children import Ended
 from conftest import TinyBackbone
 from hub_faults import contents
 from hub_server import File, HubServer, Repository
-from published_run import append, command_line, make_run, write
+from published_run import append, make_run, write
 
 from cr_hf.errors import PublishError
 from cr_hf.hub.export import check_folder
@@ -24,17 +26,32 @@ def run_dir(tiny_backbone: TinyBackbone, tmp_path_factory: pytest.TempPathFactor
     return make_run(tmp_path_factory.mktemp("runs") / "tiny", tiny_backbone("bert"))
 
 
-@pytest.fixture
-def server() -> Iterator[HubServer]:
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[HubServer, Commands]]:
     with HubServer() as running:
-        yield running
+        commands = Commands(running, tmp_path_factory.mktemp("home"))
+        yield running, commands
+        commands.close()
+
+
+@pytest.fixture
+def server(hub: tuple[HubServer, Commands]) -> HubServer:
+    """The Hub, with nothing on it."""
+    for state in (hub[0].repositories, hub[0].blobs, hub[0].log):
+        state.clear()
+    return hub[0]
+
+
+@pytest.fixture
+def commands(hub: tuple[HubServer, Commands]) -> Commands:
+    return hub[1]
 
 
 @pytest.mark.slow
-def test_publish_and_again_after_an_edit_on_the_web(run_dir: Path, server: HubServer, tmp_path: Path) -> None:
-    done = command_line(server, tmp_path, "publish", str(run_dir), "me/tiny", "--tag", "v1", "--private")
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "Published: me/tiny" in done.stdout
+def test_publish_and_again_after_an_edit_on_the_web(run_dir: Path, server: HubServer, commands: Commands) -> None:
+    done = commands.command_line("publish", run_dir, "me/tiny", "--tag", "v1", "--private")
+    assert done.code == 0, done.errors[-2000:]
+    assert "Published: me/tiny" in done.output
     repository = server.repositories["me/tiny"]
     assert repository.private
     assert len(repository.commits) == 2
@@ -43,8 +60,8 @@ def test_publish_and_again_after_an_edit_on_the_web(run_dir: Path, server: HubSe
     assert 'model="me/tiny"' in card
     by_hand = File((card + "\n## By hand\n").encode(), False)
     repository.add("on the web", {**repository.main.files, "README.md": by_hand, "picture.png": File(b"png", False)})
-    again = command_line(server, tmp_path, "publish", str(run_dir), "me/tiny", "--tag", "v2")
-    assert "Nothing changed" in again.stdout, again.stderr[-2000:]
+    again = commands.command_line("publish", run_dir, "me/tiny", "--tag", "v2")
+    assert "Nothing changed" in again.output, again.errors[-2000:]
     assert len(repository.commits) == 3
     assert repository.tags["v2"] == repository.main.oid
     assert "## By hand" in server.files("me/tiny")["README.md"].decode()
@@ -61,7 +78,7 @@ def test_a_dry_run_needs_no_network(run_dir: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_trainer_publishes_by_the_same_path(
-    tiny_backbone: TinyBackbone, server: HubServer, tmp_path: Path
+    tiny_backbone: TinyBackbone, server: HubServer, commands: Commands, tmp_path: Path
 ) -> None:
     script = """
 import sys
@@ -79,12 +96,8 @@ trainer.train()
 print("published", trainer.push_to_hub(tag="v1"))
 assert not trainer.push_to_hub(tag="v1").changed
 """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    environment |= {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path), "HF_TOKEN": "hf_write"}
-    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", script, str(tiny_backbone("bert")), str(tmp_path / "run")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = commands.script(script, tiny_backbone("bert"), tmp_path / "run")
+    assert done.code == 0, done.errors[-2000:]
     files = server.files("me/trained")
     assert {"README.md", "model.safetensors", "modeling_cr.py", "tokenizer.json"} <= set(files)
     assert not [name for name in files if name.endswith((".bin", ".pt"))]
@@ -113,7 +126,7 @@ AutoTokenizer.from_pretrained(sys.argv[1])
 
 @pytest.mark.slow
 def test_a_backbone_on_the_hub_is_fetched_at_its_commit_and_checked(
-    tiny_backbone: TinyBackbone, server: HubServer, tmp_path: Path
+    tiny_backbone: TinyBackbone, server: HubServer, commands: Commands, tmp_path: Path
 ) -> None:
     script = """
 import sys
@@ -131,33 +144,31 @@ model = AutoModelForSequenceClassification.from_pretrained(folder)
 print("logits", model.predict_texts(["a witty film"], AutoTokenizer.from_pretrained(folder)).tolist())
 """
 
-    def run(*arguments: str, home: str) -> Any:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-        environment |= {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / home), "HF_HUB_DISABLE_XET": "1"}
-        environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DISABLE_SAFETENSORS_CONVERSION": "1"}
-        command = [sys.executable, "-c", script, str(tmp_path / "head"), *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    def run(*arguments: str) -> Ended:
+        """With nothing fetched before."""
+        shutil.rmtree(commands.home / "hub", ignore_errors=True)
+        return commands.script(script, tmp_path / "head", *arguments)
 
     files = {name: File(data, name.endswith(".safetensors")) for name, data in contents(tiny_backbone("bert")).items()}
     server.blobs.update({file.sha256: file.content for file in files.values()})
     server.repositories["me/encoder"] = Repository()
     commit = server.repositories["me/encoder"].add("first", files)
-    first = run("make", home="maker")
-    assert first.returncode == 0, first.stderr[-2000:]
+    first = run("make")
+    assert first.code == 0, first.errors[-2000:]
     source = json.loads((tmp_path / "head" / "config.json").read_text(encoding="utf-8"))["backbone_source"]
     assert source["repo_id"] == "me/encoder"
     assert source["revision"] == commit.oid
     server.repositories["me/encoder"].add("retrained", {**files, "model.safetensors": File(b"other", True)})
-    assert run(home="stranger").stdout == first.stdout
+    assert run().output == first.output
     changed = bytearray(files["model.safetensors"].content)
     changed[-1] ^= 1
     commit.files["model.safetensors"] = File(bytes(changed), True)
     server.blobs[commit.files["model.safetensors"].sha256] = bytes(changed)
-    assert "has changed: model.safetensors is not the file" in run(home="other stranger").stderr
+    assert "has changed: model.safetensors is not the file" in run().errors
     del server.repositories["me/encoder"]
-    gone = run(home="last stranger")
-    assert gone.returncode != 0
-    assert f"the backbone me/encoder at {commit.oid} cannot be fetched" in gone.stderr
+    gone = run()
+    assert gone.code != 0
+    assert f"the backbone me/encoder at {commit.oid} cannot be fetched" in gone.errors
 
 
 # ---- nothing is deleted, nothing is done in vain ----
@@ -221,21 +232,21 @@ class TestFolders:
     ],
 )
 def test_what_the_hub_would_refuse_is_refused_before_anything_is_made(
-    arguments: list[str], token: str, message: str, run_dir: Path, server: HubServer, tmp_path: Path
+    arguments: list[str], token: str, message: str, run_dir: Path, server: HubServer, commands: Commands
 ) -> None:
-    done = command_line(server, tmp_path, "publish", str(run_dir), *arguments, token=token)
-    assert done.returncode == 2, done.stderr[-2000:]
-    assert message in done.stderr
+    done = commands.command_line("publish", run_dir, *arguments, token=token)
+    assert done.code == 2, done.errors[-2000:]
+    assert message in done.errors
     assert {route for route, _ in server.log} <= {"whoami"}
 
 
 def test_a_recipe_that_could_not_be_published_is_refused_before_training(
-    tiny_backbone: TinyBackbone, server: HubServer, tmp_path: Path
+    tiny_backbone: TinyBackbone, server: HubServer, commands: Commands, tmp_path: Path
 ) -> None:
     recipe = Path(__file__).parents[2] / "recipes" / "demo.yaml"
     arguments = [str(recipe), f"backbone={tiny_backbone('bert')}", f"output_dir={tmp_path / 'run'}"]
     arguments += ["push_to_hub=true", "hub_model_id=me/tiny", "use_cpu=true"]
-    done = command_line(server, tmp_path / "home", "train", *arguments, token="hf_read")
-    assert done.returncode == 2, done.stderr[-2000:]
-    assert "use one with write access" in done.stderr
+    done = commands.command_line("train", *arguments, token="hf_read")
+    assert done.code == 2, done.errors[-2000:]
+    assert "use one with write access" in done.errors
     assert not (tmp_path / "run").exists()

@@ -1,5 +1,6 @@
 """What a prediction must not depend on: the other rows, the padding side, autocast; and precisions side by side."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -76,17 +77,22 @@ def test_explicit_precisions_agree(dtype: torch.dtype) -> None:
 
 @pytest.mark.slow
 def test_two_processes_with_one_seed_end_with_the_same_bits(tmp_path: Path) -> None:
-    script = "import sys, hashlib; sys.path.insert(0, sys.argv[1])\n"
-    script += "from process_jobs import early_stopping_trainer\n"
-    script += "trainer = early_stopping_trainer(sys.argv[2], num_train_epochs=3); trainer.train()\n"
-    script += "values = b''.join(value.numpy().tobytes() for value in trainer.model.state_dict().values())\n"
-    script += "print(hashlib.sha256(values).hexdigest())"
-    found = []
-    for run in ("one", "two"):
-        command = [sys.executable, "-c", script, str(Path(__file__).parents[1] / "support"), str(tmp_path / run)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found.append(done.stdout.splitlines()[-1])
-    assert found[0] == found[1]
+    script = """
+import hashlib, sys, torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+from process_jobs import early_stopping_trainer
+trainer = early_stopping_trainer(sys.argv[2], num_train_epochs=3)
+trainer.train()
+values = b"".join(value.numpy().tobytes() for value in trainer.model.state_dict().values())
+print(hashlib.sha256(values).hexdigest())
+"""
+    command = [sys.executable, "-c", script, str(Path(__file__).parents[1] / "support"), str(tmp_path / "one")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    trainer = early_stopping_trainer(tmp_path / "two", num_train_epochs=3)
+    trainer.train()
+    values = b"".join(value.numpy().tobytes() for value in trainer.model.state_dict().values())
+    assert done.stdout.splitlines()[-1] == hashlib.sha256(values).hexdigest()
 
 
 def test_eight_threads_predict_what_one_predicts(tiny_backbone: TinyBackbone) -> None:

@@ -72,14 +72,14 @@ def test_a_saved_classifier_loads_where_nobody_knows_the_type(tmp_path: Path) ->
     """As remote code, in a process that cannot import the package."""
     script = """
 import json, sys
-kind, folder = sys.argv[1:]
 sys.modules["cr_hf"] = None
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
-auto = AutoModel if kind == "backbone" else AutoModelForSequenceClassification
-model = auto.from_pretrained(folder, trust_remote_code=True).eval()
-inputs = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)("good film", return_tensors="pt")
-output = model(**inputs)
-print(json.dumps((output.pooler_output if kind == "backbone" else output.logits)[0].tolist()))
+for kind, auto in (("classifier", AutoModelForSequenceClassification), ("backbone", AutoModel)):
+    folder = sys.argv[1] + "/" + kind
+    model = auto.from_pretrained(folder, trust_remote_code=True).eval()
+    inputs = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)("good film", return_tensors="pt")
+    output = model(**inputs)
+    print(json.dumps((output.pooler_output if kind == "backbone" else output.logits)[0].tolist()))
 """
     model, tokenizer = classifier()
     CRConfig.register_for_auto_class()
@@ -88,18 +88,17 @@ print(json.dumps((output.pooler_output if kind == "backbone" else output.logits)
     StaticEmbeddingModel.register_for_auto_class("AutoModel")
     inputs = tokenizer("good film", return_tensors="pt")
     try:
-        for kind, saved, expected in (
-            ("classifier", model, model(**inputs).logits),
-            ("backbone", model.backbone, model.backbone(**inputs).pooler_output),
+        for kind, saved in (("classifier", model), ("backbone", model.backbone)):
+            saved.save_pretrained(tmp_path / kind)
+            tokenizer.save_pretrained(tmp_path / kind)
+        command = [sys.executable, "-c", script, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found = [torch.tensor(json.loads(line)) for line in done.stdout.splitlines()[-2:]]
+        for logits, expected in zip(
+            found, (model(**inputs).logits, model.backbone(**inputs).pooler_output), strict=True
         ):
-            folder = tmp_path / kind
-            saved.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-            command = [sys.executable, "-c", script, kind, str(folder)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr[-3000:]
-            found = torch.tensor(json.loads(done.stdout.splitlines()[-1]))
-            torch.testing.assert_close(found, expected[0].detach())
+            torch.testing.assert_close(logits, expected[0].detach())
     finally:
         for registered in (CRConfig, CRForSequenceClassification, StaticEmbeddingConfig, StaticEmbeddingModel):
             registered._auto_class = None

@@ -1,15 +1,11 @@
-"""A finished run without its training, and `cr-hf` against a local Hub, for tests of publishing."""
+"""A finished run without its training, for tests of publishing."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from hub_server import HubServer
 from transformers import AutoTokenizer
 
 from cr_hf import CRForSequenceClassification
@@ -46,14 +42,6 @@ def make_run(folder: Path, backbone: Path) -> Path:
     (folder / "checkpoints" / "checkpoint-4").mkdir(parents=True)
     torch.save({}, folder / "checkpoints" / "checkpoint-4" / "optimizer.pt")
     return folder
-
-
-def command_line(server: HubServer, home: Path, *arguments: str, token: str = "hf_write") -> Any:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    environment |= {"HF_ENDPOINT": server.url, "HF_HOME": str(home), "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1"}
-    environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DISABLE_SAFETENSORS_CONVERSION": "1", "OMP_NUM_THREADS": "1"}
-    command = [Path(sys.executable).with_name("cr-hf"), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def write(name: str, content: str | bytes) -> Callable[[Path], None]:
