@@ -26,6 +26,7 @@ Moments: TypeAlias = tuple[int, Tensor, Tensor]
 COEFFICIENT_INITS = ("hermite", "identity")
 COEFFICIENT_NOISE = 0.01
 DEGENERATE_DEVIATION = 1e-6
+BEFORE_ALL = -(2**31)  # a position that no token has
 MASK_LEVELS = 2**16  # of dropout: what 16 random bits tell apart
 
 
@@ -171,8 +172,8 @@ def pool(hidden_state: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
         return highest.masked_fill(~attended.any(1, keepdim=True), 0)
     positions = torch.arange(attended.shape[1], device=attended.device)
     order = positions if pooling == "last" else -positions - 1
-    index = torch.where(attended, order, -attended.shape[1] - 1).argmax(1)
-    chosen = hidden_state[torch.arange(len(hidden_state), device=hidden_state.device), index]
+    index = torch.where(attended, order, BEFORE_ALL).argmax(1)
+    chosen = hidden_state[torch.arange(hidden_state.shape[0], device=hidden_state.device), index]
     return chosen.masked_fill(~attended.any(1, keepdim=True), 0)
 
 

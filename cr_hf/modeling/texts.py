@@ -229,8 +229,10 @@ def hidden_states(
     if "attention_mask" not in passed:
         passed["attention_mask"] = torch.ones(given.shape[:2], dtype=torch.long, device=given.device)
     else:
-        # Stable, so that attended tokens keep their order: (batch, length), tokens first.
-        order = passed["attention_mask"].eq(0).int().argsort(dim=1, stable=True)
+        # (batch, length), attended tokens first. No two keys of a text are equal, so that each kind keeps its order.
+        length, device = given.shape[1], given.device
+        keys = torch.arange(length, device=device), torch.arange(-length, 0, device=device)
+        order = torch.where(passed["attention_mask"].eq(0), *keys).argsort(dim=1)
         passed = {
             name: value.expand(len(order), *value.shape[1:]).gather(
                 1, order if value.ndim == 2 else order.unsqueeze(-1).expand_as(value)
