@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from . import __version__
+from .cache_commands import cache
 from .console import (
     check_output,
     check_page,
@@ -57,6 +58,9 @@ def _show_version(is_asked: bool) -> None:
     if is_asked:
         typer.echo(f"cr-hf {__version__}")
         raise typer.Exit
+
+
+app.add_typer(cache, name="cache")
 
 
 @app.callback()
@@ -193,30 +197,6 @@ def predict(
     write_predictions(predict_run(found, given, overrides, radius), found.task, output, csv_safe, as_json)
 
 
-cache = typer.Typer(help="Features kept on disk, so that every text is encoded once.", no_args_is_help=True)
-app.add_typer(cache, name="cache")
-
-
-@cache.command("list")
-def cache_list() -> None:
-    """Show what is kept: size, rows, age in days and what it is."""
-    from .features import list_caches
-
-    for entry in list_caches():
-        state = "" if entry.complete else "  (incomplete)"
-        about = f"{entry.texts:9,} rows {entry.age / 86400:6.1f} d  {entry.description}{state}"
-        typer.echo(f"{entry.size / 2**20:9.1f} MiB {about}")
-
-
-@cache.command("clear")
-def cache_clear() -> None:
-    """Remove it all; it is made again when it is needed."""
-    from .features import clear_caches
-
-    removed = clear_caches()
-    typer.echo(f"removed {len(removed)} entries, {sum(entry.size for entry in removed) / 2**20:.1f} MiB")
-
-
 @app.command()
 def study(
     recipe: Annotated[Path, typer.Argument(help="A YAML file of a frozen regime.")],
@@ -347,6 +327,23 @@ def publish(
     done = hub.publish_run(run, repo, private=private, tag=tag, head_only=head_only, license=license)
     news = "Published" if done.changed else "Nothing changed"
     typer.echo(f"{news}: {repo} at commit {done.commit[:12]}{f', tag {tag}' if tag else ''}; downloaded and verified.")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A finished run directory.")],
+    format: Annotated[str, typer.Option(help="onnx (for onnxruntime, OpenVINO, browsers) or torch-export.")] = "onnx",
+    output: Annotated[Path | None, typer.Option(help="A new folder; exported/NAME beside the run by default.")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Also weights of 8 bits, measured on validation rows.")] = False,
+) -> None:
+    """Write a finished run as one graph, from token ids (or the columns of a table) to logits, for other runtimes."""
+    _speak()
+    from .hub import export_graph
+
+    target = output or run.parent / "exported" / run.name
+    found = export_graph(run, target, format, int8)
+    measured = "".join(f"; {name} {value:.4f}" for name, value in found.items() if name != "difference")
+    typer.echo(f"Checked: logits within {found['difference']:.1g} of the model's{measured}. In {target}.")
 
 
 def _speak(quiet: bool = False, verbose: bool = False) -> None:

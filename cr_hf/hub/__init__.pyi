@@ -1,4 +1,5 @@
 from .card import write_card as write_card
+from .graph import export_graph as export_graph
 from .publish import dry_run as dry_run
 from .publish import publish_run as publish_run
 from .publish import publish_trainer as publish_trainer

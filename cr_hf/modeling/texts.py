@@ -234,7 +234,7 @@ def hidden_states(
         keys = torch.arange(length, device=device), torch.arange(-length, 0, device=device)
         order = torch.where(passed["attention_mask"].eq(0), *keys).argsort(dim=1)
         passed = {
-            name: value.expand(len(order), *value.shape[1:]).gather(
+            name: value.expand(order.shape[0], *value.shape[1:]).gather(
                 1, order if value.ndim == 2 else order.unsqueeze(-1).expand_as(value)
             )
             for name, value in passed.items()

@@ -30,6 +30,7 @@ from .recipe import load_recipe as load_recipe
 from .recipe import override_recipe as override_recipe
 from .recipe import read_recipe as read_recipe
 from .recipe import recipe_keys as recipe_keys
+from .results import PROBE_TEXTS as PROBE_TEXTS
 from .results import describe_data as describe_data
 from .results import describe_machine as describe_machine
 from .results import describe_trainer as describe_trainer

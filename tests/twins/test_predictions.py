@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from children import run_command
@@ -12,6 +13,7 @@ from conftest import TinyBackbone
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from cr_hf.features import classify_features, encode_texts
+from cr_hf.hub import export_graph
 from cr_hf.modeling import CRConfig, CRForFeatureClassification, CRForSequenceClassification
 from cr_hf.runs.recipe import load_recipe
 from cr_hf.runs.train import train_recipe
@@ -41,6 +43,21 @@ def run(request: Any, tiny_backbone: TinyBackbone, tmp_path_factory: pytest.Temp
     more += ["hidden_sizes=[8]", "num_train_epochs=2", "use_cpu=true", f"output_dir={folder / 'run'}"]
     recipe = load_recipe(RECIPE, more)
     return train_recipe(recipe), has_pairs
+
+
+@pytest.mark.slow
+def test_the_exported_graph_gives_the_same_probabilities(run: tuple[Path, bool], tmp_path: Path) -> None:
+    folder, has_pairs = run
+    columns = [list(column) for column in zip(*TEXTS.values(), strict=True)][: 1 + has_pairs]
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    expected = model.predict_texts(columns[0], AutoTokenizer.from_pretrained(folder), *columns[1:]).softmax(-1)
+    export_graph(folder, tmp_path / "graph")
+    session = onnxruntime.InferenceSession(tmp_path / "graph" / "onnx" / "model.onnx")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "graph")
+    for rows in (slice(None), slice(1), slice(2, 3)):
+        encoded = tokenizer(*[column[rows] for column in columns], padding=True, truncation=True, return_tensors="np")
+        logits = session.run(None, {given.name: encoded[given.name] for given in session.get_inputs()})[0]
+        torch.testing.assert_close(torch.tensor(logits).softmax(-1), expected[rows], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("side", SIDES)
