@@ -48,7 +48,7 @@ def test_a_graph_of_texts_and_one_of_eight_bits(runs: dict[str, Path], tmp_path:
             logits = session.run(None, {given.name: encoded[given.name] for given in session.get_inputs()})[0]
             np.testing.assert_allclose(logits, expected[: len(texts)], rtol=tolerance, atol=tolerance)
     config = json.loads((folder / "config.json").read_text())
-    assert list(config["id2label"].values()) == list(run.model.config.label2id)
+    assert {int(number): name for number, name in config["id2label"].items()} == run.model.config.id2label
 
 
 @pytest.mark.parametrize("format", ["onnx", "torch-export"])
