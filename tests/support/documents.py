@@ -63,7 +63,7 @@ def run_command(words: list[str], backbone: Path, monkeypatch: pytest.MonkeyPatc
         else:
             words += ["--heads", "linear,cr", "--seeds", "2", "--search-seeds", "2"]
             words += [] if "--shots" in words else ["--fractions", "1"]
-    if words[1] == "new" or ({"--output", "--plot", "--html"} & {*words} and words[1] != "study"):
+    if words[1] == "new" or ({"--output", "--plot", "--html"} & {*words} and words[1] not in ("study", "export")):
         words.append("--overwrite")
     words = [word for word in words if word != "--head-only"]  # nobody else could get the tiny backbone
     monkeypatch.setattr(sys, "argv", words)
