@@ -1,4 +1,4 @@
-"""Offline `evaluate` metrics; `tasks.py` says which of them a task has.
+"""Offline `evaluate` metrics; `METRICS` are those of a task with one class a row.
 
 `evaluate.load` fetches a script from the Hub, so the classes stand here. They keep their rows in memory and write no
 file.
@@ -22,6 +22,10 @@ class _OfflineMetric(evaluate.Metric):
     """A metric that needs neither network nor cache folder. Its docstring is its description, its `key` its result."""
 
     key: str
+    more_is_better = True
+    needs_order = False
+    reads = "top class"
+    """Its predictions: the top class, the median class, or log-probabilities of shape (rows, num_labels)."""
     prediction_feature: Any = datasets.Value("int64")
     score: Callable[[NDArray[Any], NDArray[Any]], float]
 
@@ -46,8 +50,8 @@ class _OfflineMetric(evaluate.Metric):
 
 
 class _ProbabilityMetric(_OfflineMetric):
-    """A metric of class log-probabilities: `predictions` has shape (rows, num_labels)."""
-
+    more_is_better = False
+    reads = "log-probabilities"
     prediction_feature = datasets.List(datasets.Value("float64"))
 
 
@@ -80,6 +84,9 @@ class MeanAbsoluteError(_OfflineMetric):
     """Mean distance between predicted and reference class, in classes."""
 
     key = "mean_absolute_error"
+    more_is_better = False
+    needs_order = True
+    reads = "median class"
 
     @staticmethod
     def score(predictions: NDArray[Any], references: NDArray[Any]) -> float:
@@ -94,6 +101,7 @@ class QuadraticWeightedKappa(_OfflineMetric):
     """
 
     key = "quadratic_weighted_kappa"
+    needs_order = True
 
     @staticmethod
     def score(predictions: NDArray[Any], references: NDArray[Any]) -> float:
@@ -127,6 +135,18 @@ class NegativeLogLikelihood(_ProbabilityMetric):
     def score(predictions: NDArray[Any], references: NDArray[Any]) -> float:
         """From log-probabilities of shape (rows, num_labels) and class indices of shape (rows,)."""
         return float(-np.take_along_axis(predictions, references[:, None], axis=-1).mean())
+
+
+METRICS = (
+    *(Accuracy, MacroF1, MeanAbsoluteError, QuadraticWeightedKappa),
+    *(ExpectedCalibrationError, NegativeLogLikelihood),
+)
+"""In the order in which a table shows them."""
+
+
+def classification_metrics(ordered: bool) -> list[type[_OfflineMetric]]:
+    """Those of `METRICS` that a task has whose classes are ordered, or are not."""
+    return [metric for metric in METRICS if ordered or not metric.needs_order]
 
 
 def _confusion(predictions: NDArray[Any], references: NDArray[Any]) -> NDArray[np.float64]:
@@ -170,15 +190,14 @@ def compute_classification_metrics(logits: ArrayLike, labels: ArrayLike, ordered
     """
     scores, references = _checked(logits, labels)
     log_probabilities = scipy.special.log_softmax(scores, axis=-1)
-    top = scores.argmax(-1)
-    plan: list[tuple[type[_OfflineMetric], NDArray[Any]]] = [(Accuracy, top), (MacroF1, top)]
-    if ordered:
-        plan += [(MeanAbsoluteError, median_class(np.exp(log_probabilities))), (QuadraticWeightedKappa, top)]
-    plan += [(ExpectedCalibrationError, log_probabilities), (NegativeLogLikelihood, log_probabilities)]
-    results: dict[str, float] = {}
-    for metric, predictions in plan:
-        results |= metric().compute(predictions=predictions, references=references)
-    return results
+    predictions: dict[str, NDArray[Any]] = {
+        "top class": scores.argmax(-1),
+        "median class": median_class(np.exp(log_probabilities)),
+        "log-probabilities": log_probabilities,
+    }
+    # By `score` and not by `compute`, which would copy every row into Arrow and back.
+    chosen = classification_metrics(ordered)
+    return {metric.key: metric.score(predictions[metric.reads], references) for metric in chosen}
 
 
 def median_class(probabilities: NDArray[np.float64]) -> NDArray[np.int64]:

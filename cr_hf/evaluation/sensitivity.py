@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -126,28 +126,21 @@ def tail_ratios(norms: NDArray[np.float64], axis: int = -1) -> Any:
     return np.quantile(norms, 0.99, axis=axis) / np.maximum(norms.mean(axis=axis), TINY)
 
 
-def gradient_intervals(norms: ArrayLike) -> dict[str, list[float]]:
-    """`tail_ratio` and `peak` of gradient norms, each [low, high]: 95 % percentile bootstrap over 1000 resamples."""
-    values = np.asarray(norms, dtype=np.float64)
-    found = {}
-    for name, statistic in (("tail_ratio", tail_ratios), ("peak", np.max)):
-        if len(values) < 2 or not np.isfinite(values).all():
-            found[name] = [float(statistic(values, axis=-1))] * 2
-        else:
-            found[name] = list(bootstrap_interval(values, 0, GRADIENT_RESAMPLES, statistic=statistic))
-    return found
-
-
 def summarise_gradients(norms: ArrayLike) -> dict[str, Any]:
-    """Mean, tail ratio and peak (largest) of gradient norms, with 95 % bootstrap intervals over rows."""
+    """Mean, tail ratio and peak (largest) of gradient norms; 95 % percentile bootstrap intervals, 1000 resamples."""
     values = np.asarray(norms, dtype=np.float64)
-    intervals = gradient_intervals(values)
+
+    def interval(statistic: Callable[..., Any]) -> list[float]:
+        if len(values) < 2 or not np.isfinite(values).all():
+            return [float(statistic(values, axis=-1))] * 2
+        return list(bootstrap_interval(values, 0, GRADIENT_RESAMPLES, statistic=statistic))
+
     return {
         "mean": float(values.mean()),
         "tail_ratio": gradient_tail_ratio(values),
-        "tail_ratio_interval": intervals["tail_ratio"],
+        "tail_ratio_interval": interval(tail_ratios),
         "peak": float(values.max()),
-        "peak_interval": intervals["peak"],
+        "peak_interval": interval(np.max),
     }
 
 

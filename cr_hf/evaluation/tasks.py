@@ -16,7 +16,12 @@ from torch import Tensor
 
 from ..data import NUMBERS, SEPARATOR, SINGLE
 from ..modeling import CRConfig
-from .metrics import compute_classification_metrics, compute_multi_label_metrics, compute_regression_metrics
+from .metrics import (
+    classification_metrics,
+    compute_classification_metrics,
+    compute_multi_label_metrics,
+    compute_regression_metrics,
+)
 from .statistics import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -65,9 +70,7 @@ class Task:
             return {"loss": False, "mean_squared_error": False, "mean_absolute_error": False, "r_squared": True}
         if not self.is_single:
             return {"loss": False, "accuracy": True, "micro_f1": True, "macro_f1": True}
-        names = {"loss": False, "accuracy": True, "macro_f1": True}
-        names |= {"expected_calibration_error": False, "negative_log_likelihood": False}
-        return names | ({"mean_absolute_error": False, "quadratic_weighted_kappa": True} if self.is_ordered else {})
+        return {"loss": False, **{one.key: one.more_is_better for one in classification_metrics(self.is_ordered)}}
 
     def compute_metrics(self, logits: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
         """Every metric of one split.

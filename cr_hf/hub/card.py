@@ -22,6 +22,7 @@ from ..runs import (
     EVAL_RESULTS,
     RESULTS,
     Answer,
+    LambdaChoice,
     beside_sentence,
     class_rows,
     confusion_rows,
@@ -123,7 +124,7 @@ def render_card(
         what=_what(results),
         backbone=_backbone(config),
         training=_training(results),
-        lambda_choice=_lambda_choice(results["lambda_choice"]) if results.get("lambda_choice") else "",
+        lambda_choice=_lambda_choice(LambdaChoice(**results["lambda_choice"])) if results.get("lambda_choice") else "",
         synthetic=results["data"]["synthetic"],
         results=_results_table(results["metrics"]),
         answer=_answer(results),
@@ -301,13 +302,13 @@ def _order(model: dict[str, Any]) -> str:
     return loss + (f", soft labels {model['soft_labels']}" if model.get("soft_labels") else "")
 
 
-def _lambda_choice(choice: dict[str, Any]) -> str:
+def _lambda_choice(choice: LambdaChoice) -> str:
     """How lambda was chosen, and the curve."""
-    curve = zip(choice["grid"], choice["accuracies"], choice["standard_errors"], strict=True)
+    curve = zip(choice.grid, choice.accuracies, choice.standard_errors, strict=True)
     return (
-        f"DREG lambda {choice['chosen']:.3g} was chosen on the validation rows by the one-standard-error rule: "
-        f"of {len(choice['grid'])} values the largest whose accuracy, the mean of {len(choice['seeds'])} seeds, is at "
-        f"most one standard error (over rows) below that of the best, {choice['best']:.3g}.\n\n"
+        f"DREG lambda {choice.chosen:.3g} was chosen on the validation rows by the one-standard-error rule: "
+        f"of {len(choice.grid)} values the largest whose accuracy, the mean of {len(choice.seeds)} seeds, is at "
+        f"most one standard error (over rows) below that of the best, {choice.best:.3g}.\n\n"
     ) + markdown_table(
         [
             ["lambda", "validation accuracy", "standard error"],

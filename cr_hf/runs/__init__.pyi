@@ -7,6 +7,7 @@ from .build import build_classifier as build_classifier
 from .build import build_model as build_model
 from .build import sweep_head as sweep_head
 from .build import training_arguments as training_arguments
+from .choose_lambda import LambdaChoice as LambdaChoice
 from .choose_lambda import choose_dreg_lambda as choose_dreg_lambda
 from .diagnose import comparison_lines as comparison_lines
 from .diagnose import diagnostic_rows as diagnostic_rows

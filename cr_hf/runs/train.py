@@ -37,7 +37,7 @@ from ..training import (
 )
 from .answer import answer
 from .build import build_model, check_together, recipe_lora_config, sweep_head, training_arguments, trains_on_features
-from .choose_lambda import kept_lambda, lambda_of_run
+from .choose_lambda import LambdaChoice, kept_lambda, lambda_of_run
 from .diagnose import reference_diagnostics
 from .directory import (
     ADAPTER,
@@ -140,7 +140,7 @@ def _write_card(run_dir: Path, folder: Path | None = None) -> None:
         from ..study import plot_lambda
 
         claim(run_dir, LAMBDA_PICTURE)
-        plot_lambda(choice, (folder or run_dir) / LAMBDA_PICTURE)
+        plot_lambda(LambdaChoice(**choice), (folder or run_dir) / LAMBDA_PICTURE)
 
 
 def _train(

@@ -8,9 +8,8 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,9 +19,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ..modeling import hermite_coefficients
+from ..runs import LambdaChoice
 from .results import Cell, Study
-
-Ends: TypeAlias = tuple[float, float, float]
 
 TEXT, GRID = "#1b1b1b", "#b4b4b4"
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", TEXT)
@@ -77,15 +75,11 @@ def draw_differences(study: Study) -> Figure:
 def draw_tail_ratio(study: Study) -> Figure:
     """Gradient tail ratio against the share of the labels, one line a head, with 95 % t intervals over seeds."""
 
-    def mean_and_ends(cell: Cell) -> Ends:
+    def mean_and_ends(cell: Cell) -> tuple[float, float, float]:
         values = cell.per_seed("gradient_tail_ratios")
         half = _t_half_width(float(values.std(ddof=1)), len(values))
         return float(values.mean()), float(values.mean()) - half, float(values.mean()) + half
 
-    return _against_share(study, "gradient_tail_ratios", mean_and_ends, "gradient tail ratio")
-
-
-def _against_share(study: Study, measure: str, mean_and_ends: Callable[[Cell], Ends], label: str) -> Figure:
     figure, (axes,) = _figure()
     fractions = np.array([float(name) for name in study.fractions])
     heads = list(study.largest)
@@ -93,7 +87,7 @@ def _against_share(study: Study, measure: str, mean_and_ends: Callable[[Cell], E
     ordered = np.sort(fractions)
     nearest = (ordered[1:] / ordered[:-1]).min() if len(ordered) > 1 else 2.0
     step = min(1.04, nearest ** (0.7 / len(heads)))
-    for head in heads_with(study, measure):
+    for head in heads_with(study, "gradient_tail_ratios"):
         number = heads.index(head)
         found = [mean_and_ends(entry.heads[head]) for entry in study.fractions.values()]
         means, lows, highs = np.array(found).T
@@ -104,7 +98,8 @@ def _against_share(study: Study, measure: str, mean_and_ends: Callable[[Cell], E
     axes.minorticks_off()
     margin = step ** (0.5 * len(heads) + 1)
     axes.set_xlim(ordered[0] / margin, ordered[-1] * margin)
-    axes.set(xlabel="labels a class" if study.is_few else "share of the training labels", ylabel=label)
+    share = "labels a class" if study.is_few else "share of the training labels"
+    axes.set(xlabel=share, ylabel="gradient tail ratio")
     return _with_legend(figure, axes)
 
 
@@ -195,19 +190,16 @@ def draw_reliability(study: Study) -> Figure:
 
 
 @matplotlib.rc_context(STYLE)
-def plot_lambda(choice: dict[str, Any], path: Path) -> None:
-    """Validation accuracy against lambda with one standard error over rows, and the lambda that was chosen.
-
-    `choice` is the `lambda_choice` of a run's `results.json`.
-    """
+def plot_lambda(choice: LambdaChoice, path: Path) -> None:
+    """Validation accuracy against lambda with one standard error over rows, and the lambda that was chosen."""
     figure, (axes,) = _figure()
-    accuracies, errors = 100 * np.array(choice["accuracies"]), 100 * np.array(choice["standard_errors"])
-    best = choice["grid"].index(choice["best"])
-    axes.errorbar(choice["grid"], accuracies, yerr=errors, capsize=2, **_look(0))
-    floor = f"best ({choice['best']:.3g}) less one standard error"
+    accuracies, errors = 100 * np.array(choice.accuracies), 100 * np.array(choice.standard_errors)
+    best = choice.grid.index(choice.best)
+    axes.errorbar(choice.grid, accuracies, yerr=errors, capsize=2, **_look(0))
+    floor = f"best ({choice.best:.3g}) less one standard error"
     axes.axhline(accuracies[best] - errors[best], color=COLOURS[1], linestyle="--", label=floor)
-    axes.axvline(choice["chosen"], color=COLOURS[2], linestyle=":", label=f"chosen: {choice['chosen']:.3g}")
-    accuracy = f"validation accuracy in %\n(mean of {len(choice['seeds'])} seeds)"
+    axes.axvline(choice.chosen, color=COLOURS[2], linestyle=":", label=f"chosen: {choice.chosen:.3g}")
+    accuracy = f"validation accuracy in %\n(mean of {len(choice.seeds)} seeds)"
     axes.set(xscale="log", xlabel="DREG lambda", ylabel=accuracy)
     save_picture(_with_legend(figure, axes, lines=True), path)
 

@@ -21,10 +21,10 @@ from cr_hf.evaluation.sensitivity import (
     diagnose_features,
     dreg_per_layer,
     fit_temperature,
-    gradient_intervals,
     gradient_tail_ratio,
     input_gradient_norms,
     non_linearity,
+    summarise_gradients,
 )
 from cr_hf.modeling.configuration_cr import CRConfig
 from cr_hf.modeling.head import CRHead
@@ -113,15 +113,15 @@ def test_tail_ratio_interpolates_the_quantile() -> None:
 
 def test_intervals_are_those_of_scipy() -> None:
     norms = np.random.default_rng(1).lognormal(size=500)
-    found = gradient_intervals(norms)
+    found = summarise_gradients(norms)
     expected = scipy.stats.bootstrap(
         (norms,), lambda x, axis: np.quantile(x, 0.99, axis=axis) / x.mean(axis), method="percentile", n_resamples=4000
     ).confidence_interval
-    assert found["tail_ratio"] == pytest.approx([expected.low, expected.high], rel=0.05)
-    low, high = found["tail_ratio"]
+    assert found["tail_ratio_interval"] == pytest.approx([expected.low, expected.high], rel=0.05)
+    low, high = found["tail_ratio_interval"]
     assert low <= gradient_tail_ratio(norms) <= high
-    assert found["peak"][1] == norms.max()
-    assert found == gradient_intervals(norms)
+    assert found["peak_interval"][1] == norms.max()
+    assert found == summarise_gradients(norms)
 
 
 def test_non_linearity_is_one_minus_r_squared_of_a_linear_fit() -> None:
