@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from .configuration_cr import CRConfig
+from .given_backbones import given_backbone, sentence_transformers_settings, static_embeddings_of
 from .head import CRHead
 from .layers import pool
 from .loading import (
@@ -24,7 +26,6 @@ from .loading import (
     load_source,
     new_backbone,
     refuse_changed,
-    sentence_transformers_settings,
     tower,
 )
 from .pretrained import CRForFeatureClassification, CRPreTrainedModel
@@ -76,47 +77,66 @@ class CRBackboneModel(CRPreTrainedModel):
     @classmethod
     def from_backbone(
         cls,
-        backbone: str | Path,
+        backbone: str | Path | nn.Module,
         *,
         revision: str | None = None,
         trust_remote_code: bool = False,
         dtype: str | torch.dtype = torch.float32,
         attn_implementation: str | None = None,
+        device_map: Any = None,
+        quantization_config: Any = None,
         **config_kwargs: Any,
     ) -> Self:
         """A fresh CR head on a pretrained backbone.
 
-        A sentence-transformers repository or folder also gives its pooling and its maximum length, unless they are
-        given here; not its normalisation of embeddings.
+        A sentence-transformers repository, folder or object also gives its pooling and its maximum length, unless they
+        are given here; not its normalisation of embeddings.
 
         Args:
-            backbone: a Hub id, a local folder, or "offline" (packaged); see `backbone_path`.
+            backbone: a Hub id, a local folder, or "offline" (packaged), see `backbone_path`; or an object, which
+                becomes part of the classifier as it is, whatever the next arguments say: see `given_backbone`.
             revision: Hub branch, tag or commit.
             trust_remote_code: allow a backbone whose code lives in its repository.
             dtype: of the backbone, float32 by default; the head is always float32.
-            attn_implementation: of the backbone, `None` for transformers' own choice.
+            attn_implementation, device_map, quantization_config: of the backbone, as `AutoModel.from_pretrained` has
+                them; `None` for transformers' own choice. A quantised backbone is frozen, and not saved with the head.
             **config_kwargs: fields of `CRConfig`: `num_labels`, `freeze_backbone`, `pooling`, `feature_layers`, ...
 
         Raises:
             ValueError: if a field is not allowed, the kind of backbone is not supported, or weights are missing.
             OSError: if the backbone cannot be found.
         """
-        name = backbone_path(backbone)
-        hub_kwargs: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        backbone_config = tower(AutoConfig.from_pretrained(name, **hub_kwargs), cls.reads)
-        found = sentence_transformers_settings(name, revision)
-        if backbone_config.model_type == CRConfig.model_type:
-            raise ValueError("a CR checkpoint is no backbone: name the one that it was trained on")
         if "backbone_config" in config_kwargs:
             raise ValueError("backbone_config is not a field of CRConfig to give here: it comes with the backbone")
+        own_pooling = config_kwargs.get("pooling") is not None
+        if not isinstance(backbone, nn.Module):
+            name = backbone_path(backbone)
+            found = sentence_transformers_settings(name, revision, own_pooling)
+            loaded: Any = static_embeddings_of(name, revision)
+        else:
+            loaded, found = given_backbone(backbone, cls.reads, own_pooling)
+        if loaded is not None:
+            own = copy.deepcopy(loaded.config)  # ours says how to attend, and must not change that of the object
+            config = CRConfig(backbone_config=own, **{**cls.config_defaults, **found, **config_kwargs})
+            return cls(config, backbone=loaded)._beside_backbone()
+        hub_kwargs: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        backbone_config = tower(AutoConfig.from_pretrained(name, **hub_kwargs), cls.reads)
+        if backbone_config.model_type == CRConfig.model_type:
+            raise ValueError("a CR checkpoint is no backbone: name the one that it was trained on")
         config = CRConfig(backbone_config=backbone_config, **{**cls.config_defaults, **found, **config_kwargs})
         if not trust_remote_code and Path(name).is_dir():
             check_weight_files(Path(name), lambda: new_backbone(backbone_config, cls.reads))
         options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation, **hub_kwargs}
+        options |= {"device_map": device_map, "quantization_config": quantization_config}
         loaded = load_backbone(name, backbone_config, cls.reads, **options)
         if config.freeze_backbone:
             config.backbone_source = backbone_source(name, revision)
-        return cls(config, backbone=loaded).eval()
+        return cls(config, backbone=loaded)._beside_backbone()
+
+    def _beside_backbone(self) -> Self:
+        """The model in evaluation mode, its head on the device of its backbone."""
+        self.classifier.to(self.backbone.device)
+        return self.eval()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -134,12 +154,13 @@ class CRBackboneModel(CRPreTrainedModel):
         if not getattr(config, "head_only", False):
             return super().from_pretrained(path, *args, **kwargs)
         head_config = CRConfig.from_dict({**config.to_dict(), "backbone_config": None})
-        hub = {name: kwargs[name] for name in (*HUB_OPTIONS, "revision", "subfolder") if name in kwargs}
+        own = ("revision", "subfolder", "variant", "ignore_mismatched_sizes")
+        hub = {name: kwargs[name] for name in (*HUB_OPTIONS, *own) if name in kwargs}
         options: Any = {"config": head_config, "output_loading_info": True, **hub}
         head, info = CRForFeatureClassification.from_pretrained(path, **options)
-        model = cls(config, backbone=load_source(config, kwargs, cls.reads)).eval()
+        model = cls(config, backbone=load_source(config, kwargs, cls.reads))
         model.classifier.load_state_dict(head.classifier.state_dict())
-        model.classifier.to(model.backbone.device)
+        model._beside_backbone()
         config.name_or_path = model.name_or_path = str(path)
         model._leave_backbone_out(True)
         return (model, info) if kwargs.get("output_loading_info") else model
@@ -155,7 +176,13 @@ class CRBackboneModel(CRPreTrainedModel):
         before = self.config.head_only
         self.config.head_only = before if head_only is None else head_only
         try:
-            if self.config.head_only:
+            is_quantised = getattr(self.backbone, "hf_quantizer", None) is not None
+            if is_quantised and not self.config.head_only:
+                raise ValueError(
+                    "a quantised backbone is not saved: freeze_backbone=True and head_only=True save the head, and "
+                    "from_pretrained(..., quantization_config=...) quantises its backbone again"
+                )
+            if self.config.head_only and not is_quantised:
                 refuse_changed(self.config, self.backbone, self.reads)
             self._leave_backbone_out(self.config.head_only)
             super().save_pretrained(save_directory, *args, **kwargs)

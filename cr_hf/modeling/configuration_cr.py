@@ -9,23 +9,16 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-import transformers
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from .activations import ACTIVATIONS
+from .backbone_config import NO_LIMIT, positions_of, read_backbone_config, width_of
 from .dreg import DREG_MODES
 from .static_embeddings import StaticEmbeddingConfig as StaticEmbeddingConfig  # so that transformers knows its type
 
 POOLINGS = ("cls", "mean", "max", "last")
 FEATURE_NORMS = ("standardize", "layer_norm")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
-# Their positions start after the padding id, so max_position_embeddings (514, say) promises too much (512).
-POSITIONS_AFTER_PADDING = (
-    *("camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta"),
-    *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
-)
-POSITIONS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len")
-NO_LIMIT = 2**31 - 1
 MAX_LAYERS = 1_000  # of a backbone or a head: each is built, even to find that there are no weights for it
 MAX_DEGREE = 32  # powers beyond it leave the range of float32 soon after z = 6
 SQUARED_EMD_WEIGHT = 0.5  # chosen on validation rows, see docs/ordered_classes.md
@@ -193,7 +186,7 @@ class CRConfig(PreTrainedConfig):
                 near = difflib.get_close_matches(name, NAMES, 1)
                 hint = f", did you mean {near[0]}?" if near else ":"
                 raise ValueError(f"{name} is not a field of CRConfig{hint} use one of {', '.join(NAMES)}")
-        self.backbone_config = _read_backbone_config(self.backbone_config)
+        self.backbone_config = read_backbone_config(self.backbone_config)
         for name in ("hidden_sizes", "feature_layers"):
             value = getattr(self, name)
             setattr(self, name, list(value) if isinstance(value, list | tuple) else value)
@@ -225,10 +218,11 @@ class CRConfig(PreTrainedConfig):
         return loaded
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, as `config.json` holds them, without the folder that the backbone was loaded from."""
+        """All fields, as `config.json` holds them, without the backbone's folder and quantisation."""
         values = super().to_dict()
         if values.get("backbone_config") is not None:
-            values["backbone_config"].pop("_name_or_path", None)
+            for name in ("_name_or_path", "quantization_config"):
+                values["backbone_config"].pop(name, None)
         return values
 
     @property
@@ -275,10 +269,7 @@ class CRConfig(PreTrainedConfig):
     @property
     def max_positions(self) -> int:
         """Tokens that the backbone has positions for; a very large number if it says nothing of them."""
-        backbone = self.backbone_config.get_text_config()
-        positions = next((value for name in POSITIONS if (value := getattr(backbone, name, None))), NO_LIMIT)
-        before = backbone.pad_token_id + 1 if backbone.model_type in POSITIONS_AFTER_PADDING else 0
-        return positions - before if positions > 0 else NO_LIMIT  # XLNet's -1 is no limit
+        return positions_of(self.backbone_config)
 
     def max_length_for(self, tokenizer: Any) -> int:
         """Tokens a text is cut to: the least of what this configuration, the tokenizer and the positions allow."""
@@ -304,7 +295,7 @@ class CRConfig(PreTrainedConfig):
         if backbone is None:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         backbone = backbone.get_text_config()
-        return _width(backbone) if name == "hidden_size" else getattr(backbone, name)
+        return width_of(backbone) if name == "hidden_size" else getattr(backbone, name)
 
     def _check_backbone(self) -> None:
         """Refuse what would fail, or be no number, only when a text is classified."""
@@ -334,7 +325,7 @@ class CRConfig(PreTrainedConfig):
                     f"feature_layers={self.feature_layers} names hidden state {index}, but the backbone has {states} "
                     f"(0 is the embeddings): use 0 to {states - 1}"
                 )
-        width = _width(text_config) * (1 if indices is None else len(indices))
+        width = width_of(text_config) * (1 if indices is None else len(indices))
         if given is not None and given != width:
             raise ValueError(
                 f"in_features={given} disagrees with the backbone, which gives {width} features: leave in_features out"
@@ -377,30 +368,6 @@ class CRConfig(PreTrainedConfig):
             is_whole = isinstance(values, list | tuple) and len(values) == self.num_labels
             if not (is_whole and all(map(_is_number, values))):
                 raise ValueError(f"{name}={values!r} is not allowed: use {self.num_labels} numbers, 0 or above")
-
-
-def _read_backbone_config(values: Any) -> PreTrainedConfig | None:
-    if values is None or isinstance(values, PreTrainedConfig):
-        return values
-    if not isinstance(values, dict):
-        raise ValueError(f"backbone_config={values!r} is not allowed: use a configuration object, its dict or null")
-    if not (model_type := values.get("model_type")):
-        raise ValueError("backbone_config has no model_type: give a configuration of the backbone, or its whole dict")
-    if model_type not in CONFIG_MAPPING:
-        raise ValueError(
-            f"backbone_config has model_type={model_type!r}, which transformers {transformers.__version__} does not "
-            "know: upgrade transformers, or pass the backbone's configuration as an object"
-        )
-    return CONFIG_MAPPING[model_type].from_dict(values)
-
-
-def _width(config: PreTrainedConfig) -> int:
-    """Width of the last hidden state; of a convolutional network that of the last stage."""
-    widths = [getattr(config, "hidden_size", None), *(getattr(config, "hidden_sizes", None) or ())[-1:]]
-    for width in (*widths, getattr(config, "num_features", None)):
-        if width is not None:
-            return width
-    raise ValueError(f"the width of a backbone of type {config.model_type} is unknown: use another one")
 
 
 def _is_known(name: str) -> bool:

