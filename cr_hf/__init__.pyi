@@ -12,6 +12,7 @@ from .modeling import CRHead as CRHead
 from .modeling import CRLayer as CRLayer
 from .modeling import StaticEmbeddingConfig as StaticEmbeddingConfig
 from .modeling import StaticEmbeddingModel as StaticEmbeddingModel
+from .training import DREG as DREG
 from .training import CRTrainer as CRTrainer
 from .training import CRTrainingArguments as CRTrainingArguments
 from .training import add_lora as add_lora

@@ -73,7 +73,7 @@ class CRForTokenClassification(CRTextModel):
             logits = found.new_zeros(*states.shape[:2], found.shape[-1]).masked_scatter(rows.unsqueeze(-1), found)
         else:
             logits, dreg = self.classifier(states)
-        loss = None if labels is None or rows is None else self._task_loss(logits[rows], labels[rows])
+        loss = None if labels is None or rows is None else self.task_loss(logits[rows], labels[rows])
         return self._output(logits, dreg, loss, encoded)
 
     def _tokens(self, inputs: dict[str, Tensor | None], *outputs: bool | None) -> tuple[Tensor, Encoded]:

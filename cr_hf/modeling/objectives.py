@@ -123,6 +123,7 @@ def task_loss(
     pos_weight: Sequence[float] | None = None,
     soft_labels: float | None = None,
     squared_emd: float = 0.0,
+    row_weights: Tensor | None = None,
 ) -> Tensor:
     """The loss without DREG, a mean over the rows of the batch; scalar.
 
@@ -137,6 +138,7 @@ def task_loss(
         pos_weight: factor of the positive targets of each label; multi_label_classification only.
         soft_labels: see `class_losses`; single_label_classification only.
         squared_emd: see `class_losses`; single_label_classification only.
+        row_weights: factor of the loss of each row, shape (batch,); `None` (default) for 1.
     """
     if problem_type == "regression":
         targets = labels.unsqueeze(-1) if labels.ndim == 1 else labels
@@ -145,10 +147,11 @@ def task_loss(
                 f"regression labels have shape {tuple(labels.shape)} but logits have {tuple(logits.shape)}: "
                 "give num_labels targets per row"
             )
-        return target_losses(logits, targets, problem_type).mean()
-    if problem_type == "multi_label_classification":
-        return target_losses(logits, labels, problem_type, pos_weight).mean()
-    losses = class_losses(logits, labels, label_smoothing, soft_labels, squared_emd)
-    if class_weights is not None:
-        losses = losses * logits.new_tensor(class_weights)[labels]
-    return losses.mean()
+        losses = target_losses(logits, targets, problem_type)
+    elif problem_type == "multi_label_classification":
+        losses = target_losses(logits, labels, problem_type, pos_weight)
+    else:
+        losses = class_losses(logits, labels, label_smoothing, soft_labels, squared_emd)
+        if class_weights is not None:
+            losses = losses * logits.new_tensor(class_weights)[labels]
+    return (losses if row_weights is None else losses * row_weights.to(losses.dtype)).mean()

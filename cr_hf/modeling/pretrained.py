@@ -129,12 +129,13 @@ class CRPreTrainedModel(PreTrainedModel):
         self, features: Tensor, labels: Tensor | None, output_dreg: bool | None, encoded: Encoded | None = None
     ) -> CRClassifierOutput:
         logits, dreg = self.classifier(features, output_dreg=self._wants_dreg(output_dreg))
-        return self._output(logits, dreg, None if labels is None else self._task_loss(logits, labels), encoded)
+        return self._output(logits, dreg, None if labels is None else self.task_loss(logits, labels), encoded)
 
     def _wants_dreg(self, output_dreg: bool | None) -> bool:
         return self.training if output_dreg is None else output_dreg
 
-    def _task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def task_loss(self, logits: Tensor, labels: Tensor, row_weights: Tensor | None = None) -> Tensor:
+        """The loss without DREG, a mean over rows: see `task_loss` in objectives.py."""
         config = self.config
         return task_loss(
             logits,
@@ -145,6 +146,7 @@ class CRPreTrainedModel(PreTrainedModel):
             config.pos_weight,
             config.soft_labels,
             config.squared_emd,
+            row_weights,
         )
 
     def _output(

@@ -8,6 +8,7 @@ from .lora import lora_config as lora_config
 from .lora import merge_lora as merge_lora
 from .preparation import normalized_class_weights as normalized_class_weights
 from .progress import show_epochs as show_epochs
+from .regularize import DREG as DREG
 from .stacked import Rows as Rows
 from .stacked import Stacked as Stacked
 from .stacked import stacked_forward as stacked_forward

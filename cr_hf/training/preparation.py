@@ -26,6 +26,7 @@ from .arguments import CRTrainingArguments
 logger = logging.get_logger(__name__)
 
 LABEL_COLUMNS = ("labels", "label")
+SAMPLE_WEIGHT = "sample_weight"
 
 
 def with_dreg(args: TrainingArguments) -> CRTrainingArguments:
@@ -155,7 +156,7 @@ def _features(trainer: Trainer, model: Any) -> Iterator[Tensor]:
         batches = DataLoader(share, args.per_device_eval_batch_size, collate_fn=trainer.data_collator)
     for batch in batches:
         inputs = trainer._prepare_inputs(batch)
-        without = () if model.label_level == "token" else ("labels",)
+        without = (SAMPLE_WEIGHT,) if model.label_level == "token" else (SAMPLE_WEIGHT, "labels")
         yield model.get_features(**{name: value for name, value in inputs.items() if name not in without})
 
 

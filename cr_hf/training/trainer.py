@@ -24,6 +24,7 @@ from ..modeling import CRPreTrainedModel
 from .arguments import CRTrainingArguments, check_schedule, scheduled_lambda
 from .checkpoints import checkpoint_to_resume, stopped_early
 from .preparation import (
+    SAMPLE_WEIGHT,
     check_labels,
     fit_feature_norm,
     hint_at_rate,
@@ -52,7 +53,8 @@ class CRTrainer(ExactTrainer):
         model: a CR model, or any model for comparison; `None` with a `model_init`.
         args: a `CRTrainingArguments`; a plain `TrainingArguments` is read as one.
         **kwargs: those of `Trainer`. A `compute_loss_func(outputs, labels, num_items_in_batch=None)` replaces the
-            task loss: it returns a mean over rows, and DREG is added.
+            task loss: it returns a mean over rows, and DREG is added. A column `sample_weight` of the data multiplies
+            the task loss of each row.
 
     Raises:
         ValueError: if `args` are missing, if the schedule cannot be computed, or if the machine's GPUs would be driven
@@ -159,6 +161,12 @@ class CRTrainer(ExactTrainer):
         if not self._is_resumed:
             fit_feature_norm(self, model)
 
+    def _set_signature_columns_if_needed(self) -> None:
+        is_new = self._signature_columns is None
+        super()._set_signature_columns_if_needed()
+        columns: Any = self._signature_columns
+        columns += [SAMPLE_WEIGHT] if is_new else []
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Parameters with weight decay: as in `Trainer`, but coefficients and thresholds are spared."""
         names = super().get_decay_parameter_names(model)
@@ -188,6 +196,10 @@ class CRTrainer(ExactTrainer):
         Both are means over rows, so `num_items_in_batch` is not read.
         """
         training, cr_model = model.training, self._cr_model
+        inputs = dict(inputs)
+        weights = inputs.pop(SAMPLE_WEIGHT, None)
+        if weights is not None and (cr_model is None or cr_model.label_level != "row" or self.compute_loss_func):
+            raise ValueError(f"{SAMPLE_WEIGHT} is for a CR model with one label a row and its own loss: leave it out")
         if cr_model is None:
             loss, outputs = super().compute_loss(model, dict(inputs), return_outputs=True)  # it takes labels out
             parts = [loss]
@@ -200,11 +212,15 @@ class CRTrainer(ExactTrainer):
                     # Dropout of a head on features is a function of seed and step, the same alone and in a sweep.
                     torch.default_generator.manual_seed(drawn)
             loss, outputs = self._task_loss(model, inputs)
+            if weights is not None:
+                loss = cr_model.task_loss(outputs.logits, inputs["labels"], weights)
             parts = [loss]
             if training:
                 loss = loss + self.dreg_lambda * outputs.dreg.sum()
                 parts += outputs.dreg.unbind()
         if training:
+            if isinstance(outputs, dict) and (cr_model is not None or outputs.get("loss") is None):
+                loss = loss + outputs.get("regularization", 0.0)  # of a `DREG`; else the model's own loss has it
             share = self._row_share(inputs)
             loss = loss * share
             self._record(loss, torch.stack([part.detach() for part in parts]) * share)
@@ -300,18 +316,20 @@ class CRTrainer(ExactTrainer):
             output.metrics[f"{prefix}_gradient_tail_ratio"] = gradient_tail_ratio(torch.cat(norms).double().cpu())
         return output
 
-    def prediction_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As in `Trainer`; on the way it keeps the gradient norms of the first rows."""
         norms = self._tail_norms
+        if "labels" not in inputs:
+            inputs = {name: value for name, value in inputs.items() if name != SAMPLE_WEIGHT}
         # Counted in batches, which all processes have the same number of: gathering waits for everyone.
         seen = self._tail_batches * self.args.eval_batch_size * self.args.world_size
         if norms is None or seen >= TAIL_ROWS:
-            return super().prediction_step(model, *args, **kwargs)
+            return super().prediction_step(model, inputs, *args, **kwargs)
         self._tail_batches += 1
         head, features = self._cr_model.classifier, []
         hook = head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].detach()))
         try:
-            output = super().prediction_step(model, *args, **kwargs)
+            output = super().prediction_step(model, inputs, *args, **kwargs)
         finally:
             hook.remove()
         rows = features[0]

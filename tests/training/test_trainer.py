@@ -222,6 +222,29 @@ def test_a_loss_function_of_ones_own_takes_the_place_of_the_task_loss(
     assert entry["loss"] == pytest.approx(expected + 0.5 * output.dreg.sum().item(), rel=1e-6)
 
 
+@pytest.mark.parametrize(("size", "accumulation"), [(16, 1), (4, 4)])
+def test_a_column_of_weights_multiplies_the_loss_of_each_row(size: int, accumulation: int, tmp_path: Path) -> None:
+    rows, weights = Rows(16, torch.float64), torch.rand(16, dtype=torch.float64)
+    weighted = [{**rows[row], "sample_weight": weights[row]} for row in range(16)]
+    model = head(torch.float64, dreg_lambda=0.5)
+    model.fit_feature_norm(rows.features)
+    output = model.train()(rows.features)
+    losses = nn.functional.cross_entropy(output.logits, rows.labels, reduction="none")
+    args = trainer_of(
+        head(), tmp_path, per_device_train_batch_size=size, gradient_accumulation_steps=accumulation, max_steps=1
+    ).args
+    trainer = CRTrainer(model=model, args=args, train_dataset=weighted, eval_dataset=weighted)
+    trainer.train()
+    entry = steps_of(trainer)[0]
+    assert entry["task_loss"] == pytest.approx((weights * losses).mean().item(), rel=1e-6)
+    assert entry["loss"] == pytest.approx(entry["task_loss"] + 0.5 * output.dreg.sum().item(), rel=1e-6)
+    unlabelled = [{name: value for name, value in row.items() if name != "labels"} for row in weighted]
+    assert trainer.predict(unlabelled).predictions.shape == (16, 3)
+    trainer.compute_loss_func = lambda *args, **kwargs: torch.zeros(())
+    with pytest.raises(ValueError, match="sample_weight is for"):
+        trainer.evaluate()
+
+
 @pytest.mark.parametrize("where", ["feature", "weight"])
 def test_stops_at_a_nan_before_saving(where: str, tmp_path: Path) -> None:
     model, rows = head(), Rows(64)
