@@ -63,7 +63,7 @@ class DataConfig:
         streaming: read the rows of train as training needs them, see `streaming.py`; for fine-tuning alone.
         seed: of the validation split and of the subsets.
         feature_columns: of a table, see `tables.py`, which the next three are for too; None means every column
-            but the label's. A csv without a header has the columns 0, 1, 2, ...
+            with a name but the label's. A csv without a header has the columns 0, 1, 2, ...
         missing_value: what stands for a missing value, such as 0, "" or "NA"; it is replaced by the column's median
             over the training rows. None means that a missing value is an error.
         missing_columns: those in which it does; None means all feature columns.
@@ -150,7 +150,9 @@ def column_name(asked: str | float) -> str:
 
 
 def as_number(cell: Any) -> float:
-    """The number that a cell holds; NaN where it holds none."""
+    """The number that a cell holds; NaN where it holds none, or one as only Python writes it, such as 1_000."""
+    if isinstance(cell, str) and ("_" in cell or not cell.isascii()):
+        return math.nan
     try:
         return float(cell)
     except (TypeError, ValueError, OverflowError):

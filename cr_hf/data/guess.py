@@ -10,6 +10,7 @@ from typing import Any
 
 from .config import NUMBER, DataConfig, usual_columns
 from .paths import split_paths
+from .table_schema import NAMELESS
 from .texts import TABLE_TYPES, check_file, file_type, read_records
 
 LOOKED_AT = 1000
@@ -69,7 +70,7 @@ def guess_columns(path: Path) -> Guess:
     return Guess(
         text_column=text,
         label_column=label,
-        feature_columns=[] if text is not None else [name for name in numbers if name != label],
+        feature_columns=[] if text is not None else [n for n in numbers if n != label and not NAMELESS.fullmatch(n)],
         has_gaps=any("" in cells[name] for name in numbers),
         is_amount=len(values) > MOST_LEVELS and not all(float(value or 0).is_integer() for value in values),
     )

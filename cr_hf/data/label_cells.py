@@ -25,7 +25,8 @@ MISSING |= {"#value!", "#ref!", "#div/0!", "#name?", "#num!", "#null!"}
 LARGEST = float(np.finfo(np.float32).max)
 LONGEST = 200
 """Characters of a label."""
-LISTS = re.compile(r"\s*[\[{(].*[\])}]\s*", re.DOTALL)
+WRAPPED = re.compile(r"(?:frozenset|set|tuple|list|array)\((.*?)(?:, dtype=[\w.]+)?\)", re.DOTALL)
+LISTS = re.compile(rf"\s*(?:[\[{{(].*[\])}}]|{WRAPPED.pattern})\s*", re.DOTALL)
 ITEM = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s,'"\[\]]+"""
 Place = Callable[[], str]
 Label = list[str] | list[float]
@@ -39,7 +40,8 @@ BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 def written(value: Any, place: Place) -> str | None:
     """A label as text; None if it is missing. What is not a single value, or holds what no label may, is refused."""
     if isinstance(value, list | dict | tuple | bytes | np.ndarray):
-        raise DataError(f"{place()}: the label is a {type(value).__name__}: one class a row is needed{HINT}")
+        hint = ": decode them" if isinstance(value, bytes) else HINT
+        raise DataError(f"{place()}: the label is a {type(value).__name__}: one class a row is needed{hint}")
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     label = str(value).strip()
@@ -94,6 +96,8 @@ def cell_labels(value: Any, config: DataConfig, place: Place) -> list[Any]:
 
 def _parse_list(text: str, place: Place) -> list[Any]:
     """A list in a text, as JSON, Python or numpy write it."""
+    wrapped = WRAPPED.fullmatch(text)
+    text = wrapped[1] or "[]" if wrapped else text
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):

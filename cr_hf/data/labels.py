@@ -9,8 +9,8 @@
 5. Otherwise every label is a name. A label that is none is refused with its row; nothing is chosen by majority.
 6. Words for a missing label (empty, nan, NA, N/A, null, None, ...) are no class unless `data.label_names` lists them:
    refused, or left out with a count under `data.missing_labels: drop`.
-7. Labels that differ only in what nobody sees (spaces, invisible characters, Unicode form, Cyrillic letters) are
-   refused; those that differ in case, quotes or width are named with their counts.
+7. Labels that differ only in what nobody sees (spaces, invisible characters, Unicode form, letters of
+   Cyrillic or Greek) are refused; those that differ in case, quotes or width are named with their counts.
 8. Line breaks, escape sequences, quotes around a label and labels of more than 200 characters are refused.
 9. Several labels a text are a list, JSON or a list of Python in a cell, labels with `data.label_separator` between
    them, a list of zeros and ones in every row, or columns of zeros and ones named as `data.label_columns`.
@@ -31,10 +31,12 @@ from .label_cells import LISTS, NUMBERS, SEVERAL, Place, is_whole, key_of, label
 
 UNSURE = {"unlabeled", "unlabelled", "unknown", "undefined", "missing", "todo", "tbd", "?", "-", "--", "not labeled"}
 MANY_FRACTIONS, MANY_CLASSES = 10, 10
-CYRILLIC = str.maketrans(
+# Letters of Cyrillic, then of Greek.
+LATIN = str.maketrans(
     "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456"
-    "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425",
-    "aeopcyxiABEKMHOPCTX",
+    "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425"
+    "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bf",
+    "aeopcyxiABEKMHOPCTXABEZHIKMNOPTYXo",
 )
 
 
@@ -157,8 +159,10 @@ def _from_train(seen: Mapping[str, Seen], several: bool, notes: list[str]) -> Cl
     if not spellings:
         raise DataError("no row of train has a class: check data.label_column")
     is_number = {key: NUMBER.fullmatch(key) is not None for key in spellings}
-    fractions = [key for key, number in is_number.items() if number and not is_whole(key)]
-    if all(is_number.values()) and fractions and len(spellings) > MANY_FRACTIONS:
+    fractions = [key for key in spellings if NUMBER.fullmatch(key.replace(",", ".", 1)) and not is_whole(key)]
+    _refuse_lists(spellings, first, several)
+    are_amounts = fractions and all(number or key in fractions for key, number in is_number.items())
+    if are_amounts and len(spellings) > MANY_FRACTIONS:
         raise DataError(
             f"{first[fractions[0]]}: the labels look numeric ({len(spellings)} different numbers, such as "
             f"{fractions[0]}): set problem_type: {NUMBERS}, another data.label_column, or data.label_names"
@@ -169,7 +173,6 @@ def _from_train(seen: Mapping[str, Seen], several: bool, notes: list[str]) -> Cl
     words = [key for key, number in is_number.items() if not number]
     if words and len(words) < len(spellings):
         notes.append(f"some labels are numbers and others words, such as {words[0]!r} ({first[words[0]]})")
-    _refuse_lists(spellings, first, several)
     if not several and together.rows == len(spellings) > MANY_CLASSES:
         raise DataError(
             f"{next(iter(first.values()))}: every row of train has a label of its own, such as "
@@ -184,7 +187,7 @@ def _from_train(seen: Mapping[str, Seen], several: bool, notes: list[str]) -> Cl
 
 def _refuse_lists(spellings: Mapping[str, set[str]], first: Mapping[str, str], several: bool) -> None:
     for key in spellings:
-        is_list = key[0] in "[{" and LISTS.fullmatch(key)
+        is_list = key[0] != "(" and LISTS.fullmatch(key)
         mark = next((mark for mark in ",;|" if mark in key), "")
         parts = [key_of(part.strip()) for part in key.split(mark)] if mark else []
         known = [part in spellings or not part for part in parts]
@@ -250,7 +253,7 @@ def _refuse_invisible(seen: Mapping[str, Seen], names: Sequence[str] | None, not
             .casefold()
             .strip(".")
         )
-        alike[re.sub(r"[\s_\u2010-\u2015-]+", " ", fold)].append(label)
+        alike[re.sub(r"[\s_\u2010-\u2015\u2212-]+", " ", fold)].append(label)
     groups = [group for group in alike.values() if len(set(map(key_of, group))) > 1]
     for group in groups[:10]:
         shown = " and ".join(f"{label!r} ({counts[label]})" for label in group[:5])
@@ -263,7 +266,7 @@ def _refuse_invisible(seen: Mapping[str, Seen], names: Sequence[str] | None, not
 def _visible(label: str) -> str:
     """What can be seen of a label."""
     shown = (c for c in label if unicodedata.category(c) != "Cf" and not "\ufe00" <= c <= "\ufe0f")
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFC", "".join(shown))).strip().translate(CYRILLIC)
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFC", "".join(shown))).strip().translate(LATIN)
 
 
 def refuse_unordered(config: DataConfig, names: Sequence[str], asked: str) -> None:

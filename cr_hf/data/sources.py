@@ -92,6 +92,8 @@ def read_sources(sources: Sequence[Source], config: DataConfig, labelled: bool =
             pair = columns.text_pair and _text(record, columns.text_pair, source.unescape, config, place)
             label: Any = [record.get(name) for name in columns.labels]
             yield Row(place, text, pair, label if config.label_columns else next(iter(label), None), record, columns)
+        if columns is None and len(sources) > 1:
+            logger.warning_once(f"{source.name}: there is no row")
 
 
 def _text(record: Record, column: str, unescape: bool, config: DataConfig, place: Callable[[], str]) -> str:

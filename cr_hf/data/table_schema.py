@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,9 @@ from pathlib import Path
 from ..errors import DataError, nearest
 from .config import NUMBER, DataConfig, column_name, find_column
 from .texts import named_cells
+
+NAMELESS = re.compile(r"|Unnamed: \d+")
+"""Columns such as the index that pandas writes; they are features only where they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ def schema_of_columns(columns: list[str], path: Path, config: DataConfig, has_la
     """
     asked = None if config.label_column is None else column_name(config.label_column)
     label = find_column(columns, asked, "label", str(path)) if has_labels else None
-    features = [column_name(name) for name in config.feature_columns or columns if column_name(name) != label]
+    named = [name for name in columns if not NAMELESS.fullmatch(name)]
+    features = [column_name(name) for name in config.feature_columns or named if column_name(name) != label]
     for name in features:
         if name not in columns:
             hint = nearest(name, columns)

@@ -23,16 +23,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .config import DataConfig, as_number, column_name, find_column
+from .config import DataConfig, as_number, column_name, find_column, usual_columns
 from .label_cells import LARGEST, SINGLE, read_label
 from .labels import Classes, Seen, find_classes
 from .parts import split_off, subset
 from .paths import SPLIT_WORDS, split_paths, wanted_splits
 from .splits import RowSplits, count_rows
-from .table_schema import TableSchema, column_positions, read_header, schema_of_columns
+from .table_schema import NAMELESS, TableSchema, column_positions, read_header, schema_of_columns
 from .texts import check_exists, check_file, file_type
 from .understood import Understood
 
+COUNTED_ROWS = 10
+"""So many rows that are numbered are no chance."""
 IDX_NAME, IDX_LABELS = "-images-idx3-ubyte", "-labels-idx1-ubyte"
 
 
@@ -95,13 +97,16 @@ def load_tables(
     features: dict[str, NDArray[np.float32]] = {}
     labels: dict[str, list[str]] = {}
     seen: dict[str, Seen] = {}
+    column_notes: list[str] = []
     base = schema
     for split in read:
         seen[split], labels[split], parts = Seen(), [], []
         for path in paths[split]:
             table = _read_table(path, split, config)
+            is_first = base is None
             base = base or schema_of_columns(table.columns, path, config, has_labels=table.labels is None)
             parts.append(_numbers(table, base, config))
+            column_notes += _column_notes(table, base, parts[0]) if is_first and table.labels is None else []
             labels[split] += table.written_labels(base, config, seen[split])
         features[split] = np.concatenate(parts)
     assert base is not None
@@ -109,7 +114,7 @@ def load_tables(
         place = " + ".join(map(str, paths["train"]))
         raise DataError(f"{place}: every row of train has the label {labels['train'][0]!r}: two classes are needed")
     classes, notes = find_classes(seen, config.label_names, config.label_start)
-    notes += _shared(features, paths)
+    notes += [*column_notes, *_shared(features, paths)]
     built = {split: _with_classes(features[split], labels[split], classes, split) for split in read}
     for split, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
         if split not in built and split in available | {"validation": []} and "train" in built:
@@ -121,6 +126,21 @@ def load_tables(
     found.understood = Understood(label_columns=[base.label_column or "y"], notes=notes)
     count_rows(found, classes, found.understood, [str(path) for part in paths.values() for path in part])
     return found
+
+
+def _column_notes(table: _Table, schema: TableSchema, features: NDArray[np.float32]) -> list[str]:
+    """Notes on columns that are no features, and on features that a user may not have meant to be some."""
+    left = [name for name in table.columns if name not in (*schema.columns, schema.label_column)]
+    labels = [name for name in usual_columns(schema.columns, "label") if not name.isdigit()]
+    counts = [
+        name
+        for name, column in zip(schema.columns, features.T, strict=True)
+        if len(column) >= COUNTED_ROWS and (np.diff(column) == 1).all()
+    ]
+    notes = [f"columns without a name are left out: {left}"] if any(map(NAMELESS.fullmatch, left)) else []
+    notes += [f"labels are read from {schema.label_column!r}, and {labels} are features"] if labels else []
+    notes += [f"the columns {counts} count the rows, and are features"] if counts else []
+    return [f"{table.path}: {note}: see data.feature_columns" for note in notes]
 
 
 def _shared(features: dict[str, NDArray[np.float32]], paths: dict[str, list[Path]]) -> list[str]:
@@ -233,18 +253,17 @@ def _numbers(table: _Table, schema: TableSchema, config: DataConfig) -> NDArray[
     """The features as float32; NaN where a value is missing, which only `missing_columns` may be."""
     positions = column_positions(table.columns, schema, table.path)
     may_miss = [name in map(column_name, config.missing_columns or schema.columns) for name in schema.columns]
-    text = None if config.missing_value is None else str(config.missing_value)
+    text = None if config.missing_value is None else str(config.missing_value).lower()
     number = as_number(text or "")
     if table.labels is not None:
         values = table.rows[:, positions]
-        missing = (values == number) & np.array(may_miss)
-        bad = ~(np.abs(values) <= LARGEST) if values.dtype.kind == "f" else np.zeros((0, 0), bool)
+        missing = np.isnan(values) if text == "nan" and values.dtype.kind == "f" else values == number
     else:
         cells = [[cells[position].strip() for position in positions] for cells in table.rows]
         values = np.array([[as_number(cell) for cell in row] for row in cells])
-        written = np.array([[cell == text for cell in row] for row in cells])
-        missing = (written | (values == number)) & np.array(may_miss)
-        bad = ~(np.abs(values) <= LARGEST) & ~missing
+        missing = (values == number) | np.array([[cell.lower() == text for cell in row] for row in cells])
+    missing &= np.array(may_miss)
+    bad = ~(np.abs(values) <= LARGEST) & ~missing if values.dtype.kind == "f" else np.zeros((0, 0), bool)
     for row, column in np.argwhere(bad)[:1]:
         value = table.rows[row][positions[column]]
         raise DataError(

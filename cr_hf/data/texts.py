@@ -1,4 +1,4 @@
-"""Records out of text files: tsv, csv, json, json lines and parquet, gzipped or not.
+"""Records out of files: tsv, csv, json and json lines, gzipped or not; those of parquet are read in `parquet.py`.
 
 Each record comes with its line or row, from 1, and the first thing that cannot be read is one error that names file
 and line. The readers of pandas, pyarrow and `datasets` name no line, guess types from a first block and take
@@ -179,7 +179,10 @@ def read_cells(path: Path, config: DataConfig) -> Iterator[tuple[int, list[str]]
     if is_tsv and asked is None and not re.fullmatch(r'("[^"\t]*"\t)+"[^"\t]*"\s*', first):
         yield from _plain_cells(path, rows, skipped)
         return
-    separator = asked or ("\t" if is_tsv else _separator(first))
+    found = "\t" if is_tsv else _separator(first)
+    separator = asked or found
+    if separator not in first and len(names := _split(first, found)) > 1 and has_usual_names(names):
+        raise DataError(f"{path}, line {skipped + 1}: no {separator!r} between {names[:20]}: data.separator={found!r}")
     skips_space = re.search(re.escape(separator) + r' +"', first) is not None
     csv.field_size_limit(max(csv.field_size_limit(), config.max_cell_characters))
     reader = csv.reader(rows, delimiter=separator, strict=True, skipinitialspace=skips_space)
@@ -233,11 +236,13 @@ def named_cells(
     """
     rows = read_cells(path, config)
     number, first = next(rows, (0, []))
-    header = [cell.strip().strip("\ufeff\u200b").strip() for cell in first]
+    header = _names(first)
     has_header = config.has_header
     asked = _asked(config)
     if has_header is None:
         has_header = bool(asked & set(header) and not all(name.isdigit() for name in asked)) or is_header(header)
+    if config.has_header is False and usual_columns(header, "text") and usual_columns(header, "label"):
+        raise DataError(f"{path}, line {number}: {header[:20]} looks like names of columns: set data.has_header=true")
     if not has_header and header:
         header, rows = list(map(str, range(len(header)))), itertools.chain([(number, first)], rows)
     while header and not header[-1]:
@@ -247,6 +252,11 @@ def named_cells(
     if len(set(header)) < len(header):
         raise DataError(f"{path}, line {number}: column names repeat: {header[:50]}: rename them")
     return header, _even(path, rows, header)
+
+
+def _names(cells: list[str]) -> list[str]:
+    """The cells of a header without what is not seen of them."""
+    return [cell.strip().strip("\ufeff\u200b").strip() for cell in cells]
 
 
 def _asked(config: DataConfig) -> set[str]:
@@ -260,10 +270,14 @@ def _even(path: Path, rows: Iterator[tuple[int, list[str]]], header: list[str]) 
         while len(cells) > width and not cells[-1].strip():
             cells.pop()
         if len(cells) != width:
-            mend = "remove what stands above the names of the columns" if has_usual_names(cells) else "mend the row"
+            mend = "mend the row"
+            if has_usual_names(cells):
+                mend = "remove what stands above the names of the columns"
+            elif len(cells) > width:
+                mend += ", put cells that hold a separator in quotes, or name every column in the first line"
             raise DataError(f"{path}, line {number}: {len(cells)} columns instead of {width}: {mend}")
         is_rule = cells[0][:1] in "-: " and not (joined := "".join(cells)).strip("-: ") and joined.count("-") > 3
-        if width > 1 and (cells == header or is_rule):
+        if width > 1 and (_names(cells) == header or is_rule):
             what = "a rule of dashes, as Markdown has" if is_rule else "the names of the columns again"
             raise DataError(f"{path}, line {number}: {what}: remove the line")
         yield number, cells
@@ -358,42 +372,10 @@ def _objects(path: Path, value: Any) -> Iterator[Record]:
         yield record
 
 
-def _parquet(path: Path, config: DataConfig) -> Records:
-    import pyarrow as pa  # a moment that other files need not wait for
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    most = max(FREE_BYTES, config.max_unpacked_ratio * path.stat().st_size)
-    too_much = (
-        f"more than {config.max_unpacked_ratio:g} times its size: if that is meant, raise data.max_unpacked_ratio"
-    )
-    try:
-        kinds = (pa.string(), pa.large_string())
-        # A dictionary of a few long texts stays one: unpacked, every row has a copy.
-        texts = [field.name for field in pq.read_schema(path) if field.type in kinds]
-        file = pq.ParquetFile(path, read_dictionary=texts)
-        groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
-        unpacked = sum(group.total_byte_size for group in groups)
-        if unpacked > most:
-            raise DataError(f"{path}: unpacks to {unpacked} bytes, {too_much}")
-        size = number = 0
-        for batch in file.iter_batches(batch_size=128):
-            found = [column.dictionary for column in batch.columns if pa.types.is_dictionary(column.type)]
-            longest = max((pc.max(pc.binary_length(d)).as_py() or 1 for d in found if d.type in kinds), default=1)
-            step = max(1, FREE_BYTES // longest)
-            for start in range(0, len(batch), step):
-                for record in batch.slice(start, step).to_pylist():
-                    number += 1
-                    size += sum(len(cell) for cell in record.values() if isinstance(cell, str))
-                    if size > most:
-                        raise DataError(f"{path}, row {number}: unpacks to {too_much}")
-                    yield f"row {number}", record
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable parquet file ({error}): write it again") from error
-
-
 def read_records(path: Path, config: DataConfig) -> Records:
     """Records of a file of one of `TABLE_TYPES`, each with its line or row; refused at the first that is not read."""
     if file_type(path) == ".parquet":
-        return _parquet(path, config)
+        from .parquet import parquet_records  # pyarrow takes a moment that other files need not wait for
+
+        return parquet_records(path, config)
     return _table(path, config) if file_type(path) in (".tsv", ".csv") else _json(path, config)

@@ -68,7 +68,13 @@ TYPES = {
     "categories": (pa.array(["p", "q", "p"]).dictionary_encode(), ["p", "q", "p"]),
     "large strings": (pa.array(["p", "q", "p"], pa.large_string()), ["p", "q", "p"]),
     "dates": (pa.array([18000, 18001, 18000], pa.date32()), ["2019-04-14", "2019-04-15", "2019-04-14"]),
-    "bytes": (pa.array([b"p", b"q", b"p"]), Refused("row 1")),
+    "bytes": (pa.array([b"p", b"q", b"p"]), Refused("row 1: the label is a bytes")),
+    "categories of bytes": (pa.array([b"p", b"q", b"p"]).dictionary_encode(), Refused("decode")),
+    "decimals": (pa.array([1, 2, 1], pa.decimal128(5, 2)), ["1", "2", "1"]),
+    "times": (
+        pa.array([0, 86_400, 0], pa.timestamp("s")),
+        ["1970-01-01 00:00:00", "1970-01-02 00:00:00", "1970-01-01 00:00:00"],
+    ),
     "nulls": (pa.array(["p", None, "p"]), Refused("row 2")),
     "structs": (pa.array([{"name": "p"}, {"name": "q"}, {"name": "p"}]), Refused("row 1")),
 }
@@ -80,6 +86,32 @@ def test_types_of_parquet(case: str, tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a", "b", "c"], "label": labels}), tmp_path / "a.parquet")
     rows = expected if isinstance(expected, Refused) else list(zip("abc", expected, strict=True))
     check(outcome(tmp_path / "a.parquet", SINGLE, {}), rows)
+
+
+def test_a_column_twice(tmp_path: Path) -> None:
+    twice = pa.Table.from_arrays([pa.array(["a", "b"])] * 3, names=["text", "label", "label"])
+    pq.write_table(twice, tmp_path / "a.parquet")
+    check(outcome(tmp_path / "a.parquet", SINGLE, {}), Refused("column names repeat"))
+
+
+FILES = {
+    "columns in another order": ("id,label,text\n1,pos,new\n", [("new", "pos")]),
+    "other names": ("review,stars\nnew,pos\n", [("new", "pos")]),
+    "another separator": ("text;label\nnew;pos\n", [("new", "pos")]),
+    "no header": ("new,pos\nold,neg\n", Refused("b.csv: no text column")),
+    "no rows": ("text,label\n", []),
+    "no labels": ("text\nnew\n", Refused("b.csv: no label column")),
+    "names of the columns that differ": ("text,label,label\nnew,pos,x\n", Refused("b.csv, line 1")),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_second_file_that_is_unlike_the_first(case: str, tmp_path: Path) -> None:
+    content, expected = FILES[case]
+    (tmp_path / "a.csv").write_text("text,label\ngood,pos\nbad,neg\n", encoding="utf-8")
+    (tmp_path / "b.csv").write_text(content, encoding="utf-8")
+    rows = expected if isinstance(expected, Refused) else [("good", "pos"), ("bad", "neg"), *expected]
+    check(outcome(tmp_path / "?.csv", SINGLE, {}), rows)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Tables of numbers: reading them, refusing what is wrong with them, and whole runs on them."""
 
+import dataclasses
 import gzip
 import json
 import sys
@@ -11,6 +12,7 @@ import torch
 
 import cr_hf.cli
 from cr_hf.data.config import DataConfig
+from cr_hf.data.guess import guess_columns
 from cr_hf.data.tables import TableSchema, load_tables, read_rows, schema_of, table_features, table_fingerprint
 from cr_hf.errors import CRError, DataError, PublishError, RecipeError
 from cr_hf.evaluation.sensitivity import gradient_tail_ratio, input_gradient_norms
@@ -53,6 +55,49 @@ def test_named_columns(tmp_path: Path) -> None:
     np.testing.assert_allclose(sorted(together[:, 0]), sorted(numbers()[0][:, 0].astype(np.float32)))
     one = load_tables(config, ["test"])["test"]
     assert np.array_equal(table_features(one), table_features(found["test"]))
+
+
+def test_columns_that_a_user_may_not_mean_are_left_out_or_said(tmp_path: Path) -> None:
+    rows = "".join(f"{row},{row + 5},{row % 3},{row % 2},{'ab'[row % 2]}\n" for row in range(20))
+    (tmp_path / "t.csv").write_text(f",id,weight,score,target\n{rows}", encoding="utf-8")
+    config = DataConfig(train_file=str(tmp_path / "t.csv"))
+    found = load_tables(config)
+    assert schema_of(found["train"]).columns == ["id", "weight", "score"]
+    assert found.understood.notes == [
+        "t.csv: columns without a name are left out: ['']: see data.feature_columns",
+        "t.csv: labels are read from 'target', and ['score'] are features: see data.feature_columns",
+        "t.csv: the columns ['id'] count the rows, and are features: see data.feature_columns",
+    ]
+    assert guess_columns(tmp_path / "t.csv").feature_columns == ["id", "weight", "score"]
+    chosen = load_tables(dataclasses.replace(config, feature_columns=["", "weight"]))
+    assert schema_of(chosen["train"]).columns == ["", "weight"]
+
+
+@pytest.mark.parametrize(("said", "cell"), [("nan", "NaN"), ("NA", "na"), ("", ""), ("-999", "-999.0")])
+def test_what_is_said_to_be_missing(said: str, cell: str, tmp_path: Path) -> None:
+    rows = "".join(f"{row % 7},{cell if row == 5 else row % 3},{'ab'[row % 2]}\n" for row in range(20))
+    (tmp_path / "t.csv").write_text(f"height,weight,label\n{rows}", encoding="utf-8")
+    train = str(tmp_path / "t.csv")
+    found = load_tables(DataConfig(train_file=train, validation_file=train, missing_value=said))
+    assert table_features(found["train"])[5].tolist() == [5, 1]
+
+
+def test_a_missing_number_of_an_array(tmp_path: Path) -> None:
+    values = np.arange(40.0).reshape(20, 2)
+    values[5, 1] = np.nan
+    np.savez(tmp_path / "t.npz", x=values, y=np.arange(20) % 2)
+    train = str(tmp_path / "t.npz")
+    with pytest.raises(DataError, match="row 6, column '1'"):
+        load_tables(DataConfig(train_file=train, validation_file=train))
+    found = load_tables(DataConfig(train_file=train, validation_file=train, missing_value="nan"))
+    assert table_features(found["train"])[5].tolist() == [10, np.median(np.delete(values[:, 1], 5))]
+
+
+@pytest.mark.parametrize("cell", ["1_000", "\uff15", "1,5", "5%", "1 000", "0x1f", "True"])
+def test_what_is_a_number_for_a_few_programs_alone_is_refused(cell: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"height;weight;label\n1;2;a\n3;{cell};b\n", encoding="utf-8")
+    with pytest.raises(DataError, match=f"line 3, column 'weight': '{cell}' is not a finite number"):
+        load_tables(DataConfig(train_file=str(tmp_path / "t.csv")))
 
 
 def test_columns_without_names_and_a_choice_of_them(tmp_path: Path) -> None:
