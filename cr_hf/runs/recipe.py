@@ -207,7 +207,7 @@ def data_overrides(overrides: list[str]) -> dict[str, Any]:
         if name == key or name not in DATA_FIELDS:
             known = {f"data.{field_name}" for field_name in DATA_FIELDS}
             mend = "only data.* can be changed on a finished run, `cr-hf keys data.` lists them"
-            raise RecipeError(f"override {key!r} is no key of the data{nearest(key, known)}: {mend}")
+            raise RecipeError(f"override {key!r}{nearest(key, known)}: {mend}")
         values[name] = _data_value(name, value)
     return values
 

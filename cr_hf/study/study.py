@@ -146,7 +146,9 @@ def _kept_or_trained(
 def _check_size(recipe: Recipe, fractions: Sequence[float], seeds: int, search_seeds: int, is_few: bool) -> None:
     option, rule = ("--shots", "3 or more") if is_few else ("--fractions", "above 0 and at most 1")
     are_right = all(fraction >= 3 if is_few else 0 < fraction <= 1 for fraction in fractions)
-    if seeds < 2 or search_seeds < 2 or not are_right or not fractions:
+    if search_seeds < 2:
+        raise RecipeError(f"--search-seeds {search_seeds}: two or more are needed to choose a setting")
+    if seeds < 2 or not are_right or not fractions:
         raise RecipeError(f"a study needs two or more --seeds, and {option} {rule}")
     if len(set(fractions)) < len(fractions):
         raise RecipeError(f"{option}: one of them is given twice")

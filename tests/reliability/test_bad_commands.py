@@ -70,6 +70,7 @@ COMMANDS: list[tuple[str, str]] = [
         "study DEMO backbone=BACKBONE --output OUT --seeds 1",
         "a study needs two or more --seeds, and --fractions above 0 and at most 1",
     ),
+    ("study DEMO backbone=BACKBONE --output OUT --search-seeds 1", "--search-seeds 1: two or more are needed"),
     ("study DEMO backbone=BACKBONE --output texts.csv", "--output texts.csv is a file: choose another folder"),
     (
         "study DEMO backbone=BACKBONE --output OUT data.name=null data.train_file=rows.csv",
