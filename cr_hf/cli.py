@@ -30,6 +30,7 @@ from .console import (
     write_predictions,
 )
 from .errors import CRError, DataError, RecipeError
+from .share_commands import demo, export, publish
 
 if TYPE_CHECKING:
     from .runs import Recipe
@@ -300,50 +301,8 @@ def keys(
     print_keys(recipe_keys(), words or [])
 
 
-@app.command()
-def publish(
-    run: Annotated[Path, typer.Argument(help="A finished run directory.")],
-    repo: Annotated[str, typer.Argument(help="namespace/name on the Hub.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write and check a folder, upload nothing.")] = False,
-    folder: Annotated[
-        Path | None, typer.Option(help="Of --dry-run; published/NAME beside the run by default.")
-    ] = None,
-    head_only: Annotated[
-        bool | None, typer.Option("--head-only/--whole", help="Without the frozen backbone's weights, or with them.")
-    ] = None,
-    private: Annotated[bool | None, typer.Option("--private/--public", help="Of a repository that is made.")] = None,
-    tag: Annotated[str | None, typer.Option(help="Tag of the commit, such as v1.")] = None,
-    license: Annotated[str | None, typer.Option(help="Of the model, as the Hub names it: apache-2.0, ...")] = None,
-) -> None:
-    """Publish a finished run on the Hub in one verified commit, or write what would be published to a folder."""
-    from . import hub
-
-    if dry_run:
-        target = folder or run.parent / "published" / repo.split("/")[-1]
-        written = hub.dry_run(run, repo, target, head_only=head_only, license=license)
-        total = sum(path.stat().st_size for path in written.rglob("*") if path.is_file())
-        typer.echo(f"Checked; {total / 1e6:.1f} MB in {written}. Nothing was uploaded.")
-        return
-    done = hub.publish_run(run, repo, private=private, tag=tag, head_only=head_only, license=license)
-    news = "Published" if done.changed else "Nothing changed"
-    typer.echo(f"{news}: {repo} at commit {done.commit[:12]}{f', tag {tag}' if tag else ''}; downloaded and verified.")
-
-
-@app.command()
-def export(
-    run: Annotated[Path, typer.Argument(help="A finished run directory.")],
-    format: Annotated[str, typer.Option(help="onnx (for onnxruntime, OpenVINO, browsers) or torch-export.")] = "onnx",
-    output: Annotated[Path | None, typer.Option(help="A new folder; exported/NAME beside the run by default.")] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="Also weights of 8 bits, measured on validation rows.")] = False,
-) -> None:
-    """Write a finished run as one graph, from token ids (or the columns of a table) to logits, for other runtimes."""
-    _speak()
-    from .hub import export_graph
-
-    target = output or run.parent / "exported" / run.name
-    found = export_graph(run, target, format, int8)
-    measured = "".join(f"; {name} {value:.4f}" for name, value in found.items() if name != "difference")
-    typer.echo(f"Checked: logits within {found['difference']:.1g} of the model's{measured}. In {target}.")
+for command in (publish, export, demo):
+    app.command()(command)
 
 
 def _speak(quiet: bool = False, verbose: bool = False) -> None:

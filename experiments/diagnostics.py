@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cr_hf.data import load_rows
-from cr_hf.evaluation.text_damage import perturb_text
+from cr_hf.evaluation.perturbations import perturb_text
 from cr_hf.runs import Run, diagnose_run
 
 from .runner import start, write_result

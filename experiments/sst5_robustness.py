@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from cr_hf.data import load_rows
 from cr_hf.evaluation.lipschitz import largest_slope_found, lipschitz_bound
-from cr_hf.evaluation.text_damage import SEVERITIES, TEXT_RATES, perturb_text, robustness_curves
+from cr_hf.evaluation.perturbations import SEVERITIES, TEXT_RATES, perturb_text
+from cr_hf.evaluation.text_damage import robustness_curves
 from cr_hf.features import encode_texts
 from cr_hf.runs import Recipe, build_model
 from cr_hf.study.arms import HEADS

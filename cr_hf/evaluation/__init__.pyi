@@ -2,6 +2,7 @@ from .lipschitz import certified_shares as certified_shares
 from .lipschitz import margin_slope_bound as margin_slope_bound
 from .metrics import ExpectedCalibrationError as ExpectedCalibrationError
 from .metrics import median_class as median_class
+from .perturbations import perturb_text as perturb_text
 from .sensitivity import GRADIENT_RESAMPLES as GRADIENT_RESAMPLES
 from .sensitivity import TINY as TINY
 from .sensitivity import calibration as calibration

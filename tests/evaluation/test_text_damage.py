@@ -8,15 +8,9 @@ import numpy as np
 import pytest
 
 from cr_hf.errors import DataError
+from cr_hf.evaluation.perturbations import BESIDE, SEVERITIES, TEXT_RATES, perturb_text
 from cr_hf.evaluation.statistics import bootstrap_interval
-from cr_hf.evaluation.text_damage import (
-    BESIDE,
-    SEVERITIES,
-    TEXT_RATES,
-    perturb_text,
-    robustness_curves,
-    text_robustness,
-)
+from cr_hf.evaluation.text_damage import check_kinds, robustness_curves, text_robustness
 
 TEXT = "The plot is thin, but Émile's acting carries this long and quiet film to a warm, unforgettable ending."
 
@@ -27,7 +21,7 @@ def test_a_perturbation_is_a_pure_function() -> None:
     texts = [perturb_text(TEXT, *chosen) for chosen in arguments]
     assert TEXT not in texts
     assert len(set(texts)) > len(texts) / 2
-    script = "from cr_hf.evaluation.text_damage import perturb_text\n"
+    script = "from cr_hf.evaluation.perturbations import perturb_text\n"
     script += f"print([perturb_text({TEXT!r}, *chosen) for chosen in {arguments}])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(texts), "it depends on the process"
@@ -100,11 +94,12 @@ def test_typos_are_few_edits_that_grow() -> None:
 
 def test_unknown_kinds_and_severities() -> None:
     with pytest.raises(DataError, match="'typo' is unknown \\(did you mean 'typos'"):
-        perturb_text("a", "typo", 1)
+        check_kinds(["typo"])
     with pytest.raises(DataError, match="use typos, drop, swap, case"):
         text_robustness(lambda texts, pairs: np.ones(len(texts), bool), ["a"], kinds=["x"])
-    with pytest.raises(ValueError, match="severity=6"):
-        perturb_text("a", "typos", 6)
+    for kind, severity in (("typo", 1), ("typos", 6)):
+        with pytest.raises(ValueError, match=f"{kind} of severity {severity}"):
+            perturb_text("a", kind, severity)
 
 
 def test_curves_against_hand() -> None:

@@ -1,0 +1,99 @@
+"""A page to try a model on: served here for a run, or written as a folder for a Space of the Hub."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import runpy
+import shutil
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..errors import PublishError
+from ..evaluation import perturb_text
+from ..files import write_text
+from ..runs import Run
+from .export import require_empty
+from .upload import check_name
+
+APP = Path(__file__).parent / "space" / "app.py"
+ABOUT = """---
+title: {title}
+sdk: gradio
+app_file: app.py
+models:
+- {model}
+---
+
+Try [{model}](https://huggingface.co/{model}): classes, certified radius, and which words the answer depends on.
+"""
+
+
+def check_demo(run: Run) -> None:
+    """Refuse what the page cannot show.
+
+    Raises:
+        PublishError: if the run reads no single texts, or has no classes of which one is right.
+    """
+    if run.kind != "texts" or run.recipe.data.text_pair_column:
+        what = "pairs of texts" if run.kind == "texts" else "a table"
+        raise PublishError(f"{run.path} reads {what}: the page takes one text, use `cr-hf predict`")
+    if run.model.config.problem_type != "single_label_classification":
+        raise PublishError(
+            f"{run.path} is of problem_type={run.model.config.problem_type}: the page shows classes of which one is "
+            "right, use `cr-hf predict`"
+        )
+
+
+def write_space(run: Run, model: str, folder: Path) -> Path:
+    """Write what a Space needs to show a published model: `hf upload NAME FOLDER --repo-type space` brings it there.
+
+    Args:
+        run: the run that was published.
+        model: `namespace/name` of the model on the Hub.
+        folder: new or empty.
+
+    Returns:
+        The folder.
+
+    Raises:
+        PublishError: see `check_demo`.
+        PublishError: if the name is not allowed, or the folder holds something.
+    """
+    check_name(model)
+    check_demo(run)
+    require_empty(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_app(folder, model)
+    title = model.split("/")[-1].replace("_", " ")
+    write_text(folder / "README.md", ABOUT.format(title=title, model=model))
+    write_text(folder / "requirements.txt", "torch\ntransformers>=5\nsafetensors\n")
+    return folder
+
+
+def serve(run: Run, port: int) -> None:
+    """Serve the page of a run on this machine until it is interrupted.
+
+    Args:
+        run: of single texts and classes.
+        port: of http://127.0.0.1.
+
+    Raises:
+        PublishError: see `check_demo`, or if gradio is not installed.
+    """
+    if find_spec("gradio") is None:
+        raise PublishError("the page needs gradio: pip install gradio, or the extra `demo`")
+    check_demo(run)
+    # Without analytics, gradio asks nobody for anything.
+    os.environ |= {"CR_HF_MODEL": str(run.path), "GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False"}
+    with tempfile.TemporaryDirectory() as scratch:
+        _write_app(Path(scratch), str(run.path))
+        sys.path.insert(0, scratch)
+        runpy.run_path(str(Path(scratch) / APP.name), run_name="__main__")
+
+
+def _write_app(folder: Path, model: str) -> None:
+    write_text(folder / APP.name, APP.read_text(encoding="utf-8").replace("{{ model }}", model))
+    shutil.copyfile(inspect.getfile(perturb_text), folder / "perturbations.py")
