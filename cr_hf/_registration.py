@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 AUTO_CONFIG, AUTO_MODEL = "transformers.models.auto.configuration_auto", "transformers.models.auto.modeling_auto"
 
@@ -34,6 +35,14 @@ ONCE_IMPORTED: dict[str, Callable[[], object]] = {
     AUTO_CONFIG: lambda: importlib.import_module(AUTO_MODEL),
     AUTO_MODEL: _register,
 }
+
+
+def model_class_of(config: dict[str, Any]) -> Any:
+    """The class of a saved classifier on a backbone, by its `config.json`."""
+    from . import modeling
+
+    name = next(iter(config.get("architectures") or ()), None)
+    return getattr(modeling, name if name in ON_A_BACKBONE else "CRForSequenceClassification")
 
 
 class _WhenImported:

@@ -13,6 +13,7 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData
 from huggingface_hub import eval_result_entries_to_yaml as entries_to_yaml
 
+from .._registration import model_class_of
 from ..errors import CheckpointError
 from ..files import markdown_table, read_json, write_text
 from ..runs import (
@@ -34,6 +35,7 @@ DATA_LICENCES = {
     "see its authors' page before commercial use.",
     "Yelp/yelp_review_full": "Yelp reviews are under the Yelp Dataset Terms of Use: academic, non-commercial use.",
 }
+READ = {"image-classification": "image", "audio-classification": "sound", "token-classification": "token"}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SECONDS = (
     ("seconds_preparing", "to prepare (features kept from an earlier run are not computed again)"),
@@ -121,7 +123,8 @@ def render_card(
         title=escape(name.rstrip("/").split("/")[-1]),
         name=name.replace('"', ""),
         is_table=_is_table(results),
-        what=_what(results),
+        task="" if _is_table(results) else model_class_of(config).pipeline_tag,
+        what=_what(results, READ.get(_pipeline_tag(results, config), "text")),
         backbone=_backbone(config),
         training=_training(results),
         lambda_choice=_lambda_choice(LambdaChoice(**results["lambda_choice"])) if results.get("lambda_choice") else "",
@@ -144,7 +147,7 @@ def render_card(
     )
 
 
-def _what(results: dict[str, Any]) -> str:
+def _what(results: dict[str, Any], read: str) -> str:
     """One sentence: the task, the head and what it reads."""
     model, labels = results["model"], results["data"]["labels"] or []
     kind = (
@@ -152,7 +155,7 @@ def _what(results: dict[str, Any]) -> str:
     )
     is_table = _is_table(results)
     classes = (
-        f"A {'table' if is_table else 'text'} classifier with {len(labels)} classes ({', '.join(map(escape, labels))})"
+        f"A {'table' if is_table else read} classifier with {len(labels)} classes ({', '.join(map(escape, labels))})"
     )
     task = classes if labels else "A regression model for texts"
     task += f", trained on {code(title)}" if (title := results["data"].get("title")) else ""
@@ -193,7 +196,7 @@ def _metadata(results: dict[str, Any], config: dict[str, Any], name: str, licens
     is_hub_data = _is_of_the_hub(results)
     values: dict[str, Any] = {
         "library_name": "transformers",
-        "pipeline_tag": "tabular-classification" if _is_table(results) else "text-classification",
+        "pipeline_tag": _pipeline_tag(results, config),
         "tags": ["chainzrule", "dreg", "cr"],
         "metrics": [kind for kind, key in METRICS if any(key in found for found in results["metrics"].values())],
         "license": license,
@@ -205,7 +208,7 @@ def _metadata(results: dict[str, Any], config: dict[str, Any], name: str, licens
         values["model_name"] = name.split("/")[-1]
         values["eval_results"] = [
             EvalResult(
-                task_type="text-classification",
+                task_type=_pipeline_tag(results, config),
                 dataset_type=source,
                 dataset_name=source,
                 dataset_split=split,
@@ -218,6 +221,10 @@ def _metadata(results: dict[str, Any], config: dict[str, Any], name: str, licens
             if key in measured
         ]
     return ModelCardData(**{key: value for key, value in values.items() if value})
+
+
+def _pipeline_tag(results: dict[str, Any], config: dict[str, Any]) -> str:
+    return "tabular-classification" if _is_table(results) else model_class_of(config).pipeline_tag
 
 
 def _is_table(results: dict[str, Any]) -> bool:

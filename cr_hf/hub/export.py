@@ -20,7 +20,7 @@ from huggingface_hub import get_token
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
-from .. import modeling
+from .._registration import model_class_of
 from ..data import load_rows
 from ..errors import CheckpointError, DataError, PublishError
 from ..files import read_json, write_text
@@ -34,7 +34,7 @@ logger = logging.get_logger(__name__)
 COPIED = (RESULTS, PROBE, "study.json")
 ALLOWED = re.compile(
     r"config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|README\.md|recipe\.yaml|LICENSE"
-    r"|results\.json|probe\.json|study\.json|\w+\.py|\.eval_results/[\w.-]+\.yaml|\.gitattributes|"
+    r"|results\.json|probe\.json|study\.json|\w+\.py|\.eval_results/[\w.-]+\.yaml|\.gitattributes|(pre)?processor_config\.json|"
     + TOKENIZER_FILES.pattern
 )
 FORBIDDEN = (
@@ -55,10 +55,14 @@ LOAD_TIMEOUT = 600
 LOAD = """
 import json, sys
 sys.modules["cr_hf"] = None
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-folder, (texts, pairs) = sys.argv[1], json.load(sys.stdin)
-model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
-logits = model.predict_texts(texts, AutoTokenizer.from_pretrained(folder), pairs)
+import transformers
+folder, probe = sys.argv[1], json.load(sys.stdin)
+model = getattr(transformers, sys.argv[2]).from_pretrained(folder, trust_remote_code=True)
+if "shapes" in probe:
+    logits = model.probe(probe["shapes"])
+else:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    logits = model.predict_texts(probe["texts"], tokenizer, probe.get("text_pairs"))
 print("\\n" + json.dumps(logits.tolist()))
 """
 
@@ -91,7 +95,9 @@ def export_run(
     run_dir, folder = Path(run_dir), Path(folder)
     require_results(run_dir)
     require_empty(folder)
-    model, tokenizer = load_model(run_dir)
+    model, tokenizer = load_model(
+        run_dir, model_class=model_class_of(read_json(run_dir / "config.json", "train it again"))
+    )
     if getattr(model.config.backbone_config, "auto_map", None):
         raise PublishError(
             f"the backbone {model.config.backbone_config.model_type!r} needs code of its own repository, which a CR "
@@ -123,7 +129,7 @@ def auto_map(model_class: Any) -> dict[str, str]:
 def add_remote_code(folder: Path) -> None:
     """Put the model's code beside `config.json`, and name it there."""
     config = read_json(folder / "config.json", "export the run again")
-    model_class = getattr(modeling, config["architectures"][0])
+    model_class = model_class_of(config)
     source = Path(inspect.getfile(model_class))
     for path in [source, *map(Path, get_relative_import_files(source))]:
         shutil.copyfile(path, folder / path.name)
@@ -177,13 +183,14 @@ def check_loads(folder: Path) -> None:
     """
     try:
         probe = read_json(folder / PROBE, "train the run again")
-        texts, expected = json.dumps([probe["texts"], probe.get("text_pairs")]), np.array(probe["logits"], np.float64)
+        expected, _ = np.array(probe["logits"], np.float64), probe["shapes" if "shapes" in probe else "texts"]
+        task = model_class_of(read_json(folder / "config.json", "export the run again")).auto_class
     except (CheckpointError, ValueError, KeyError, TypeError) as error:
         raise PublishError(f"{PROBE} is damaged ({error}): train the run again") from error
     with tempfile.TemporaryDirectory() as modules:
         done = subprocess.run(
-            [sys.executable, "-c", LOAD, str(folder)],
-            input=texts,
+            [sys.executable, "-c", LOAD, str(folder), task],
+            input=json.dumps(probe),
             capture_output=True,
             text=True,
             timeout=LOAD_TIMEOUT,

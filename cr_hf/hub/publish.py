@@ -8,8 +8,8 @@ from typing import Any
 
 from ..errors import PublishError
 from ..files import write_json
-from ..modeling import CRForSequenceClassification
-from ..runs import CARD, PROBE, RESULTS, describe_trainer, text_probe
+from ..modeling import CRBackboneModel, CRForSequenceClassification
+from ..runs import CARD, PROBE, RESULTS, describe_trainer, input_probe, text_probe
 from .card import write_card
 from .export import (
     ALLOWED,
@@ -86,23 +86,25 @@ def publish_trainer(trainer: Any, repo_id: str, **options: Any) -> Published:
     """Publish what a `CRTrainer` has trained; options are those of `publish_run`.
 
     Raises:
-        PublishError: if the model is no text classifier, not trained or without tokenizer, and as `publish_run` does.
+        PublishError: if the model has no backbone, is not trained or without tokenizer, and as `publish_run` does.
     """
-    model, tokenizer = trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class
-    if not isinstance(model, CRForSequenceClassification):
+    model, processor = trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class
+    if not isinstance(model, CRBackboneModel):
         raise PublishError(
-            f"{repo_id}: {type(model).__name__} is no text classifier of this package: nothing was published; mount "
-            "the head on its backbone, or merge the adapter with merge_and_unload(), first"
+            f"{repo_id}: {type(model).__name__} is no classifier on a backbone of this package: nothing was published; "
+            "mount the head on its backbone, or merge the adapter with merge_and_unload(), first"
         )
     if not trainer.state.global_step:
         raise PublishError(f"{repo_id}: nothing was published: the model is not trained yet, call train() first")
-    if tokenizer is None:
+    if processor is None:
         raise PublishError(f"{repo_id}: nothing was published: give CRTrainer a processing_class (the tokenizer)")
+    is_text = isinstance(model, CRForSequenceClassification)
     with tempfile.TemporaryDirectory() as scratch:
         run_dir = Path(scratch) / "run"
         model.save_pretrained(run_dir)
-        tokenizer.save_pretrained(run_dir)
-        write_json(run_dir / PROBE, text_probe(model, tokenizer))
+        processor.save_pretrained(run_dir)
+        first: Any = {} if is_text else next(iter(trainer.get_train_dataloader()))
+        write_json(run_dir / PROBE, text_probe(model, processor) if is_text else input_probe(model, first))
         write_json(run_dir / RESULTS, describe_trainer(trainer, model))
         return publish_run(run_dir, repo_id, **options)
 

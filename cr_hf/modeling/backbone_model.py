@@ -44,6 +44,7 @@ class CRBackboneModel(CRPreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     auto_class: ClassVar[str]
+    auto_processor: ClassVar[str] = "AutoTokenizer"
     pipeline_tag: ClassVar[str]
     reads: ClassVar[tuple[str, ...]] = ("input_ids",)
     config_defaults: ClassVar[dict[str, Any]] = {}
@@ -201,6 +202,24 @@ class CRBackboneModel(CRPreTrainedModel):
         if mode and not self._backbone_trains():
             self.backbone.eval()
         return self
+
+    @torch.no_grad()
+    def probe(self, shapes: dict[str, list[int]]) -> Tensor:
+        """Logits of made-up inputs, to see that a saved model still answers as it did.
+
+        Args:
+            shapes: of each input by name; masks are all 1, token ids and numbers are drawn from seed 0.
+        """
+        drawn, inputs = torch.Generator().manual_seed(0), {}
+        for name, shape in sorted(shapes.items()):
+            if name == "input_ids":
+                inputs[name] = torch.randint(int(self.config.vocab_size), shape, generator=drawn)
+            elif name.endswith(("_ids", "_mask")):
+                inputs[name] = torch.full(shape, int(name.endswith("_mask")))
+            else:
+                inputs[name] = torch.randn(shape, generator=drawn)
+        found = self.evaluating()(**{name: value.to(self.device) for name, value in inputs.items()})
+        return found.logits.float().cpu()
 
     def _encode(self, inputs: dict[str, Tensor | None], **outputs: bool) -> Encoded:
         """What the backbone makes of a batch; its hidden states and attentions where they are asked for."""

@@ -17,6 +17,7 @@ class CRForAudioClassification(CRBackboneModel):
     main_input_name = "input_values"
     auto_class = "AutoModelForAudioClassification"
     pipeline_tag = "audio-classification"
+    auto_processor = "AutoFeatureExtractor"
     reads = ("input_values", "input_features")
 
     def get_features(

@@ -21,6 +21,7 @@ class CRForImageClassification(CRBackboneModel):
     main_input_name = "pixel_values"
     auto_class = "AutoModelForImageClassification"
     pipeline_tag = "image-classification"
+    auto_processor = "AutoImageProcessor"
     reads = ("pixel_values",)
 
     def get_features(self, pixel_values: Tensor) -> Tensor:

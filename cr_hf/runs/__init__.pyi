@@ -35,6 +35,7 @@ from .results import PROBE_TEXTS as PROBE_TEXTS
 from .results import describe_data as describe_data
 from .results import describe_machine as describe_machine
 from .results import describe_trainer as describe_trainer
+from .results import input_probe as input_probe
 from .results import metric_table as metric_table
 from .results import text_probe as text_probe
 from .run import Run as Run

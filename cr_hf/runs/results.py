@@ -101,6 +101,12 @@ def text_probe(model: Any, tokenizer: Any, reads_pairs: bool = False) -> dict[st
     return {**probe, "text_pairs": pairs} if pairs else probe
 
 
+def input_probe(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """`text_probe` of other models: shapes of one row of a batch, and the logits of made-up inputs."""
+    shapes = {name: [1, *value.shape[1:]] for name, value in batch.items() if name != "labels"}
+    return {"shapes": shapes, "logits": model.probe(shapes).tolist()}
+
+
 def metric_table(metrics: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """Metrics by split as a header and one row a metric; the accuracy is followed by its 95 % interval."""
     names = dict.fromkeys(name for values in metrics.values() for name in values if name not in NOT_METRICS)

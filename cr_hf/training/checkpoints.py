@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import transformers
 from numpy.typing import NDArray
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import AutoTokenizer
 from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import logging
 
@@ -179,8 +179,10 @@ def check_same_features(folder: Path, features: NDArray[Any], labels: NDArray[An
     path.write_text(digest.hexdigest(), encoding="utf-8")
 
 
-def load_model(run_dir: Path, is_table: bool = False) -> tuple[Any, Any]:
-    """Model and tokenizer of a folder that may come from anywhere; the run of a table has no tokenizer.
+def load_model(
+    run_dir: Path, is_table: bool = False, model_class: Any = CRForSequenceClassification
+) -> tuple[Any, Any]:
+    """Model and tokenizer (or processor) of a folder that may come from anywhere; the run of a table has no tokenizer.
 
     Raises:
         CheckpointError: if they are damaged, not safetensors, not finite, not fitted, or need code of their own.
@@ -196,8 +198,9 @@ def load_model(run_dir: Path, is_table: bool = False) -> tuple[Any, Any]:
     try:
         for path in run_dir.iterdir():
             check_ordinary(path)
-        model = (CRForFeatureClassification if is_table else CRForSequenceClassification).from_pretrained(run_dir)
-        tokenizer = None if is_table else AutoTokenizer.from_pretrained(run_dir, trust_remote_code=False)
+        model = (CRForFeatureClassification if is_table else model_class).from_pretrained(run_dir)
+        processor = None if is_table else getattr(transformers, model_class.auto_processor)
+        tokenizer = processor and processor.from_pretrained(run_dir, trust_remote_code=False)
     except Exception as error:  # the files may hold anything, and tokenizers raises nothing narrower
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{run_dir} cannot be loaded ({cause}): {mend}") from error
