@@ -91,8 +91,8 @@ def publish_trainer(trainer: Any, repo_id: str, **options: Any) -> Published:
     model, processor = trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class
     if not isinstance(model, CRBackboneModel):
         raise PublishError(
-            f"{repo_id}: {type(model).__name__} is no classifier on a backbone of this package: nothing was published; "
-            "mount the head on its backbone, or merge the adapter with merge_and_unload(), first"
+            f"{repo_id}: {type(model).__name__} is no classifier on a backbone of this package: nothing "
+            "was published; mount the head on its backbone, or merge the adapter with merge_and_unload(), first"
         )
     if not trainer.state.global_step:
         raise PublishError(f"{repo_id}: nothing was published: the model is not trained yet, call train() first")
