@@ -22,7 +22,7 @@ demo: setup ## Train on embedded data with a real encoder, offline; print metric
 	@$(BIN)/cr-hf predict runs/demo "A gorgeous, witty film ."
 
 test: setup ## Run the tests
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 docs: setup ## Build the documentation site in build/site
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"

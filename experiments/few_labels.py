@@ -25,10 +25,10 @@ from sklearn.linear_model import Ridge
 from cr_hf.evaluation import LEVEL, crossed_bootstrap, pooled_bootstrap
 from cr_hf.modeling import CRConfig
 from cr_hf.study.arms import HEADS, NO_DREG, Arm, Setting
-from cr_hf.study.cells import StudyData
+from cr_hf.study.cells import StudyData, predict_classes
 from cr_hf.study.classical import ESTIMATORS
 from cr_hf.study.results import pack_hits, unpack_hits
-from cr_hf.study.shots import draw_shots, predict_classes, train_few
+from cr_hf.study.shots import draw_shots, train_few
 
 from .runner import Hits, part, read_regime, start, write_result
 

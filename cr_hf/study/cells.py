@@ -162,8 +162,8 @@ def train_cell(name: str, data: StudyData, seeds: int, search_seeds: int, fracti
         chosen=chosen,
         dev_accuracies=[result.accuracy for result in kept],
         overrides=_recipe_keys(data.recipe, arm, {**arm.settings[chosen], **scaled}, fraction),
-        **measure(arm, kept, data.test),
-        dev_hits=right_rows(arm, kept, *data.validation),
+        **measure(kept, data.test),
+        dev_hits=predict_classes(kept, data.validation[0]) == data.validation[1],
         seconds=time.monotonic() - started,
     )
 
@@ -221,20 +221,26 @@ def best_setting(results: Sequence[Trained], settings: int) -> tuple[list[Traine
     return list(results[chosen * seeds : (chosen + 1) * seeds]), chosen, dev
 
 
-def measure(arm: Arm, kept: Sequence[Any], test: tuple[Rows, NDArray[np.int64]]) -> dict[str, Any]:
-    """Fields of a `Cell`: what `train_settings` returned for one setting, on the test rows, seed by seed."""
-    return (_measure if arm.estimator is None else _measure_estimators)(kept, *test)
+def predict_classes(heads: Sequence[Any], features: Rows) -> NDArray[np.int64]:
+    """Of heads as `train_settings` returns them, shape (heads, rows)."""
+    if isinstance(heads[0], FittedEstimator):
+        return np.stack([head.pipeline.predict(np.asarray(features)) for head in heads])
+    return predict_heads(heads, features).argmax(-1).numpy()
 
 
-def right_rows(arm: Arm, kept: Sequence[Any], features: Rows, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each of `kept`, see `measure`, is right on each row, shape (len(kept), rows)."""
-    if arm.estimator is None:
-        return predict_heads(kept, features).argmax(-1).numpy() == labels
-    return np.stack([fitted.pipeline.predict(np.asarray(features)) == labels for fitted in kept])
+def measure(kept: Sequence[Any], test: tuple[Rows, NDArray[np.int64]]) -> dict[str, Any]:
+    """Fields of a `Cell`: what `train_settings` returned for one setting, on the test rows, seed by seed.
+
+    What is no network has predictions alone, and no calibration where there are no probabilities.
+    """
+    if not isinstance(kept[0], FittedEstimator):
+        return _measure_networks(kept, *test)
+    features, labels = test
+    hits = predict_classes(kept, features) == labels
+    return _measure_predictions(hits, [log_probabilities(fitted, features) for fitted in kept], labels)
 
 
-def _measure(kept: Sequence[HeadResult], features: Rows, labels: NDArray[np.int64]) -> dict[str, Any]:
-    """`measure` of networks."""
+def _measure_networks(kept: Sequence[HeadResult], features: Rows, labels: NDArray[np.int64]) -> dict[str, Any]:
     predicted = scipy.special.log_softmax(predict_heads(kept, features).double().numpy(), axis=-1)
     rows = torch.from_numpy(np.array(features))
     modules = [result.head() for result in kept]
@@ -256,12 +262,6 @@ def _measure(kept: Sequence[HeadResult], features: Rows, labels: NDArray[np.int6
         "epochs": setup.arguments.num_train_epochs,
         "batch_size": setup.batch_size,
     }
-
-
-def _measure_estimators(kept: Sequence[FittedEstimator], features: Rows, labels: NDArray[np.int64]) -> dict[str, Any]:
-    """`measure` without what only a network has; without calibration too where there are no probabilities."""
-    hits = np.stack([fitted.pipeline.predict(np.asarray(features)) == labels for fitted in kept])
-    return _measure_predictions(hits, [log_probabilities(fitted, features) for fitted in kept], labels)
 
 
 def _measure_predictions(

@@ -16,10 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runs import Recipe, training_arguments
-from ..training import Rows, predict_heads
 from .arms import HEADS, LAST_EPOCH, Arm, Setting
-from .cells import StudyData, measure, train_settings
-from .classical import FittedEstimator
+from .cells import StudyData, measure, predict_classes, train_settings
 from .results import Cell, Tried
 
 FOLDS = 4
@@ -85,13 +83,6 @@ def train_few(
     return kept, accuracies
 
 
-def predict_classes(heads: Sequence[Any], features: Rows) -> NDArray[np.int64]:
-    """Of heads as `train_settings` returns them, shape (heads, rows)."""
-    if isinstance(heads[0], FittedEstimator):
-        return np.stack([head.pipeline.predict(np.asarray(features)) for head in heads])
-    return predict_heads(heads, features).argmax(-1).numpy()
-
-
 def train_few_cell(name: str, data: StudyData, seeds: int, fraction: float) -> Cell:
     """`train_cell` at `fraction` labels a class: every seed draws its own, and chooses its own setting."""
     started = time.monotonic()
@@ -100,7 +91,7 @@ def train_few_cell(name: str, data: StudyData, seeds: int, fraction: float) -> C
     kept, accuracies = train_few(arm, arm.settings, subsets, data)
     choices = accuracies.argmax(0)
     spread = zip(arm.settings, accuracies.mean(1).tolist(), accuracies.std(1, ddof=1).tolist(), strict=True)
-    measured = {**measure(arm, kept, data.test), "epochs": None}
+    measured = {**measure(kept, data.test), "epochs": None}
     return Cell(
         rows=len(subsets[0]),
         tried=[Tried(*one) for one in spread],

@@ -14,6 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import sklearn.linear_model  # noqa: F401
+
+# What commands import late: once here, and not in every child.
+import cr_hf.cli
+import cr_hf.hub.publish
+import cr_hf.progress
+import cr_hf.runs.train
+import cr_hf.runs.use
+import cr_hf.study.pictures
+import cr_hf.study.study
 
 PERMISSIONS = (1, 2, 3)
 """Of Linux: to write, to read and to own what permissions forbid, as root may."""
@@ -128,7 +138,6 @@ def start_command(command: list[str], folder: Path, **limits: Any) -> Child:
         folder: where it runs; temporary files go there too.
         **limits: of `Child`.
     """
-    import cr_hf.cli
 
     def run() -> None:
         os.chdir(folder)
