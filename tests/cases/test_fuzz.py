@@ -73,7 +73,7 @@ def write(folder: Path, kind: str, rows: list[tuple[str, Any]]) -> Path:
 def understood(path: Path) -> list[tuple[str, str]] | None:
     """Texts and labels that were read; None if the table was refused."""
     try:
-        loaded = load_rows(DataConfig(train_file=str(path), validation_file=str(path)))
+        loaded = load_rows(DataConfig(train_file=str(path), validation_file=str(path)), splits=["train"])
     except CRError as error:
         assert "\n" not in str(error)  # noqa: PT017
         return None
