@@ -3,7 +3,8 @@
 1. A label is read as written, without spaces around it; numbers compare as numbers (1, 1.0, +1 and 01 are one class),
    and True, true and TRUE are one.
 2. Without `data.label_names` the classes are the labels of train: numbers by value, then words by alphabet.
-3. A column whose type names its classes (`ClassLabel`) holds their numbers from 0.
+3. A column whose type names its classes (`ClassLabel`) holds the numbers of these names, from 0, in each file or split
+   by its own type; as many other `data.label_names` are new names for them.
 4. With label names, labels that are all whole numbers, none of them a name, count the names: from 0 if 0 occurs; from
    1 if 0 does not and the number of classes does, which is said. If neither does, `data.label_start` decides.
 5. Otherwise every label is a name. A label that is none is refused with its row; nothing is chosen by majority.
@@ -109,7 +110,6 @@ def find_classes(
     seen: Mapping[str, Seen],
     names: list[str] | None = None,
     label_start: int | None = None,
-    is_index: bool = False,
     several: bool = False,
 ) -> tuple[Classes, list[str]]:
     """The classes that labels mean, by the rule at the head of this module.
@@ -118,7 +118,6 @@ def find_classes(
         seen: by split the labels of its rows.
         names: of the classes, in order; None takes them from train.
         label_start: `data.label_start`.
-        is_index: whether the type of the column says that labels are numbers of classes.
         several: whether a row may have several labels.
 
     Returns:
@@ -135,7 +134,7 @@ def find_classes(
         ids = {key_of(name): index for index, name in enumerate(names)}
         if len(ids) < len(names):
             raise DataError(f"data.label_names={names[:20]}: two of them are the same number: give each class a name")
-        start = 0 if is_index else _start(seen, names, ids, label_start, notes)
+        start = _start(seen, names, ids, label_start, notes)
         one_hot = several and all(
             part.lengths == {len(names)} and set(map(key_of, part.counts)) <= {"0", "1"} for part in seen.values()
         )

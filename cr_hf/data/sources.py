@@ -51,13 +51,18 @@ class Source:
     unescape: bool = False
     features: datasets.Features | None = None
 
-    def label_feature(self, config: DataConfig) -> datasets.ClassLabel | None:
-        """The type of the label column if it names its classes."""
+    def own_names(self, config: DataConfig) -> list[str] | None:
+        """The classes that the type of the label column names."""
         if self.features is None or config.label_columns:
             return None
         label = self.features[find_column(list(self.features), config.label_column, "label", self.name)]
         label = getattr(label, "feature", label)
-        return label if isinstance(label, datasets.ClassLabel) else None
+        return [name.strip() for name in label.names] if isinstance(label, datasets.ClassLabel) else None
+
+    def class_names(self, config: DataConfig) -> list[str] | None:
+        """What the numbers in the label column mean, if its type says that; other `label_names` are new names."""
+        names, asked = self.own_names(config), config.label_names or []
+        return asked if names and len(asked) == len(names) and not set(asked) & set(names) else names
 
 
 class Row(NamedTuple):
@@ -81,7 +86,7 @@ def read_sources(sources: Sequence[Source], config: DataConfig, labelled: bool =
     """
     count = 0
     for source in sources:
-        columns = None
+        columns, names = None, source.class_names(config) if labelled else None
         for where, record in source.records():
             place = partial("{}, {}".format, source.name, where)
             columns = columns or find_columns(list(record), config, source.name, labelled)
@@ -90,10 +95,19 @@ def read_sources(sources: Sequence[Source], config: DataConfig, labelled: bool =
                 raise DataError(f"{place()}: more than {config.max_rows} rows: raise data.max_rows")
             text = _text(record, columns.text, source.unescape, config, place)
             pair = columns.text_pair and _text(record, columns.text_pair, source.unescape, config, place)
-            label: Any = [record.get(name) for name in columns.labels]
+            label: Any = [_named(record.get(name), names) for name in columns.labels]
             yield Row(place, text, pair, label if config.label_columns else next(iter(label), None), record, columns)
         if columns is None and len(sources) > 1:
             logger.warning_once(f"{source.name}: there is no row")
+
+
+def _named(value: Any, names: Sequence[str] | None) -> Any:
+    """A number of a class, or several, as its name; what is none as it is."""
+    if names is None:
+        return value
+    if isinstance(value, list):
+        return [_named(one, names) for one in value]
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
 
 
 def _text(record: Record, column: str, unescape: bool, config: DataConfig, place: Callable[[], str]) -> str:
@@ -174,7 +188,7 @@ def loaded_sources(name: str, loaded: Any, config: DataConfig) -> dict[str, list
         for found in [word for word in words if word in loaded][:1]:
             rows = loaded[found]
             source = Source(f"{name} [{found}]", partial(_dataset_records, rows), unescape, rows.features)
-            if split == "test" and source.label_feature(config) is not None:
+            if split == "test" and source.class_names(config) is not None:
                 label = find_column(list(rows.features), config.label_column, "label", name)
                 if isinstance(rows, datasets.Dataset) and rows.unique(label) == [-1]:
                     logger.warning(f"{name}: its test split has no labels (all are -1) and is left out")

@@ -190,7 +190,7 @@ def load_sources(
     config: DataConfig, problem_type: str, wanted: Sequence[str], sources: Mapping[str, Sequence[Source]]
 ) -> RowSplits:
     """What `load_rows` returns, of sources."""
-    names, is_index = known_names(config, problem_type, next(iter(sources.values()))[0])
+    names = known_names(config, problem_type, sources)
     splits_off = "validation" not in sources and not set(wanted) <= {"test"}
     needs_names = names is None and problem_type != NUMBERS
     reads_train = "train" in sources and ("train" in wanted or splits_off or needs_names)
@@ -199,7 +199,7 @@ def load_sources(
     codec = RowCodec(config, problem_type, names)
     read = [split for split in sources if split in wanted or (split == "train" and reads_train)]
     scans = {split: scan_rows(split, sources[split], codec) for split in read}
-    codec, notes = settle(codec, scans, is_index)
+    codec, notes = settle(codec, scans)
     if "train" in wanted:
         notes += _check_train(scans, codec)
     kept = [split for split in read if split in wanted or splits_off]
@@ -214,14 +214,22 @@ def load_sources(
     return found
 
 
-def known_names(config: DataConfig, problem_type: str, source: Source) -> tuple[list[str] | None, bool]:
-    """The names of the classes that are known before rows are read, and whether labels are their numbers."""
-    feature = source.label_feature(config) if problem_type != NUMBERS else None
-    columns = None if config.label_columns is None else [str(name) for name in config.label_columns]
-    return config.label_names or (columns if feature is None else list(feature.names)), feature is not None
+def known_names(config: DataConfig, problem_type: str, sources: Mapping[str, Sequence[Source]]) -> list[str] | None:
+    """The names of the classes that are known before rows are read."""
+    first, *others = [source for part in sources.values() for source in part]
+    for source in others if config.label_names else ():
+        own, usual = source.own_names(config), first.own_names(config)
+        if own and usual and own != usual and source.class_names(config) == config.label_names:
+            raise DataError(
+                f"{source.name}: its classes are {own[:20]}, those of {first.name} {usual[:20]}, and data.label_names "
+                "gives them new names: leave it out"
+            )
+    if config.label_names or config.label_columns:
+        return config.label_names or [str(name) for name in config.label_columns or ()]
+    return first.class_names(config) if problem_type != NUMBERS else None
 
 
-def settle(codec: RowCodec, scans: Mapping[str, Scan], is_index: bool) -> tuple[RowCodec, list[str]]:
+def settle(codec: RowCodec, scans: Mapping[str, Scan]) -> tuple[RowCodec, list[str]]:
     """The codec with what the first pass saw, and notes to tell the user."""
     notes = [note for scan in scans.values() for note in scan.notes]
     config = codec.config
@@ -232,7 +240,7 @@ def settle(codec: RowCodec, scans: Mapping[str, Scan], is_index: bool) -> tuple[
         return RowCodec(config, NUMBERS, width=next(iter(widths.values()))), notes
     several = codec.problem_type == SEVERAL
     seen = {split: scan.seen for split, scan in scans.items()}
-    classes, more = find_classes(seen, codec.names, config.label_start, is_index, several)
+    classes, more = find_classes(seen, codec.names, config.label_start, several)
     return RowCodec(config, codec.problem_type, codec.names, classes), notes + more
 
 

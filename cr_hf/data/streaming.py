@@ -38,7 +38,7 @@ def load_streamed(config: DataConfig, problem_type: str = SINGLE) -> RowSplits:
     sources = sources_of(config, streaming=True)
     if "train" not in sources:
         raise DataError(f"{config.name or 'the files given'}: no train split found: set data.train_file")
-    names, is_index = known_names(config, problem_type, sources["train"][0])
+    names = known_names(config, problem_type, sources)
     if names is None and problem_type != NUMBERS:
         raise DataError("data.streaming does not read train before training: list the classes as data.label_names")
     codec = RowCodec(config, problem_type, names)
@@ -46,7 +46,7 @@ def load_streamed(config: DataConfig, problem_type: str = SINGLE) -> RowSplits:
     scans = {"train": scan_rows("train", sources["train"], codec, SHUFFLE_BUFFER)}
     held = {split: found for split, found in sources.items() if split != "train"}
     scans |= {split: scan_rows(split, found, codec) for split, found in held.items()}
-    codec, notes = settle(codec, scans, is_index)
+    codec, notes = settle(codec, scans)
     rows = datasets.IterableDataset.from_generator(
         codec.examples, codec.features(), gen_kwargs={"split": "train", "sources": sources["train"]}
     )

@@ -105,7 +105,7 @@ def load_tables(
             table = _read_table(path, split, config)
             is_first = base is None
             base = base or schema_of_columns(table.columns, path, config, has_labels=table.labels is None)
-            parts.append(_numbers(table, base, config))
+            parts.append(_numbers(table, base, config, schema is not None))
             column_notes += _column_notes(table, base, parts[0]) if is_first and table.labels is None else []
             labels[split] += table.written_labels(base, config, seen[split])
         features[split] = np.concatenate(parts)
@@ -182,7 +182,7 @@ def read_rows(path: Path, config: DataConfig, schema: TableSchema) -> tuple[NDAr
     table = _read_table(path, "test", config, labelled=False)
     names = table.columns if table.labels is None else []
     records = [dict(zip(names, cells, strict=False)) for cells in table.rows]
-    return _impute(_numbers(table, schema, config), schema), records
+    return _impute(_numbers(table, schema, config, is_trained=True), schema), records
 
 
 def table_features(rows: datasets.Dataset) -> NDArray[np.float32]:
@@ -249,8 +249,10 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 
 
-def _numbers(table: _Table, schema: TableSchema, config: DataConfig) -> NDArray[np.float32]:
-    """The features as float32; NaN where a value is missing, which only `missing_columns` may be."""
+def _numbers(table: _Table, schema: TableSchema, config: DataConfig, is_trained: bool) -> NDArray[np.float32]:
+    """The features as float32; NaN where a value is missing, which only `missing_columns` may be, and to a trained
+    model only those that have a median.
+    """
     positions = column_positions(table.columns, schema, table.path)
     may_miss = [name in map(column_name, config.missing_columns or schema.columns) for name in schema.columns]
     text = None if config.missing_value is None else str(config.missing_value).lower()
@@ -264,6 +266,12 @@ def _numbers(table: _Table, schema: TableSchema, config: DataConfig) -> NDArray[
         missing = (values == number) | np.array([[cell.lower() == text for cell in row] for row in cells])
     missing &= np.array(may_miss)
     bad = ~(np.abs(values) <= LARGEST) & ~missing if values.dtype.kind == "f" else np.zeros((0, 0), bool)
+    without_median = missing & np.array([is_trained and name not in schema.medians for name in schema.columns])
+    for row, column in np.argwhere(without_median)[:1]:
+        place = f"{table.place(row)}, column {schema.columns[column]!r}"
+        raise DataError(
+            f"{place}: a value is missing, and training knew of no missing ones: fill it in, or train anew"
+        )
     for row, column in np.argwhere(bad)[:1]:
         value = table.rows[row][positions[column]]
         raise DataError(

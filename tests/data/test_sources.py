@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
 from data_files import SHARED_DATA, TSV, both, needs_shared_data, rows_of, write
 
-from cr_hf.data import DataConfig, load_rows
+from cr_hf.data import SEVERAL, DataConfig, load_rows
 from cr_hf.data.paths import split_paths
 from cr_hf.errors import DataError
 
@@ -79,6 +81,52 @@ def test_a_hub_data_set_keeps_its_class_names(
     assert "its test split has no labels" in caplog.text
     renamed = load_rows(DataConfig(name="SetFit/sst5", label_names=["x", "y", "z"]), splits=["validation"])
     assert renamed["validation"].features["label"].names == ["x", "y", "z"]
+
+
+NAMES = {
+    "of the same order": (["neg", "pos"], {}, ["neg", "pos", "pos"]),
+    "of another order": (["pos", "neg"], {}, ["pos", "neg", "neg"]),
+    "as text": (None, {}, ["neg", "pos", "pos"]),
+    "in new words": (["neg", "pos"], {"label_names": ["bad", "good"]}, ["bad", "good", "good"]),
+    "in new words for another order": (["pos", "neg"], {"label_names": ["bad", "good"]}, "gives them new names"),
+    "in the user's order": (["neg", "pos"], {"label_names": ["pos", "neg"]}, ["neg", "pos", "pos"]),
+    "of another name": (["neg", "other"], {}, "row 2: label 'other' of test is not one of the 2 classes"),
+    "in some new words": (["neg", "pos"], {"label_names": ["neg", "good"]}, "label 'pos' of train is not one of"),
+}
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_numbers_of_classes_mean_what_the_type_of_their_own_file_says(case: str, tmp_path: Path) -> None:
+    names, options, expected = NAMES[case]
+    for name, classes, labels in (("train", ["neg", "pos"], [1, 0, 1]), ("test", names, [0, 1, 1])):
+        rows: dict[str, list[Any]] = {"text": ["a", "b", "c"], "label": labels}
+        kind: Any = datasets.Value("string")
+        if classes is None:
+            rows["label"] = ["neg", "pos", "pos"]
+        else:
+            kind = datasets.ClassLabel(names=classes)
+        features = datasets.Features({"text": datasets.Value("string"), "label": kind})
+        datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / f"{name}.parquet")
+    train = str(tmp_path / "train.parquet")
+    config = DataConfig(train_file=train, validation_file=train, test_file=str(tmp_path / "test.parquet"), **options)
+    if isinstance(expected, str):
+        with pytest.raises(DataError, match=expected):
+            load_rows(config)
+        return
+    test = load_rows(config)["test"]
+    assert [test.features["label"].names[label] for label in test["label"]] == expected
+    known = dataclasses.replace(config, label_names=test.features["label"].names)  # as `evaluate_run` reads it
+    assert load_rows(known, splits=["test"])["test"]["label"][:] == test["label"][:]
+
+
+def test_several_numbers_of_classes_are_their_names(tmp_path: Path) -> None:
+    labels = datasets.List(datasets.ClassLabel(names=["x", "y"]))
+    features = datasets.Features({"text": datasets.Value("string"), "label": labels})
+    rows = {"text": ["a", "b", "c"], "label": [[0, 1], [1], []]}
+    datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "train.parquet")
+    train = str(tmp_path / "train.parquet")
+    found = load_rows(DataConfig(train_file=train, validation_file=train), SEVERAL)["train"]
+    assert found["label"][:] == [[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]]
 
 
 @needs_shared_data

@@ -82,6 +82,20 @@ def test_what_is_said_to_be_missing(said: str, cell: str, tmp_path: Path) -> Non
     assert table_features(found["train"])[5].tolist() == [5, 1]
 
 
+def test_what_is_missing_needs_a_median(tmp_path: Path) -> None:
+    rows = "".join(f"{row % 7},{row % 3},{'ab'[row % 2]}\n" for row in range(20))
+    (tmp_path / "t.csv").write_text(f"height,weight,label\n{rows}", encoding="utf-8")
+    (tmp_path / "new.csv").write_text("height,weight,label\n1,2,a\n1,NA,b\n", encoding="utf-8")
+    schema = schema_of(load_tables(DataConfig(train_file=str(tmp_path / "t.csv")))["train"])
+    config = DataConfig(test_file=str(tmp_path / "new.csv"), missing_value="NA", label_names=["a", "b"])
+    for read in (
+        lambda: read_rows(tmp_path / "new.csv", config, schema),
+        lambda: load_tables(config, ["test"], schema),
+    ):
+        with pytest.raises(DataError, match="line 3, column 'weight': a value is missing"):
+            read()
+
+
 def test_a_missing_number_of_an_array(tmp_path: Path) -> None:
     values = np.arange(40.0).reshape(20, 2)
     values[5, 1] = np.nan
