@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quality docs bench results model-cards hub-faults soak
+.PHONY: help setup demo test quality docs bench results model-cards hub-faults soak compatibility
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -55,6 +55,9 @@ model-cards: published/sst5_frozen published/yelp_minilm ## Train, write publish
 
 hub-faults: setup ## Try every fault of publishing, and write experiments/results/hub_faults.json
 	$(BIN)/python tests/support/hub_faults.py experiments/results/hub_faults.json
+
+compatibility: setup ## Write the tables of docs/compatibility.md from the lines that tests/test_compatibility.py tries
+	PYTHONPATH=tests:tests/support:. $(BIN)/python tests/test_compatibility.py
 
 results: setup ## Write RESULTS.md, the tables of README.md and docs/ and the pictures from the committed results
 	$(BIN)/python -m experiments.make_results
