@@ -91,7 +91,7 @@ def add_lora(model: CRBackboneModel, base: str | Path, config: LoraConfig | None
 
 def merge_lora(adapted: PeftModel) -> CRForSequenceClassification:
     """The classifier with its adapters, of whatever method of peft, added into its weights; `adapted` is used up."""
-    inner = adapted.get_base_model()
+    inner: Any = adapted.get_base_model()
     if hasattr(inner.classifier, "modules_to_save"):
         # peft 0.21 unpacks a trained head for some methods only, and expects it to have a `weight` for the others.
         inner.classifier = inner.classifier.modules_to_save[adapted.active_adapter]
