@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-AUTO_CONFIG, AUTO_MODEL = "transformers.models.auto.configuration_auto", "transformers.models.auto.modeling_auto"
+AUTO_CONFIG = "transformers.models.auto.configuration_auto"
 
 ON_A_BACKBONE = (
     *("CRModel", "CRForSequenceClassification", "CRForTokenClassification", "CRForMultipleChoice"),
@@ -29,40 +27,32 @@ def _register() -> None:
         getattr(transformers, model.auto_class).register(modeling.CRConfig, model, exist_ok=True)
 
 
-# The models' Auto classes import the configurations' themselves: then this import finds them under way, and the
-# second entry registers once they are whole.
-ONCE_IMPORTED: dict[str, Callable[[], object]] = {
-    AUTO_CONFIG: lambda: importlib.import_module(AUTO_MODEL),
-    AUTO_MODEL: _register,
-}
+class _AfterImports:
+    """Registers as soon as the Auto classes are there and no module of transformers is half imported.
 
+    Importing them takes seconds, `cr-hf --help` none; and the models' own imports must find transformers whole.
+    """
 
-def model_class_of(config: dict[str, Any]) -> Any:
-    """The class of a saved classifier on a backbone, by its `config.json`."""
-    from . import modeling
-
-    name = next(iter(config.get("architectures") or ()), None)
-    return getattr(modeling, name if name in ON_A_BACKBONE else "CRForSequenceClassification")
-
-
-class _WhenImported:
-    """Registers right after a module of `ONCE_IMPORTED` has run: importing them takes seconds, `cr-hf --help` none."""
+    depth = 0
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name not in ONCE_IMPORTED:
+        if name.partition(".")[0] != "transformers":
             return None
-        sys.meta_path.remove(self)
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            sys.meta_path.insert(0, self)
+        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next((found for found in others if found is not None), None)
         if spec is None or spec.loader is None:
             return spec
         run = spec.loader.exec_module
 
         def run_and_register(module: ModuleType) -> None:
-            run(module)
-            ONCE_IMPORTED[name]()
+            self.depth += 1
+            try:
+                run(module)
+            finally:
+                self.depth -= 1
+            if not self.depth and AUTO_CONFIG in sys.modules and self in sys.meta_path:
+                sys.meta_path.remove(self)
+                _register()
 
         spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
         return spec
@@ -75,5 +65,5 @@ def register_auto_classes() -> None:
     """
     if AUTO_CONFIG in sys.modules:
         _register()
-    if not any(isinstance(finder, _WhenImported) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _WhenImported())
+    elif not any(isinstance(finder, _AfterImports) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AfterImports())

@@ -29,13 +29,19 @@ def test_importing_the_package_and_the_command_line_imports_nothing_heavy() -> N
     assert run(f"import sys, cr_hf, cr_hf.cli; print(sorted({heavy}))") == "[]"
 
 
+AUTO = "from transformers import AutoConfig, AutoModelForSequenceClassification"
+
+
 @pytest.mark.parametrize(
     "first",
     [
-        "import cr_hf; from transformers import AutoConfig, AutoModelForSequenceClassification",
-        "from transformers import AutoConfig, AutoModelForSequenceClassification; import cr_hf",
-        "from cr_hf import CRConfig; from transformers import AutoConfig, AutoModelForSequenceClassification",
-        "import cr_hf.modeling.layers; from transformers import AutoConfig, AutoModelForSequenceClassification",
+        f"import cr_hf; {AUTO}",
+        f"{AUTO}; import cr_hf",
+        f"from cr_hf import CRConfig; {AUTO}",
+        f"import cr_hf.modeling.layers; {AUTO}",
+        # Modules that import the Auto classes on their own way: at that moment they are half imported themselves.
+        f"import cr_hf; from transformers import PreTrainedModel; {AUTO}",
+        f"import cr_hf; import transformers.quantizers; {AUTO}",
     ],
 )
 def test_the_model_type_is_registered_whatever_is_imported_first(first: str) -> None:
