@@ -27,6 +27,14 @@ def _register() -> None:
         getattr(transformers, model.auto_class).register(modeling.CRConfig, model, exist_ok=True)
 
 
+def model_class_of(config: dict[str, Any]) -> Any:
+    """The class of a saved classifier on a backbone, by its `config.json`."""
+    from . import modeling
+
+    name = next(iter(config.get("architectures") or ()), None)
+    return getattr(modeling, name if name in ON_A_BACKBONE else "CRForSequenceClassification")
+
+
 class _AfterImports:
     """Registers as soon as the Auto classes are there and no module of transformers is half imported.
 
