@@ -1,6 +1,7 @@
 """Actions in forked processes: with limits, to be killed, and with what they printed."""
 
 import ctypes
+import multiprocessing
 import os
 import resource
 import socket
@@ -15,6 +16,7 @@ from typing import Any
 
 import psutil
 import sklearn.linear_model  # noqa: F401
+from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
 
 # What commands import late: once here, and not in every child.
 import cr_hf.cli
@@ -154,6 +156,44 @@ def run_command(command: list[str], folder: Path, **limits: Any) -> Ended:
     return start_command(command, folder, **limits).wait()
 
 
+class Forked(multiprocessing.get_context("fork").Process):
+    """A worker of `accelerate launch` with as much of the interface of `subprocess.Popen` as torch needs."""
+
+    def poll(self) -> int | None:
+        """Its exit code, once it has ended."""
+        return self.exitcode
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Until it has ended."""
+        self.join(timeout)
+
+
+def fork_workers() -> None:
+    """In a child: let `accelerate launch` fork the workers of `cr-hf`, which need not import everything anew."""
+
+    def start(handler: SubprocessHandler, words: tuple[str, ...], environment: dict[str, str]) -> Forked:
+        def work() -> None:
+            os.setsid()
+            os.environ.update(environment)
+            forget_processes()
+            sys.argv = ["cr-hf", *words[words.index("cr_hf.cli") + 1 :]]
+            cr_hf.cli.main()
+
+        worker = Forked(target=work)
+        worker.start()
+        return worker
+
+    SubprocessHandler._popen = start  # type: ignore[method-assign]
+
+
+def forget_processes() -> None:
+    """In a child: what accelerate knows of the processes that the parent worked with."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
 def start_together(action: Callable[[], object], processes: int = 2) -> list[Child]:
     """The same action in processes that work together: what `torchrun` tells its own, without starting Python anew."""
     with socket.socket() as free:
@@ -161,13 +201,10 @@ def start_together(action: Callable[[], object], processes: int = 2) -> list[Chi
         port = free.getsockname()[1]
 
     def join(rank: int) -> None:
-        from accelerate.state import AcceleratorState, GradientState
-
         numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
         os.environ.update({name: str(value) for name, value in {**numbers, "MASTER_PORT": port}.items()})
         os.environ["MASTER_ADDR"] = "127.0.0.1"
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
+        forget_processes()
         action()
 
     return [Child(partial(join, rank)) for rank in range(processes)]

@@ -11,7 +11,7 @@ import accelerate.commands.launch
 import numpy as np
 import pytest
 import torch
-from children import Child, run_command, start_together
+from children import Child, fork_workers, run_command, start_together
 from process_jobs import SINGLE, compare
 from safetensors.torch import load_file
 
@@ -136,6 +136,7 @@ def test_the_command_line_and_accelerate_launch_are_the_same_run(
 
     def launch(configuration: str, folder: str) -> None:
         options = ["--main_process_port=0", "--config_file", str(configs / configuration), "-m", "cr_hf.cli"]
+        fork_workers()
         sys.argv = ["accelerate", *options, *train, f"output_dir={tmp_path / folder}"]
         accelerate.commands.launch.main()
 
