@@ -5,4 +5,5 @@ from .encode import classify_features as classify_features
 from .encode import collate_features as collate_features
 from .encode import encode_splits as encode_splits
 from .encode import encode_texts as encode_texts
+from .encode_media import encode_media as encode_media
 from .text_encoder import TextEncoder as TextEncoder

@@ -11,6 +11,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -25,6 +26,7 @@ from transformers.utils import logging
 
 from ..errors import DataError
 from ..modeling import (
+    CRBackboneModel,
     CRForSequenceClassification,
     CRPreTrainedModel,
     padded_batches,
@@ -78,20 +80,30 @@ def encode_texts(
     """
     rows = _SortedTexts(texts, text_pairs)
     encoder = _Encoder(model, tokenizer, rows, token_budget)
+    return kept_features(encoder, rows.shards, description, cache_dir)
+
+
+def kept_features(
+    encoder: Any, shards: list[Rows], description: str, cache_dir: str | Path | Literal[False] | None
+) -> Features:
+    """Features of all rows, from the cache or from `encoder(rows, bar)`, which has a `model` and an `address()`."""
+    config, count = encoder.model.config, sum(map(len, shards))
+    # Without autocast: the address of the features does not know of it.
+    exactly = partial(torch.autocast, encoder.model.device.type, enabled=False)
     if cache_dir is False:
-        features = np.empty((len(texts), model.config.in_features), np.float32)
-        with encoder.exactly(), _progress(description, len(texts)) as bar:
-            for shard in rows.shards:
+        features = np.empty((count, config.in_features), np.float32)
+        with exactly(), _progress(description, count) as bar:
+            for shard in shards:
                 features[shard] = encoder(shard, bar)
         return features
     folder = (default_cache_dir() if cache_dir is None else Path(cache_dir)) / encoder.address()
-    about = {"description": description, "backbone": model.config.backbone_config.model_type, "texts": len(texts)}
-    entry = FeatureFile(folder, rows.shards, model.config.in_features, about)
+    about = {"description": description, "backbone": config.backbone_config.model_type, "texts": count}
+    entry = FeatureFile(folder, shards, config.in_features, about)
     with one_line_errors(folder):
         missing = entry.missing()
         if missing:
-            done = len(texts) - sum(len(rows.shards[shard]) for shard in missing)
-            with encoder.exactly(), _progress(description, len(texts), done) as bar:
+            done = count - sum(len(shards[shard]) for shard in missing)
+            with exactly(), _progress(description, count, done) as bar:
                 entry.fill(missing, encoder, bar)
         return entry.open()
 
@@ -152,10 +164,6 @@ class _Encoder:
         self.max_length = model.config.max_length_for(tokenizer)
         self.tokenizer = prepare_tokenizer(tokenizer, self.max_length)
 
-    def exactly(self) -> Any:
-        """Without autocast: the address of the features does not know of it."""
-        return torch.autocast(self.model.device.type, enabled=False)
-
     @torch.no_grad()  # Not inference_mode: some backbones keep tensors of a forward pass, and may train later.
     def __call__(self, rows: Rows, bar: Any) -> Features:
         """Features of some rows of one shard, shape (len(rows), in_features); identical texts are encoded once."""
@@ -170,25 +178,12 @@ class _Encoder:
         for batch, inputs in padded_batches(self.tokenizer, encoded, self.token_budget):
             features[batch] = self.model.get_features(**inputs.to(self.model.device)).float().cpu().numpy()
             bar.update(int(repeats[batch].sum()))
-        if not np.isfinite(features).all():
-            bad = int(rows[is_new][~np.isfinite(features).all(1)][0])
-            raise DataError(
-                f"row {bad} of the texts: the backbone gives features that are not finite: its weights are damaged, "
-                "or its dtype is too narrow: load it again in float32"
-            )
+        check_finite(features, rows[is_new], "texts")
         return features if len(features) == len(rows) else features.repeat(repeats, axis=0)
 
     def address(self) -> str:
         """A hash of all that the features depend on."""
-        config = self.model.config
-        backbone = config.backbone_config.to_dict()
-        for name in ORIGIN_FIELDS:
-            backbone.pop(name, None)
-        settings = [FORMAT, SHARD_ROWS, config.pooling, config.feature_layer_indices, self.max_length, backbone]
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-        for part in (_weights_digest(self.model.backbone), self._tokenizer_digest(), self.texts.digests.data):
-            digest.update(part)
-        return digest.hexdigest()[:32]
+        return address_of(self.model, self.max_length, self._tokenizer_digest(), self.texts.digests)
 
     def _tokenizer_digest(self) -> bytes:
         tokenizer: Any = self.tokenizer
@@ -201,6 +196,33 @@ class _Encoder:
             for path in sorted(tokenizer.save_pretrained(folder)):
                 digest.update(Path(path).name.encode() + Path(path).read_bytes())
         return digest.digest()
+
+
+def address_of(model: CRBackboneModel, length: int | None, processor: bytes, items: NDArray[np.uint8]) -> str:
+    """A hash of all that features depend on: settings and weights of the model, its processor, and what it reads."""
+    config = model.config
+    backbone = config.backbone_config.to_dict()
+    for name in ORIGIN_FIELDS:
+        backbone.pop(name, None)
+    settings = [FORMAT, SHARD_ROWS, config.pooling, config.feature_layer_indices, length, backbone]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for part in (_weights_digest(model.backbone), processor, items.data):
+        digest.update(part)
+    return digest.hexdigest()[:32]
+
+
+def check_finite(features: Features, rows: Rows, what: str) -> None:
+    """Refuse features that are not finite, naming the first row.
+
+    Raises:
+        DataError: if there is one.
+    """
+    if not np.isfinite(features).all():
+        bad = int(rows[~np.isfinite(features).all(1)][0])
+        raise DataError(
+            f"row {bad} of the {what}: the backbone gives features that are not finite: its weights are damaged, "
+            "or its dtype is too narrow: load it again in float32"
+        )
 
 
 def _weights_digest(module: nn.Module) -> bytes:

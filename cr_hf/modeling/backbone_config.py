@@ -32,13 +32,17 @@ def read_backbone_config(values: Any) -> PreTrainedConfig | None:
     return CONFIG_MAPPING[model_type].from_dict(values)
 
 
-def width_of(config: PreTrainedConfig) -> int:
-    """Width of the last hidden state; of a convolutional network that of the last stage."""
+def width_of(config: PreTrainedConfig, default: int | None = None) -> int:
+    """Width of the last hidden state; of a convolutional network that of the last stage.
+
+    Raises:
+        ValueError: if the configuration does not tell, and there is no default.
+    """
     widths = [getattr(config, "hidden_size", None), *(getattr(config, "hidden_sizes", None) or ())[-1:]]
-    for width in (*widths, getattr(config, "num_features", None)):
+    for width in (*widths, getattr(config, "num_features", None), default):
         if width is not None:
             return width
-    raise ValueError(f"the width of a backbone of type {config.model_type} is unknown: use another one")
+    raise ValueError(f"the configuration of a backbone of type {config.model_type} tells no width: give in_features")
 
 
 def positions_of(config: PreTrainedConfig) -> int:

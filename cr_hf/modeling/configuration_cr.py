@@ -325,7 +325,7 @@ class CRConfig(PreTrainedConfig):
                     f"feature_layers={self.feature_layers} names hidden state {index}, but the backbone has {states} "
                     f"(0 is the embeddings): use 0 to {states - 1}"
                 )
-        width = width_of(text_config) * (1 if indices is None else len(indices))
+        width = width_of(text_config, given) * (1 if indices is None else len(indices))
         if given is not None and given != width:
             raise ValueError(
                 f"in_features={given} disagrees with the backbone, which gives {width} features: leave in_features out"

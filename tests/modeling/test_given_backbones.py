@@ -126,6 +126,14 @@ def parts() -> tuple[Any, Any]:
     return library, pytest.importorskip("sentence_transformers.sentence_transformer.modules")
 
 
+def test_a_quantised_backbone_is_not_saved(tiny_backbone: TinyBackbone, tmp_path: Path) -> None:
+    model = CRForSequenceClassification.from_backbone(str(tiny_backbone("bert")), device_map={"": "cpu"}, **HEAD)
+    model.backbone.hf_quantizer = object()  # what transformers sets with a quantization_config
+    with pytest.raises(ValueError, match=r"quantised backbone is not saved: .*head_only=True"):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_number_of_labels_starts_a_new_readout(tiny_backbone: TinyBackbone, tmp_path: Path) -> None:
     model, batch = text_model(tiny_backbone("bert"), freeze_backbone=True)
     model.save_pretrained(tmp_path)

@@ -54,6 +54,14 @@ def saved(packaged: Path, tmp_path: Path) -> Path:
     return folder
 
 
+def test_another_number_of_labels_starts_a_new_readout(saved: Path) -> None:
+    before = CRForSequenceClassification.from_pretrained(saved).classifier.state_dict()
+    model = CRForSequenceClassification.from_pretrained(saved, num_labels=5, ignore_mismatched_sizes=True)
+    assert logits(model, saved).shape == (2, 5)
+    for name, tensor in model.classifier.state_dict().items():
+        assert name.startswith("readout.") or torch.equal(tensor, before[name]), name
+
+
 def test_it_holds_the_head_alone_and_names_the_backbone(saved: Path, packaged: Path) -> None:
     config = json.loads((saved / "config.json").read_text(encoding="utf-8"))
     digest = cr_hf.modeling.loading.sha256_of(packaged / "model.safetensors")

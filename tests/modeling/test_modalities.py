@@ -9,10 +9,11 @@ import torch
 from classifiers import assert_same_state
 from modalities import CLASSES, KINDS, batch_of, model_on, rows_read
 from torch import Tensor, nn
-from transformers import AutoModel
+from transformers import CONFIG_MAPPING, AutoModel
 
 import cr_hf
 from cr_hf import (
+    CRConfig,
     CRForAudioClassification,
     CRForImageClassification,
     CRForMultipleChoice,
@@ -174,3 +175,11 @@ def test_a_backbone_that_does_not_fit_is_one_line(
     with pytest.raises(ValueError, match=message) as caught:
         model_class.from_backbone(str(tmp_path), **fields)
     assert "\n" not in str(caught.value)
+
+
+def test_a_wrapper_of_timm_tells_its_width_or_is_told() -> None:
+    for fields, width in (({"num_features": 40}, {}), ({}, {"in_features": 40})):
+        wrapper = CONFIG_MAPPING["timm_wrapper"](architecture="resnet10t", **fields)
+        assert CRConfig(backbone_config=wrapper, **width).in_features == 40
+    with pytest.raises(ValueError, match="timm_wrapper tells no width: give in_features"):
+        CRConfig(backbone_config=CONFIG_MAPPING["timm_wrapper"](architecture="resnet10t"))
