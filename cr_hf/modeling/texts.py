@@ -197,6 +197,19 @@ class Encoded(NamedTuple):
         return values
 
 
+def _tokens_first(passed: dict[str, Tensor], given: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Inputs with a mask and the padding on the right, and the order in which positions were taken for it."""
+    if "attention_mask" not in passed:
+        return {**passed, "attention_mask": torch.ones(given.shape[:2], dtype=torch.long, device=given.device)}, None
+    # Stable, so that attended tokens keep their order: (batch, length), tokens first.
+    order = passed["attention_mask"].eq(0).int().argsort(dim=1, stable=True)
+    moved = {}
+    for name, value in passed.items():
+        every = value.expand(len(order), *value.shape[1:])  # position_ids may have one row for all
+        moved[name] = every.gather(1, order if value.ndim == 2 else order.unsqueeze(-1).expand_as(every))
+    return moved, order
+
+
 def hidden_states(
     backbone: Any,
     takes: Container[str],
@@ -225,20 +238,7 @@ def hidden_states(
     if "position_ids" in passed and "position_ids" not in takes:
         raise ValueError(f"the backbone ({backbone.config.model_type}) takes no position_ids: leave them out")
     given = passed["input_ids"] if "input_ids" in passed else passed["inputs_embeds"]
-    order = None
-    if "attention_mask" not in passed:
-        passed["attention_mask"] = torch.ones(given.shape[:2], dtype=torch.long, device=given.device)
-    else:
-        # (batch, length), attended tokens first. No two keys of a text are equal, so that each kind keeps its order.
-        length, device = given.shape[1], given.device
-        keys = torch.arange(length, device=device), torch.arange(-length, 0, device=device)
-        order = torch.where(passed["attention_mask"].eq(0), *keys).argsort(dim=1)
-        passed = {
-            name: value.expand(order.shape[0], *value.shape[1:]).gather(
-                1, order if value.ndim == 2 else order.unsqueeze(-1).expand_as(value)
-            )
-            for name, value in passed.items()
-        }
+    passed, order = _tokens_first(passed, given)
     options: dict[str, Any] = {"use_cache": False} if "use_cache" in takes else {}
     if output_attentions:
         options["output_attentions"] = True
@@ -260,10 +260,9 @@ def hidden_states(
     encoded = Encoded([state[:, : given.shape[1]] for state in states], passed["attention_mask"], order)
     if not (output_attentions or output_hidden_states):
         return encoded
-    attentions = output.attentions if output_attentions else None
+    layers_of = output.hidden_states if output_hidden_states else None
+    weights_of = output.attentions if output_attentions else None
     return encoded._replace(
-        hidden_states=tuple(encoded.as_given(state[:, : given.shape[1]]) for state in output.hidden_states)
-        if output_hidden_states
-        else None,
-        attentions=attentions and tuple(encoded.as_given(weights, (2, 3)) for weights in attentions),
+        hidden_states=layers_of and tuple(encoded.as_given(state[:, : given.shape[1]]) for state in layers_of),
+        attentions=weights_of and tuple(encoded.as_given(weights, (2, 3)) for weights in weights_of),
     )
