@@ -23,7 +23,7 @@ NOT_A_SPLIT = {"phrases", "pool", "unlabeled", "unlabelled", "unsupervised"}
 INPUT_TYPES = (".txt", *TABLE_TYPES)
 NOT_READ = (".cvs", ".xls", ".xlsx", ".ods", ".zip", ".xz", ".bz2", ".zst", ".7z", ".arrow", ".feather", ".pdf")
 _TYPES = "|".join(map(re.escape, (*INPUT_TYPES, *NOT_READ)))
-FILE_NAME = re.compile(rf"\S+({_TYPES})(\.gz)?|[a-zA-Z][\w+.-]+://\S+")
+FILE_NAME = re.compile(rf"\S+({_TYPES})(\.gz)?|[a-z][\w+.-]+://\S+", re.IGNORECASE)
 LONGEST_PATH = 4096
 SHARD = re.compile(r"-\d+-of-\d+$")
 
@@ -78,7 +78,8 @@ def input_paths(source: Sequence[str]) -> list[Path]:
     if named and len(named) < len(source):
         other = next(text for text in source if text not in named)
         raise DataError(f"{named[0]!r} is a file and {other[:50]!r} is a text: give files or texts")
-    return [Path(path).expanduser() for name in named for path in (sorted(glob.glob(name)) or [name])]
+    found = [[name] if os.path.exists(name) else sorted(glob.glob(name)) or [name] for name in named]
+    return [Path(path).expanduser() for paths in found for path in paths]
 
 
 def _looks_like_a_file(text: str) -> bool:
@@ -102,6 +103,10 @@ def split_paths(config: DataConfig) -> dict[str, list[Path]]:
         paths = [path for name in names for path in _matching(folder / Path(name).expanduser(), name)]
         if not paths and config.dir and not is_saved(folder):
             paths = _find_split(folder, split)
+            for other, taken in found.items():
+                if set(paths) & set(taken) and not getattr(config, f"{other}_file"):
+                    raise DataError(f"{paths[0]} could be {other} or {split}: set data.{other}_file")
+            paths = [path for path in paths if not any(path in taken for taken in found.values())]
         if paths:
             found[split] = paths
     return found
@@ -143,6 +148,11 @@ def _find_split(folder: Path, split: str) -> list[Path]:
         for inner in (folder / word for word in SPLIT_WORDS[split]):
             if not found and inner.is_dir():
                 found = [path for path in sorted(inner.iterdir()) if file_type(path) in TABLE_TYPES]
+    parts = {match[0].rpartition("-")[2] for path in found for match in SHARD.finditer(path.name.split(".")[0])}
+    if parts and {int(number) for number in parts} != {len(found)}:
+        raise DataError(
+            f"{found[0].parent}: {len(found)} files of {split} are not the {max(parts)} parts that they say"
+        )
     return found
 
 

@@ -34,6 +34,18 @@ def test_texts_to_predict_line_up_with_the_input(tmp_path: Path, name: str, cont
     assert texts_in(write(tmp_path / name, content)) == ["one", "", "three, 3"]
 
 
+def test_a_name_that_is_also_a_pattern_is_the_file_of_that_name(tmp_path: Path) -> None:
+    write(tmp_path / "a1.csv", "text\nwrong\n")
+    name = write(tmp_path / "a[1].csv", "text\nright\n")
+    assert texts_in([str(name)]) == ["right"]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "A.CSV", "a.jsonl.gz", "a.cvs", "a.xlsx", "a.zip", "HTTP://b.c/a"])
+def test_a_name_without_its_file_is_no_text(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no such file|a URL is not read"):
+        texts_in([name if "/" in name else str(tmp_path / name)])
+
+
 def test_texts_of_a_handle_are_read_as_they_come() -> None:
     assert texts_in(io.StringIO("one\ntwo\n")) == ["one", "two"]
 

@@ -39,6 +39,35 @@ def test_hub_shards_are_found_by_name(tmp_path: Path) -> None:
     assert set(load_rows(DataConfig(dir=str(tmp_path)))) == {"train", "validation"}
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["train-00000-of-00002.csv"], "1 files of train are not the 00002 parts"),
+        (["data/train-00001-of-00003.csv", "data/train-00002-of-00003.csv"], "2 files of train are not the 00003"),
+        (["train/part-00000-of-00002.csv"], "1 files of train are not the 00002 parts"),
+        ([f"train-0000{part}-of-0000{of}.csv" for part, of in ((0, 1), (0, 2), (1, 2))], "3 files of train are not"),
+        (["train_val.csv", "test.csv"], "train_val.csv could be train or validation: set data.train_file"),
+    ],
+)
+def test_parts_that_are_not_all_there_and_files_of_two_splits(names: list[str], message: str, tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("text,label\na,x\nb,y\n", encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        split_paths(DataConfig(dir=str(tmp_path)))
+
+
+def test_parts_that_are_all_there_are_read(tmp_path: Path) -> None:
+    for part in range(2):
+        (tmp_path / f"train-0000{part}-of-00002.csv").write_text(f"text,label\na{part},x\nb{part},y\n")
+    found = load_rows(DataConfig(dir=str(tmp_path), validation_file="train-00000-of-00002.csv"))
+    assert found["train"]["text"][:] == ["a0", "b0", "a1", "b1"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "train_val.csv").write_text("text,label\na,x\nb,y\n")
+    config = DataConfig(dir=str(tmp_path / "other"), train_file="train_val.csv")
+    assert set(split_paths(config)) == {"train"}
+
+
 def test_paths_that_are_not_what_they_should_be(tmp_path: Path) -> None:
     write(tmp_path / "train.tsv", TSV)
     with pytest.raises(DataError, match=r"no such file \(did you mean 'train.tsv'\?\)"):
