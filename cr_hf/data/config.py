@@ -118,6 +118,10 @@ class DataConfig:
             limit, least = getattr(self, key), int(key != "seed")
             if limit is not None and not (isinstance(limit, int) and limit >= least):
                 raise DataError(f"data.{key}={limit} must be a whole number from {least}, or leave it out")
+        for key in ("train_file", "validation_file", "test_file", "label_names"):
+            for item in value if isinstance(value := getattr(self, key), list) else []:
+                if isinstance(item, list | dict) or (key != "label_names" and not isinstance(item, str)):
+                    raise DataError(f"data.{key}={value}: {item!r} is no text: put it in quotes")
         if self.label_names is not None:
             self.label_names = [str(name).strip() for name in self.label_names]
             if len(self.label_names) < 2 or len(set(self.label_names)) < len(self.label_names):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .config import NUMBER, DataConfig, usual_columns
+from .config import NUMBER, DataConfig, has_usual_names, usual_columns
 from .paths import split_paths
 from .table_schema import NAMELESS
 from .texts import TABLE_TYPES, check_file, file_type, read_records
@@ -29,6 +29,7 @@ class Guess:
         label_column: the column of a usual name, or else the one with the fewest different values.
         feature_columns: those that hold numbers, where there is no text.
         has_gaps: whether a feature is missing in a row.
+        has_header: whether the first line of a csv or tsv names the columns.
         is_amount: whether the labels are numbers and no classes.
     """
 
@@ -36,6 +37,7 @@ class Guess:
     label_column: str | None
     feature_columns: list[str]
     has_gaps: bool
+    has_header: bool
     is_amount: bool
 
 
@@ -55,7 +57,9 @@ def guess_columns(path: Path) -> Guess:
     check_file(path)
     config = DataConfig()
     rows = _first_rows(path, config)
-    if rows and all(NUMBER.fullmatch(name) for name in rows[0]):  # numbers without a header
+    header = list(rows[0]) if rows else []
+    has_header = file_type(path) not in (".csv", ".tsv") or has_usual_names(header) or not _is_row(rows)
+    if not has_header:
         rows = _first_rows(path, replace(config, has_header=False))
     names = list(rows[0]) if rows else []
     cells = {name: [str(row.get(name) if row.get(name) is not None else "").strip() for row in rows] for name in names}
@@ -72,12 +76,20 @@ def guess_columns(path: Path) -> Guess:
         label_column=label,
         feature_columns=[] if text is not None else [n for n in numbers if n != label and not NAMELESS.fullmatch(n)],
         has_gaps=any("" in cells[name] for name in numbers),
+        has_header=has_header,
         is_amount=len(values) > MOST_LEVELS and not all(float(value or 0).is_integer() for value in values),
     )
 
 
 def _train_files(folder: Path) -> list[Path]:
     return split_paths(DataConfig(dir=str(folder))).get("train", [])
+
+
+def _is_row(rows: list[dict[str, Any]]) -> bool:
+    """Whether what was taken for names of columns is data: numbers, or a value that its column has too."""
+    header = [name for name in (rows[0] if rows else {}) if name]
+    stands_again = any(row.get(name) == name for name in header for row in rows)
+    return bool(header) and (stands_again or all(NUMBER.fullmatch(name) for name in header))
 
 
 def _first_rows(path: Path, config: DataConfig) -> list[dict[str, Any]]:

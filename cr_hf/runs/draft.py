@@ -58,7 +58,7 @@ def draft_recipe(path: Path) -> str:
     guess = guess_columns(path)
     data: dict[str, Any] = {"dir" if path.is_dir() else "train_file": str(path)}
     is_table = guess.text_column is None and bool(guess.feature_columns)
-    columns: dict[str, Any] = {"label_column": guess.label_column}
+    columns: dict[str, Any] = {"has_header": None if guess.has_header else False, "label_column": guess.label_column}
     if is_table:
         columns |= {"feature_columns": guess.feature_columns, "missing_value": "" if guess.has_gaps else None}
         columns |= {} if path.is_dir() else {"test_fraction": 0.2}

@@ -44,7 +44,8 @@ FOR_TEXTS |= {"label_columns", "label_separator"}
 # "#2.csv" is a path.
 NAMES = {"label_names", "label_columns", "feature_columns", "missing_columns"}
 AS_WRITTEN = {f"data.{name}" for name in ("dir", "train_file", "validation_file", "test_file", "separator")}
-AS_WRITTEN |= {"data.label_separator", "output_dir", "backbone", "vectors_file"}
+AS_WRITTEN |= {"data.text_column", "data.text_pair_column", "data.label_column", "data.label_separator"}
+AS_WRITTEN |= {"output_dir", "backbone", "vectors_file"}
 TRANSFORMERS = "Training (transformers' TrainingArguments)"
 NO_HINT = ": remove it, keys are fields of CRConfig, CRTrainingArguments and, below data, of DataConfig"
 AT_LEAST = {"early_stopping_patience": 1, "embedding_size": 1, "vocabulary_size": 1}

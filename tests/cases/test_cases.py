@@ -180,6 +180,12 @@ def test_a_path_is_taken_as_written(name: str) -> None:
     assert load_recipe(RECIPE, [f"data.train_file={name}"]).data.train_file == name
 
 
+@pytest.mark.parametrize("name", ["#text", "no", "a: b", "*", "2020-01-01", "1.5", "0"])
+def test_a_column_is_taken_as_written(name: str) -> None:
+    assert load_recipe(RECIPE, [f"data.text_column={name}"]).data.text_column == name
+    assert load_recipe(RECIPE, ["data.text_column=null"]).data.text_column is None
+
+
 @pytest.mark.parametrize(
     ("name", "options", "first"),
     [

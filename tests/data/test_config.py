@@ -21,6 +21,8 @@ from cr_hf.errors import DataError, nearest
         {"max_train_samples": 0},
         {"max_eval_samples": 2.5},
         {"label_names": ["a"]},
+        {"label_names": [["a"], "b"]},
+        {"train_file": [1, "b.csv"]},
         {"label_names": ["a", "a"]},
     ],
 )

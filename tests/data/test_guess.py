@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cr_hf.data import guess_columns, is_data
+from cr_hf.data import guess_columns, is_data, load_rows
+from cr_hf.runs.recipe import load_recipe
 
 TEXTS = ["the parcel came late", "who pays for this", "it works again now", "thank you for the help"]
 
@@ -38,6 +39,16 @@ def test_a_table_of_numbers(tmp_path: Path) -> None:
     assert (found.label_column, found.feature_columns, found.has_gaps) == ("ill", ["height", "weight"], True)
     found = guess_columns(table(tmp_path / "y.csv", "", [f"{n * 0.5},{n + 2},{n % 2}" for n in range(30)]))
     assert (found.label_column, found.feature_columns) == ("2", ["0", "1"])
+
+
+def test_a_first_line_that_is_data(tmp_path: Path) -> None:
+    rows = [f"{TEXTS[n % 4]} {n},{('good', 'bad')[n % 2]}" for n in range(30)]
+    found = guess_columns(table(tmp_path / "x.csv", rows[0], rows[1:]))
+    assert (found.has_header, found.text_column, found.label_column) == (False, "text", "label")
+    loaded = load_rows(load_recipe(tmp_path / "x.csv").data)
+    assert sum(loaded.understood.rows.values()) == 30
+    assert list(loaded.understood.classes["train"]) == ["bad", "good"]
+    assert guess_columns(table(tmp_path / "y.csv", "Utterance,Mood", rows)).has_header
 
 
 def test_labels_that_are_amounts(tmp_path: Path) -> None:

@@ -193,7 +193,10 @@ OVERRIDES: list[tuple[str, str]] = [
     ("data.streaming=true", "data.streaming reads all rows of train: leave out train_fraction and"),
     ("data.label_names=[a]", "data.label_names=['a'] must be two or more different names"),
     ("data.label_names=[a,a]", "data.label_names=['a', 'a'] must be two or more different names"),
-    ("data.label_names=[a,b]", "embedded [train], row 3: label '2' of train is not one of the 2 classes ['0'"),
+    (
+        "data.label_names=[a,b]",
+        "embedded [train], row 1: label 'very negative' of train is not one of the 2 classes ['a'",
+    ),
     ("data.label_names=good", "DEMO: data.label_names='good' must be a list or null"),
     ("data.text_column=body", "embedded [train]: no column 'body' among ['text', 'label']: set"),
     ("data.text_column=[body]", "DEMO: data.text_column=['body'] must be a whole number or text or null"),
