@@ -148,10 +148,10 @@ def _find_split(folder: Path, split: str) -> list[Path]:
         for inner in (folder / word for word in SPLIT_WORDS[split]):
             if not found and inner.is_dir():
                 found = [path for path in sorted(inner.iterdir()) if file_type(path) in TABLE_TYPES]
-    parts = {match[0].rpartition("-")[2] for path in found for match in SHARD.finditer(path.name.split(".")[0])}
-    if parts and {int(number) for number in parts} != {len(found)}:
+    sizes = {match[0].rpartition("-")[2] for path in found for match in SHARD.finditer(path.name.split(".")[0])}
+    if sizes and {int(size) for size in sizes} != {len(found)}:
         raise DataError(
-            f"{found[0].parent}: {len(found)} files of {split} are not the {max(parts)} parts that they say"
+            f"{found[0].parent}: {len(found)} files of {split} are not the {max(sizes)} parts that they say"
         )
     return found
 
