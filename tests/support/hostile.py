@@ -59,7 +59,7 @@ CASES: dict[str, Case] = {
         PUBLISH,
     ),
     "results nested too deeply": Case(file("results.json", DEEP), "results.json is not JSON", DIAGNOSE),
-    "results of nothing": Case(file("results.json", "{}"), "before diagnostics were kept", DIAGNOSE),
+    "results of nothing": Case(file("results.json", "{}"), "results.json is damaged", DIAGNOSE),
     "results of nothing to publish": Case(file("results.json", "{}"), "no card can be made", PUBLISH),
     "results that are no numbers": Case(
         lambda run, canary: edit(run / "results.json", metrics={"test": "<script>"}), "no card can be made", PUBLISH
