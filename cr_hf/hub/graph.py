@@ -26,7 +26,7 @@ from ..runs import PROBE_TEXTS, TABLE, Run
 GRAPHS = {"onnx": "onnx/model.onnx", "torch-export": "model.pt2"}
 INT8 = "onnx/model_quantized.onnx"
 TOLERANCE = 1e-4
-TEXTS = (*PROBE_TEXTS, "", "плохой фильм", "word " * 5000)
+TEXTS = (*PROBE_TEXTS, "", "плохой фильм", "word " * 600)
 BATCH = 32
 
 
@@ -110,7 +110,10 @@ def _write(run: Run, folder: Path, format: str, int8: bool) -> dict[str, float]:
     except ImportError:
         raise
     except Exception as error:  # whatever a backbone or an exporter raises
-        cause = (str(error).splitlines() or [type(error).__name__])[0]
+        root: BaseException = error
+        while root.__cause__ is not None:
+            root = root.__cause__
+        cause = (str(root).splitlines() or [type(root).__name__])[0]
         raise PublishError(f"{run.path}: its model cannot be exported as {format} ({cause})") from error
     answer = _session(path) if format == "onnx" else _program(path)
     found = [

@@ -192,7 +192,7 @@ class Encoded(NamedTuple):
         """Values of all positions, put back to where these stood."""
         for dim in () if self.order is None else dims:
             back = self.order.argsort(1)  # type: ignore[union-attr]
-            shape = [len(values), *(values.shape[dim] if at == dim else 1 for at in range(1, values.ndim))]
+            shape = [values.shape[0], *(values.shape[dim] if at == dim else 1 for at in range(1, values.ndim))]
             values = values.gather(dim, back.view(shape).expand_as(values))
         return values
 
@@ -201,11 +201,14 @@ def _tokens_first(passed: dict[str, Tensor], given: Tensor) -> tuple[dict[str, T
     """Inputs with a mask and the padding on the right, and the order in which positions were taken for it."""
     if "attention_mask" not in passed:
         return {**passed, "attention_mask": torch.ones(given.shape[:2], dtype=torch.long, device=given.device)}, None
-    # Stable, so that attended tokens keep their order: (batch, length), tokens first.
-    order = passed["attention_mask"].eq(0).int().argsort(dim=1, stable=True)
+    # (batch, length), attended tokens first. Written so that it can be exported: ONNX has no stable sort, so that no
+    # two keys of a text are equal; and `len` would fix the size of a batch.
+    length, device = given.shape[1], given.device
+    keys = torch.arange(length, device=device), torch.arange(-length, 0, device=device)
+    order = torch.where(passed["attention_mask"].eq(0), *keys).argsort(dim=1)
     moved = {}
     for name, value in passed.items():
-        every = value.expand(len(order), *value.shape[1:])  # position_ids may have one row for all
+        every = value.expand(order.shape[0], *value.shape[1:])  # position_ids may have one row for all
         moved[name] = every.gather(1, order if value.ndim == 2 else order.unsqueeze(-1).expand_as(every))
     return moved, order
 

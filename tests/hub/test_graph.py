@@ -1,6 +1,7 @@
 """A finished run as a graph for other runtimes: the same logits, written whole or not at all."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,15 @@ def test_a_graph_of_texts_and_one_of_eight_bits(runs: dict[str, Path], tmp_path:
             np.testing.assert_allclose(logits, expected[: len(texts)], rtol=tolerance, atol=tolerance)
     config = json.loads((folder / "config.json").read_text())
     assert {int(number): name for number, name in config["id2label"].items()} == run.model.config.id2label
+
+
+@pytest.mark.parametrize("pooling", ["cls", "max", "last"])
+def test_every_pooling(pooling: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    run = shutil.copytree(runs["texts"], tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "pooling": pooling}))
+    assert Run(run).model.config.pooling == pooling
+    assert export_graph(run, tmp_path / "exported")["difference"] <= 1e-4
 
 
 @pytest.mark.parametrize("format", ["onnx", "torch-export"])

@@ -27,6 +27,8 @@ COMMANDS: list[tuple[str, str]] = [
         "predict RUN text --output texts.csv/out.csv",
         "--output texts.csv/out.csv: there is no folder texts.csv: make it, or choose",
     ),
+    ("export RUN --format tflite --output OUT", "format='tflite' is unknown: use onnx or torch-export"),
+    ("export RUN --output .", ". is there already: choose another folder"),
     ("evaluate RUN seed=3", "override 'seed' (did you mean 'data.seed'?): only data.* can be changed on a"),
     (
         "evaluate RUN data.train_fil=a.csv",
