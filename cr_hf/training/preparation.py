@@ -116,7 +116,10 @@ def hint_at_rate(model: nn.Module, learning_rate: float) -> None:
     """Say, where the head alone trains, that the default learning rate is one for fine-tuning."""
     trained = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
     if trained == {"classifier"}:
-        own = "" if not hasattr(model, "backbone") else "; CRClassifier encodes every text once instead of every epoch"
+        once = {"text-classification": "CRClassifier", "image-classification": "encode_media"}
+        once |= {"audio-classification": "encode_media"}
+        name = once.get(getattr(model, "pipeline_tag", ""))
+        own = f"; {name} encodes every row once instead of every epoch" if name else ""
         logger.warning(
             f"learning_rate={learning_rate:g}, the default, is for fine-tuning, and the head alone trains: recipes "
             f"have 5e-4, 10 epochs of batches of 32, weight_decay 0.1 and a cosine schedule{own}"
