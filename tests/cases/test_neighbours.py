@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from further_neighbours import FURTHER
 from neighbours import MULTI, READ, Refused
 
 from cr_hf.data import NUMBERS, SEVERAL, SINGLE, DataConfig, load_rows
@@ -44,9 +45,9 @@ def check(found: Any, expected: Any) -> None:
         COUNTS["read right"] += 1
 
 
-@pytest.mark.parametrize("case", READ)
+@pytest.mark.parametrize("case", [*READ, *FURTHER])
 def test_a_neighbour(case: str, tmp_path: Path) -> None:
-    name, content, options, expected = READ[case]
+    name, content, options, expected = (READ | FURTHER)[case]
     path = tmp_path / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     check(outcome(path, SINGLE, options), expected)
