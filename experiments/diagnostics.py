@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = start(argv, "sst5_diagnostics", __doc__, more=more)
     run = Run(asked.run)
     results = run.results
-    texts = load_rows(run.recipe.data, splits=["test"])["test"]["text"][:TEXTS]
+    rows = load_rows(run.recipe.data, splits=["test"])["test"]
+    texts = rows.shuffle(seed=0)["text"][:TEXTS]
     damaged = [perturb_text(text, KIND, SEVERITY) for text in texts]
     write_result(
         asked,

@@ -29,22 +29,21 @@ SOURCE = "mlp-gelu"
 RADII = {"l2": (0.5, 1.0, 2.0, 4.0, 8.0, 100.0), "linf": (0.01, 0.02, 0.05, 0.1, 0.2, 10.0)}
 PROTOCOL = (
     "Every head has the setting that the study of experiments/results/sst5_study.json chose on dev with all labels, "
-    f"and is trained on all training rows. The first {TEXTS} test texts; features in deviations of a feature over the "
-    "training rows. Transferred attacks are those that are worst for the GELU MLP of the same seed."
+    f"and is trained on all training rows. {TEXTS} test texts, drawn at random; features in deviations of a feature "
+    "over the training rows. Transferred attacks are those that are worst for the GELU MLP of the same seed."
 )
 
 
-def damaged_features(recipe: Recipe) -> tuple[dict[str, list[NDArray[np.float32]]], NDArray[np.int64]]:
-    """Features of the texts under every kind of damage, severity by severity, and the classes."""
+def damaged_features(recipe: Recipe, rows: NDArray[np.int64]) -> dict[str, list[NDArray[np.float32]]]:
+    """Features of some test texts under every kind of damage, severity by severity."""
     dataset = load_rows(recipe.data)
     model, tokenizer = build_model(recipe, dataset)
-    rows = dataset["test"].select(range(min(TEXTS, len(dataset["test"]))))
+    texts = dataset["test"].select(rows)["text"]
 
     def encode(kind: str, severity: int) -> NDArray[np.float32]:
-        return np.array(encode_texts(model, tokenizer, [perturb_text(text, kind, severity) for text in rows["text"]]))
+        return np.array(encode_texts(model, tokenizer, [perturb_text(text, kind, severity) for text in texts]))
 
-    found = {kind: [encode(kind, severity) for severity in SEVERITIES] for kind in TEXT_RATES}
-    return found, np.asarray(rows["label"][:])
+    return {kind: [encode(kind, severity) for severity in SEVERITIES] for kind in TEXT_RATES}
 
 
 def mean_curve(curves: list[dict[str, Any]]) -> dict[str, Any]:
@@ -86,8 +85,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     subsets, seeds = subsets_of(regime.data.train[1], 1.0, options.seeds), range(options.seeds)
     settings = {name: Cell.from_json(study[name]).setting for name in ARMS}
     heads = {name: train(regime, HEADS[name], [settings[name]], seeds, subsets) for name in ARMS}
-    damaged, labels = damaged_features(regime.data.recipe)
-    clean = (np.array(regime.data.test[0][: len(labels)]), labels)
+    features, labels = regime.data.test
+    # At random: the file has most of its positive texts first.
+    rows = np.random.default_rng(0).permutation(len(labels))[:TEXTS]
+    damaged = damaged_features(regime.data.recipe, rows)
+    clean = (np.array(features[rows]), labels[rows])
     found = {}
     for name in ARMS:
         found[name] = {"setting": settings[name], **measure_arm(heads[name], heads[SOURCE], clean, damaged)}

@@ -88,12 +88,13 @@ def reference_diagnostics(
         features, labels = chosen[name]
         found["splits"][name] = diagnose_features(head, features, labels, linear)
         if tokenizer is not None:
-            rows = dataset[name][:TOKEN_ROWS]
+            rows = dataset[name].select(_sample(len(dataset[name]), TOKEN_ROWS))[:]
             tokens = token_gradient_norms(model, tokenizer, rows["text"], rows.get("text_pair"))
             found["splits"][name]["token_gradients"] = summarise_gradients(tokens)
         if single:
             found["splits"][name]["calibration"] = calibration(predicted, dataset[name]["label"][:], temperature)
-    norms = input_gradient_norms(head, chosen[REFERENCE][0][:KEPT_NORMS], output)
+    reference = chosen[REFERENCE][0]
+    norms = input_gradient_norms(head, reference[_sample(len(reference), KEPT_NORMS)], output)
     found["reference_norms"] = [float(f"{norm:.5g}") for norm in norms.tolist()]
     return found
 
@@ -113,6 +114,7 @@ def _features(model: Any, tokenizer: Any, rows: Any, split: Any, name: str) -> t
 
 
 def _sample(rows: int, limit: int) -> NDArray[np.int64]:
+    """Some rows at random, in their order: the first ones of a file are often of one class."""
     return np.sort(np.random.default_rng(0).permutation(rows)[:limit])
 
 
@@ -173,7 +175,7 @@ def diagnose_texts(
     reference: dict[str, Any],
     text_pairs: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """`diagnose_new` of the features of texts or pairs, with `token_gradients` of the first 200 of them.
+    """`diagnose_new` of the features of texts or pairs, with `token_gradients` of 200 of them at most.
 
     Raises:
         DataError: if there is no text, or the features of one are not finite.
@@ -181,8 +183,9 @@ def diagnose_texts(
     if not texts:
         raise DataError("there are no texts to diagnose: give at least one")
     found = diagnose_new(model, encode_texts(model, tokenizer, texts, text_pairs, cache_dir=False), reference)
-    first_pairs = None if text_pairs is None else text_pairs[:TOKEN_ROWS]
-    norms = token_gradient_norms(model, tokenizer, texts[:TOKEN_ROWS], first_pairs)
+    rows = _sample(len(texts), TOKEN_ROWS)
+    pairs = None if text_pairs is None else [text_pairs[row] for row in rows]
+    norms = token_gradient_norms(model, tokenizer, [texts[row] for row in rows], pairs)
     return {**found, "token_gradients": summarise_gradients(norms)}
 
 
