@@ -35,9 +35,8 @@ We could read the papers' abstracts only: code, splits and settings are ours, so
 protocol.
 
 Since 0.1.0 a study trains what `cr-hf train` trains from the same recipe, the polynomials' linear tails begin at 1.5
-(they began at 6), and every head of a study tries six settings. All was measured with that but the ordinal losses
-(with tails from 6), and the files of 0.1.0: phrases, fine-tuning, Yelp, CIFAR-10-C and the single score. A repetition
-changes their numbers.
+(they began at 6), and every head of a study tries six settings. All was measured with that but the files of 0.1.0:
+phrases, fine-tuning, Yelp, CIFAR-10-C and the single score. A repetition changes their numbers.
 """
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 CLAIMED_SST5 = 0.462

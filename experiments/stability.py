@@ -219,6 +219,7 @@ def noise_directions() -> str:
     return paragraphs(
         table(["head", "chosen on dev", "test accuracy in %", "of damaged texts in %"], rows),
         table(["along noise minus plain", "points, corrected interval", "claimed"], lines),
+        "What is not claimed has no place in the package: the penalty is the experiment's own.",
     )
 
 
