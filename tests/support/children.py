@@ -4,6 +4,7 @@ import ctypes
 import multiprocessing
 import os
 import resource
+import signal
 import socket
 import struct
 import sys
@@ -78,6 +79,7 @@ class Child:
 
     def _run(self, action: Callable[[], object], memory: int | None, file_size: int | None, obeys: bool) -> None:
         code = 1
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, if the tests run in the background
         try:
             for number, file in enumerate(self._files):
                 os.dup2(file.fileno(), number)
