@@ -32,6 +32,7 @@ from transformers import (
     RobertaConfig,
     T5Config,
 )
+from transformers.utils import logging
 
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 torch.set_num_threads(1)
@@ -137,7 +138,9 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
-    """Every test starts from the same random state and leaves torch's defaults as they were."""
+    """Every test starts from the same random state and leaves the libraries' defaults as they were."""
     torch.manual_seed(0)
+    said = logging.get_verbosity()
     yield
+    logging.set_verbosity(said)
     torch.set_default_dtype(torch.float32)
