@@ -17,7 +17,7 @@ from cr_hf.study.tables import accuracy_rows, claims, comparison_rows, recommend
 from .runner import RESULTS, ROOT, interval_text
 
 SPEED = ROOT / "benchmarks" / "results"
-SPEED_FILES = ("head_step", "model_step", "sweep", "encoding", "ten_seeds", "start")
+SPEED_FILES = ("head_step", "model_step", "sweep", "encoding", "ten_seeds", "start", "estimator", "certificate")
 ORDERED = {"mean absolute error": "mean_absolute_error", "quadratic weighted kappa": "quadratic_weighted_kappa"}
 SPLITS = ("validation", "test")
 FINETUNED = {"macro F1": "macro_f1", "calibration error": "expected_calibration_error"}
