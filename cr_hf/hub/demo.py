@@ -14,6 +14,7 @@ from pathlib import Path
 from ..errors import PublishError
 from ..evaluation import perturb_text
 from ..files import write_text
+from ..modeling import CRConfig
 from ..runs import Run
 from .export import require_empty
 from .upload import check_name
@@ -40,9 +41,10 @@ def check_demo(run: Run) -> None:
     if run.kind != "texts" or run.recipe.data.text_pair_column:
         what = "pairs of texts" if run.kind == "texts" else "a table"
         raise PublishError(f"{run.path} reads {what}: the page takes one text, use `cr-hf predict`")
-    if run.model.config.problem_type != "single_label_classification":
+    problem_type = CRConfig.from_pretrained(run.path).problem_type  # the page itself loads the model
+    if problem_type != "single_label_classification":
         raise PublishError(
-            f"{run.path} is of problem_type={run.model.config.problem_type}: the page shows classes of which one is "
+            f"{run.path} is of problem_type={problem_type}: the page shows classes of which one is "
             "right, use `cr-hf predict`"
         )
 
@@ -59,8 +61,7 @@ def write_space(run: Run, model: str, folder: Path) -> Path:
         The folder.
 
     Raises:
-        PublishError: see `check_demo`.
-        PublishError: if the name is not allowed, or the folder holds something.
+        PublishError: see `check_demo`; also if the name is not allowed, or the folder holds something.
     """
     check_name(model)
     check_demo(run)

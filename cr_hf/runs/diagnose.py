@@ -23,6 +23,7 @@ from ..evaluation import (
     fit_temperature,
     input_gradient_norms,
     permutation_interval,
+    sample_rows,
     summarise_gradients,
     tail_ratios,
     token_gradient_norms,
@@ -88,13 +89,13 @@ def reference_diagnostics(
         features, labels = chosen[name]
         found["splits"][name] = diagnose_features(head, features, labels, linear)
         if tokenizer is not None:
-            rows = dataset[name].select(_sample(len(dataset[name]), TOKEN_ROWS))[:]
+            rows = dataset[name].select(sample_rows(len(dataset[name]), TOKEN_ROWS))[:]
             tokens = token_gradient_norms(model, tokenizer, rows["text"], rows.get("text_pair"))
             found["splits"][name]["token_gradients"] = summarise_gradients(tokens)
         if single:
             found["splits"][name]["calibration"] = calibration(predicted, dataset[name]["label"][:], temperature)
     reference = chosen[REFERENCE][0]
-    norms = input_gradient_norms(head, reference[_sample(len(reference), KEPT_NORMS)], output)
+    norms = input_gradient_norms(head, reference[sample_rows(len(reference), KEPT_NORMS)], output)
     found["reference_norms"] = [float(f"{norm:.5g}") for norm in norms.tolist()]
     return found
 
@@ -102,20 +103,15 @@ def reference_diagnostics(
 def _features(model: Any, tokenizer: Any, rows: Any, split: Any, name: str) -> tuple[Tensor, Tensor]:
     """Features and labels of some rows of a split, a random sample where there are many."""
     if isinstance(split, FeatureDataset):
-        order = _sample(len(split), LINEAR_ROWS if name == "train" else SPLIT_ROWS)
+        order = sample_rows(len(split), LINEAR_ROWS if name == "train" else SPLIT_ROWS)
         features = np.asarray(split.features[split.indices[order]])
         return torch.from_numpy(features), torch.from_numpy(split.labels[order])
     if not isinstance(rows, datasets.Dataset):
         rows = datasets.Dataset.from_list(list(rows.take(ENCODED_ROWS)))
-    rows = rows.select(_sample(len(rows), ENCODED_ROWS))
+    rows = rows.select(sample_rows(len(rows), ENCODED_ROWS))
     pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
     features = encode_texts(model, tokenizer, rows["text"], pairs, cache_dir=False, description=name)
     return torch.from_numpy(np.asarray(features)), torch.as_tensor(np.asarray(rows["label"][:]))
-
-
-def _sample(rows: int, limit: int) -> NDArray[np.int64]:
-    """Some rows at random, in their order: the first ones of a file are often of one class."""
-    return np.sort(np.random.default_rng(0).permutation(rows)[:limit])
 
 
 def _linear_head(
@@ -183,7 +179,7 @@ def diagnose_texts(
     if not texts:
         raise DataError("there are no texts to diagnose: give at least one")
     found = diagnose_new(model, encode_texts(model, tokenizer, texts, text_pairs, cache_dir=False), reference)
-    rows = _sample(len(texts), TOKEN_ROWS)
+    rows = sample_rows(len(texts), TOKEN_ROWS)
     pairs = None if text_pairs is None else [text_pairs[row] for row in rows]
     norms = token_gradient_norms(model, tokenizer, [texts[row] for row in rows], pairs)
     return {**found, "token_gradients": summarise_gradients(norms)}

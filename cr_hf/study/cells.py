@@ -30,6 +30,7 @@ from ..evaluation import (
     input_gradient_norms,
     margin_slope_bound,
     non_linearity,
+    sample_rows,
 )
 from ..files import read_json, write_json
 from ..modeling import CRConfig
@@ -245,7 +246,7 @@ def _measure_networks(kept: Sequence[HeadResult], features: Rows, labels: NDArra
     rows = torch.from_numpy(np.array(features))
     modules = [result.head() for result in kept]
     norms = [input_gradient_norms(module, rows).cpu().numpy() for module in modules]
-    sample = np.sort(np.random.default_rng(0).permutation(len(rows))[:CERTIFIED_ROWS])
+    sample = sample_rows(len(rows), CERTIFIED_ROWS)
     certified = [certified_shares(module, rows[sample], torch.from_numpy(labels[sample])) or {} for module in modules]
     coefficients, setup = kept[0].state.get("layers.0.coefficients"), kept[0].setup
     return {

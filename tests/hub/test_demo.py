@@ -1,6 +1,8 @@
 """The page of a run against predictions, certificates and sensitivities of the package; the folder of a Space."""
 
+import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -69,10 +71,13 @@ def test_a_space_names_its_model_and_no_folder_of_this_machine(run: Run, tmp_pat
         write_space(run, "me/model", folder)
 
 
-def test_what_the_page_cannot_show_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run.model.config, "problem_type", "regression")
+def test_what_the_page_cannot_show_is_refused(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(run.path, tmp_path / "numbers")
+    config = json.loads((run.path / "config.json").read_text(encoding="utf-8"))
+    text = json.dumps({**config, "problem_type": "regression"})
+    (tmp_path / "numbers" / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(PublishError, match="regression"):
-        check_demo(run)
+        check_demo(Run(tmp_path / "numbers"))
     monkeypatch.setattr(run.recipe.data, "text_pair_column", "second")
     with pytest.raises(PublishError, match="pairs"):
         check_demo(run)
