@@ -10,6 +10,7 @@ from .modeling import CRForSequenceClassification as CRForSequenceClassification
 from .modeling import CRForTokenClassification as CRForTokenClassification
 from .modeling import CRHead as CRHead
 from .modeling import CRLayer as CRLayer
+from .modeling import CRSentenceHead as CRSentenceHead
 from .modeling import StaticEmbeddingConfig as StaticEmbeddingConfig
 from .modeling import StaticEmbeddingModel as StaticEmbeddingModel
 from .training import DREG as DREG

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import compatible_models
 import compatible_peft
+import compatible_sentences
 import compatible_training
 import pytest
 from compatible import LINES, Desk, Line, page
 from conftest import TinyBackbone
 
-MODULES = (compatible_models, compatible_training, compatible_peft)
+MODULES = (compatible_models, compatible_training, compatible_peft, compatible_sentences)
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "compatibility.md"
 
 

@@ -34,6 +34,7 @@ from .objectives import target_losses as target_losses
 from .objectives import task_loss as task_loss
 from .pretrained import CRForFeatureClassification as CRForFeatureClassification
 from .pretrained import CRPreTrainedModel as CRPreTrainedModel
+from .sentence_head import CRSentenceHead as CRSentenceHead
 from .static_embeddings import StaticEmbeddingConfig as StaticEmbeddingConfig
 from .static_embeddings import StaticEmbeddingModel as StaticEmbeddingModel
 from .texts import TokenizerError as TokenizerError

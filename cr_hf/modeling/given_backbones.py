@@ -112,7 +112,7 @@ def _settings(name: str, kinds: list[str], modes: dict[str, dict[str, Any]], own
     if lost and not own_pooling:
         raise ValueError(
             f"{name} has a {lost[0]} module, which a CR head does not take over: give pooling='mean' (or cls, max, "
-            "last) to read the hidden states before it"
+            "last) to read the hidden states before it, or put a head behind it with CRSentenceHead"
         )
     settings: dict[str, Any] = {}
     for found in modes.values():

@@ -54,9 +54,17 @@ class CRForAudioClassification(CRBackboneModel):
 
     def _encode(self, inputs: dict[str, Tensor | None], **outputs: bool) -> Encoded:
         given, mask, name = inputs.get(self.main_input_name), inputs.get("attention_mask"), self.main_input_name
+        kind = self.config.backbone_config.model_type
         if given is None:
-            kind = self.config.backbone_config.model_type
             raise ValueError(f"a backbone of type {kind} reads {name}: use its own feature extractor")
+        bins = getattr(self.config.backbone_config, "num_mel_bins", None)
+        fits = given.ndim == 2 if bins is None else given.ndim == 3 and bins in given.shape[1:]
+        if not fits or (mask is not None and bins is None and mask.shape != given.shape):
+            read = "one channel, (batch, length), and a mask of that shape" if bins is None else f"{bins} bins a frame"
+            raise ValueError(
+                f"{name} have shape {tuple(given.shape)}: a backbone of type {kind} reads {read}: use its own feature "
+                "extractor"
+            )
         frames_of = getattr(self.backbone, "_get_feat_extract_output_lengths", None) if given.ndim == 2 else None
         if frames_of is not None:
             samples = torch.full((len(given),), given.shape[1]) if mask is None else mask.sum(1).cpu()

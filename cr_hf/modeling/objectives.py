@@ -103,6 +103,24 @@ def class_losses(
     return losses
 
 
+def check_classes(logits: Tensor, labels: Tensor) -> None:
+    """Refuse labels, shape (rows,), that are no classes of logits of shape (rows, num_labels).
+
+    Values are looked at on the CPU alone: on other devices it would wait for them at every step.
+    """
+    if labels.shape != logits.shape[:-1] or labels.is_floating_point():
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)} and {labels.dtype}, the logits {tuple(logits.shape)}: give one "
+            "integer a row"
+        )
+    if labels.device.type != "cpu" or torch.compiler.is_compiling() or not len(labels):
+        return
+    most = logits.shape[-1] - 1
+    wrong = next((value for value in map(int, labels.aminmax()) if not 0 <= value <= most), None)
+    if wrong is not None:
+        raise ValueError(f"a row of the batch has the label {wrong}: use integers from 0 to {most}")
+
+
 def target_losses(
     logits: Tensor, targets: Tensor, problem_type: str, pos_weight: Sequence[float] | None = None
 ) -> Tensor:
@@ -151,6 +169,7 @@ def task_loss(
     elif problem_type == "multi_label_classification":
         losses = target_losses(logits, labels, problem_type, pos_weight)
     else:
+        check_classes(logits, labels)
         losses = class_losses(logits, labels, label_smoothing, soft_labels, squared_emd)
         if class_weights is not None:
             losses = losses * logits.new_tensor(class_weights)[labels]

@@ -90,6 +90,24 @@ def check_class_labels(labels: Any, num_labels: int, objective: str) -> None:
             )
 
 
+def check_token_labels(dataset: Any, num_labels: int) -> None:
+    """Refuse labels of tokens that are no classes, where a column has them: on a GPU they would stop the device.
+
+    Raises:
+        ValueError: naming the first row with a label that is neither an integer from 0 to num_labels - 1 nor -100.
+    """
+    is_sized = has_length(dataset)
+    columns = set(getattr(dataset, "column_names", None) or ()) if is_sized else set()
+    for name in columns & set(LABEL_COLUMNS):
+        for row, labels in enumerate(dataset[name]):
+            wrong = next((label for label in labels if label != -100 and label not in range(num_labels)), None)
+            if wrong is not None:
+                raise ValueError(
+                    f"row {row} of the training set has the label {wrong!r}: a token has an integer from 0 to "
+                    f"{num_labels - 1}, or -100 for none"
+                )
+
+
 def normalized_class_weights(weights: Sequence[float] | str, counts: Sequence[int]) -> list[float]:
     """Class weights times one constant, so that their mean over a training set is 1.
 

@@ -26,6 +26,7 @@ from .checkpoints import checkpoint_to_resume, stopped_early
 from .preparation import (
     SAMPLE_WEIGHT,
     check_labels,
+    check_token_labels,
     fit_feature_norm,
     hint_at_rate,
     normalized_class_weights,
@@ -148,6 +149,8 @@ class CRTrainer(ExactTrainer):
         if model.label_level == "row":
             labels = training_labels(self.train_dataset)
             check_labels(labels, self.train_dataset, model.config)
+        elif model.label_level == "token":
+            check_token_labels(self.train_dataset, int(model.config.num_labels or 0))
         if args.class_weights is not None:
             if labels is None or model.config.problem_type != "single_label_classification":
                 raise ValueError(

@@ -142,6 +142,14 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         r"labels have shape \(3, 5\), the tokens \(3, 7\)",
     ),
     ("tokens", {}, {"labels": torch.full((3, 7), -100)}, r"no token of the batch has a label"),
+    ("tokens", {}, {"labels": torch.full((3, 7), 7)}, "a row of the batch has the label 7: use integers from 0 to 2"),
+    ("choices", {}, {"labels": torch.tensor([0, 1, 2])}, "the label 2: use integers from 0 to 1"),
+    ("vit", {}, {"labels": torch.tensor([0, -100, 2])}, "the label -100: use integers from 0 to 2"),
+    ("vit", {}, {"labels": torch.zeros(3)}, r"labels have shape \(3,\) and torch.float32.*one integer a row"),
+    ("hubert", {}, {"labels": torch.tensor([0, 1])}, r"labels have shape \(2,\).*the logits \(3, 3\)"),
+    ("hubert", {}, {"input_values": torch.zeros(3, 2, 64)}, r"shape \(3, 2, 64\): .*hubert reads one channel"),
+    ("hubert", {}, {"attention_mask": torch.ones(3, 60)}, r"shape \(3, 64\): .* a mask of that shape"),
+    ("whisper", {}, {"input_features": torch.zeros(3, 4, 32)}, r"shape \(3, 4, 32\): .*whisper reads 8 bins"),
     ("choices", {}, {"input_ids": torch.zeros(3, 7, dtype=torch.long)}, r"input_ids has shape \(3, 7\): give"),
 ]
 

@@ -17,7 +17,13 @@ from transformers import TrainingArguments
 
 from cr_hf import CRConfig, CRForFeatureClassification, CRForSequenceClassification, CRTrainer, CRTrainingArguments
 from cr_hf.training.lora import add_lora
-from cr_hf.training.preparation import check_class_labels, hint_at_rate, layer_factors, normalized_class_weights
+from cr_hf.training.preparation import (
+    check_class_labels,
+    check_token_labels,
+    hint_at_rate,
+    layer_factors,
+    normalized_class_weights,
+)
 
 TinyBackbone = Callable[..., Path]
 QUIET: dict[str, Any] = {
@@ -139,6 +145,15 @@ def test_labels_that_do_not_fit(rows: dict[str, Any], fields: dict[str, Any], me
     with pytest.raises(ValueError, match=message) as error:
         CRTrainer(model=head(**fields), args=arguments(tmp_path), train_dataset=table).train()
     assert "\n" not in str(error.value)
+
+
+def test_labels_of_tokens_that_do_not_fit_are_refused_before_training() -> None:
+    rows = {"input_ids": [[5], [5, 6]], "labels": [[-100], [-100, 3]]}
+    with pytest.raises(
+        ValueError, match="row 1 of the training set has the label 3: a token has an integer from 0 to 2"
+    ):
+        check_token_labels(datasets.Dataset.from_dict(rows), 3)
+    check_token_labels(datasets.Dataset.from_dict(rows), 4)
 
 
 def test_named_classes_for_a_number_are_refused(tmp_path: Path) -> None:
