@@ -23,19 +23,29 @@ def publish(
     private: Annotated[bool | None, typer.Option("--private/--public", help="Of a repository that is made.")] = None,
     tag: Annotated[str | None, typer.Option(help="Tag of the commit, such as v1.")] = None,
     license: Annotated[str | None, typer.Option(help="Of the model, as the Hub names it: apache-2.0, ...")] = None,
+    space: Annotated[str | None, typer.Option(help="namespace/name of a Space: the page of `cr-hf demo` too.")] = None,
 ) -> None:
     """Publish a finished run on the Hub in one verified commit, or write what would be published to a folder."""
     from . import hub
 
     if dry_run:
+        if space:
+            raise RecipeError(
+                "--dry-run writes the model alone: leave out --space, and look at the page with `cr-hf demo`"
+            )
         target = folder or run.parent / "published" / repo.split("/")[-1]
         written = hub.dry_run(run, repo, target, head_only=head_only, license=license)
         total = sum(path.stat().st_size for path in written.rglob("*") if path.is_file())
         typer.echo(f"Checked; {total / 1e6:.1f} MB in {written}. Nothing was uploaded.")
         return
-    done = hub.publish_run(run, repo, private=private, tag=tag, head_only=head_only, license=license)
-    news = "Published" if done.changed else "Nothing changed"
-    typer.echo(f"{news}: {repo} at commit {done.commit[:12]}{f', tag {tag}' if tag else ''}; downloaded and verified.")
+    if space:
+        hub.check_space(run, space)
+    done = [hub.publish_run(run, repo, private=private, tag=tag, head_only=head_only, license=license)]
+    if space:
+        done.append(hub.publish_space(run, repo, space, private=private))
+    for one in done:
+        news, named = "Published" if one.changed else "Nothing changed", f", tag {one.tag}" if one.tag else ""
+        typer.echo(f"{news}: {one.repo_id} at commit {one.commit[:12]}{named}; downloaded and verified.")
 
 
 def export(
@@ -58,18 +68,9 @@ def export(
 def demo(
     run: Annotated[Path, typer.Argument(help="A finished run directory, of single texts and classes.")],
     port: Annotated[int, typer.Option(help="Of http://127.0.0.1.", min=1, max=65535)] = 7860,
-    space: Annotated[Path | None, typer.Option(help="Write the page for a Space to this new folder instead.")] = None,
-    model: Annotated[str | None, typer.Option(help="Of --space: namespace/name of the model on the Hub.")] = None,
 ) -> None:
     """Serve a page to try a run on: classes, certified radius, sensitivity to words, typing errors by a slider."""
-    from .hub import serve, write_space
+    from .hub import serve
     from .runs import Run
 
-    if space is None:
-        serve(Run(run), port)
-        return
-    if model is None:
-        raise RecipeError("--space needs --model namespace/name, the published model that the page loads")
-    typer.echo(
-        f"Written: {write_space(Run(run), model, space)}. Bring it there: hf upload NAME {space} --repo-type space"
-    )
+    serve(Run(run), port)

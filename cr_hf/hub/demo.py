@@ -50,7 +50,7 @@ def check_demo(run: Run) -> None:
 
 
 def write_space(run: Run, model: str, folder: Path) -> Path:
-    """Write what a Space needs to show a published model: `hf upload NAME FOLDER --repo-type space` brings it there.
+    """Write what a Space needs to show a published model.
 
     Args:
         run: the run that was published.

@@ -9,8 +9,9 @@ from typing import Any
 from ..errors import PublishError
 from ..files import write_json
 from ..modeling import CRBackboneModel, CRForSequenceClassification
-from ..runs import CARD, PROBE, RESULTS, describe_trainer, input_probe, text_probe
+from ..runs import CARD, PROBE, RESULTS, Run, describe_trainer, input_probe, text_probe
 from .card import write_card
+from .demo import check_demo, write_space
 from .export import (
     ALLOWED,
     check_folder,
@@ -80,6 +81,45 @@ def publish_run(
             before=add_text_by_hand,
             after=check_loads,
         )
+
+
+def check_space(run_dir: str | Path, space: str) -> str:
+    """Refuse a Space before anything is published.
+
+    Args:
+        run_dir: the finished run directory.
+        space: `namespace/name` of the Space.
+
+    Returns:
+        The token.
+
+    Raises:
+        PublishError: if the page cannot show the run, or the token may not write to the Space.
+    """
+    check_demo(Run(run_dir))
+    return check_access(space)
+
+
+def publish_space(run_dir: str | Path, model: str, space: str, *, private: bool | None = None) -> Published:
+    """Publish the page to try a published model on as a Space.
+
+    Args:
+        run_dir: the run that was published.
+        model: `namespace/name` of the model on the Hub.
+        space: `namespace/name` of the Space; made if it does not exist.
+        private: of a Space that is made.
+
+    Returns:
+        What stands on the Hub, downloaded again and found equal.
+
+    Raises:
+        PublishError: see `check_space` and `publish_run`.
+    """
+    token = check_space(run_dir, space)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = write_space(Run(run_dir), model, Path(scratch) / "space")
+        message = "Publish a page to try a model on"
+        return upload(folder, space, kind="space", private=private, token=token, message=message)
 
 
 def publish_trainer(trainer: Any, repo_id: str, **options: Any) -> Published:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,6 +72,70 @@ class Published:
     tag: str | None = None
 
 
+@dataclass(frozen=True)
+class _Repository:
+    """A repository of the Hub, and the client that asks for it."""
+
+    api: HfApi
+    repo_id: str
+    kind: str
+
+    @property
+    def name(self) -> dict[str, Any]:
+        """As the client's functions take it."""
+        return {"repo_id": self.repo_id, "repo_type": self.kind}
+
+    def make(self, private: bool | None) -> None:
+        """Make it only if it does not exist: creating an existing one needs rights in its namespace."""
+        try:
+            self.api.repo_info(**self.name, timeout=TIMEOUT)
+        except RepositoryNotFoundError:
+            sdk = "gradio" if self.kind == "space" else None
+            self.api.create_repo(**self.name, private=private, exist_ok=True, space_sdk=sdk)
+
+    def head(self) -> str:
+        """The newest commit of the main branch."""
+        return str(self.api.repo_info(**self.name, revision="main", timeout=TIMEOUT).sha)
+
+    def card(self, commit: str) -> str | None:
+        """Its README at a commit, if it has one."""
+        with tempfile.TemporaryDirectory() as cache:
+            options: dict[str, Any] = {"revision": commit, "cache_dir": cache, "token": self.api.token}
+            try:
+                path = hf_hub_download(**self.name, filename=CARD, **options)
+            except EntryNotFoundError as error:
+                if isinstance(error, FileNotFoundError):  # not an answer: the Hub was not reached
+                    raise
+                return None
+            return Path(path).read_text(encoding="utf-8")
+
+    def changes(self, commit: str, folder: Path) -> tuple[list[str], list[str]]:
+        """Files that differ from those of a commit, and files of an earlier publish that are no longer made."""
+        tree = self.api.list_repo_tree(**self.name, recursive=True, revision=commit)
+        remote = {item.path: item for item in tree if isinstance(item, RepoFile)}
+        local = folder_digests(folder)
+        additions = []
+        for path, digest in local.items():
+            item = remote.get(path)
+            if item is None or (
+                item.lfs.sha256 != digest if item.lfs else item.blob_id != git_hash((folder / path).read_bytes())
+            ):
+                additions.append(path)
+        return additions, [path for path in remote if path not in local and path.startswith(REPLACED)]
+
+    def set_tag(self, tag: str, commit: str) -> None:
+        """Set a tag; one that is there already must name the same commit."""
+        tags = self.api.list_repo_refs(**self.name).tags
+        at = next((ref.target_commit for ref in tags if ref.name == tag), None)
+        if at is None:
+            self.api.create_tag(**self.name, tag=tag, revision=commit)
+        elif at != commit:
+            raise PublishError(
+                f"{self.repo_id}: tag {tag} exists at commit {at[:12]}; the files are published as commit "
+                f"{commit[:12]} on main without a tag: choose another tag"
+            )
+
+
 def check_access(repo_id: str, token: str | None = None, tag: str | None = None) -> str:
     """Refuse, before any work, what the Hub would refuse after it.
 
@@ -130,6 +195,7 @@ def upload(
     tag: str | None = None,
     token: str | None = None,
     message: str | None = None,
+    kind: str = "model",
     before: Callable[[str | None], None] | None = None,
     after: Callable[[Path], None] | None = None,
 ) -> Published:
@@ -139,6 +205,7 @@ def upload(
         folder: the repository's files.
         repo_id: `namespace/name`.
         private, tag, token, message: see `publish_run`.
+        kind: `"model"` or `"space"`, a page that gradio serves.
         before: called with the card that is on the Hub (`None` without one) before anything is compared.
         after: called with the files of a new commit as they were downloaded again; raises if they are not right.
 
@@ -146,23 +213,24 @@ def upload(
         PublishError: saying what was published, what was not, and the mend.
     """
     token = _token(repo_id, token)
-    api, state = HfApi(token=token), "nothing was published"
+    repository, state = _Repository(HfApi(token=token), repo_id, kind), "nothing was published"
     with _timeouts():
-        _call(f"{repo_id}: making the repository", state, lambda: _make_repository(api, repo_id, private))
-        parent = _call(f"{repo_id}: reading the repository", state, lambda: _head(api, repo_id))
+        _call(f"{repo_id}: making the repository", state, lambda: repository.make(private))
+        parent = _call(f"{repo_id}: reading the repository", state, repository.head)
         if before is not None:
-            before(_call(f"{repo_id}: reading the card", state, lambda: _card(repo_id, parent, token)))
-        commit = _commit(api, repo_id, folder, parent, message or "Publish a ChainzRule classifier")
+            before(_call(f"{repo_id}: reading the card", state, lambda: repository.card(parent)))
+        commit = _commit(repository, folder, parent, message or "Publish a ChainzRule classifier")
         published = Published(repo_id, commit, commit != parent, tag)
         state = f"the files are published as commit {commit[:12]} on main"
         if tag is not None:
-            _call(f"{repo_id}: setting tag {tag}", f"{state}, the tag is not", lambda: _tag(api, repo_id, tag, commit))
+            _call(f"{repo_id}: setting tag {tag}", f"{state}, the tag is not", lambda: repository.set_tag(tag, commit))
             state += f", with tag {tag}"
         # In a cache of its own, so that no earlier download answers for the Hub.
         with tempfile.TemporaryDirectory() as cache:
             options: dict[str, Any] = {"revision": commit, "cache_dir": cache, "token": token}
             what = f"{repo_id}: downloading them again"
-            found = Path(_call(what, f"{state}; not verified", lambda: snapshot_download(repo_id, **options)))
+            download = partial(snapshot_download, **repository.name, **options)
+            found = Path(_call(what, f"{state}; not verified", download))
             _compare(found, folder, f"{repo_id}: {state}", after if published.changed else None)
     return published
 
@@ -180,76 +248,24 @@ def _compare(found: Path, folder: Path, state: str, after: Callable[[Path], None
             raise PublishError(f"{state}, but {error}") from error
 
 
-def _commit(api: HfApi, repo_id: str, folder: Path, parent: str, message: str) -> str:
+def _commit(repository: _Repository, folder: Path, parent: str, message: str) -> str:
     """The commit on main that has the folder's files: a new one, or `parent` if it has them already."""
-    state = "nothing was published"
+    repo_id, state = repository.repo_id, "nothing was published"
 
     def attempt() -> str:
         # Asked each time: an earlier attempt may have succeeded although its reply was lost.
-        head = _head(api, repo_id)
-        additions, deletions = _changes(api, repo_id, head, folder)
+        head = repository.head()
+        additions, deletions = repository.changes(head, folder)
         if not additions and not deletions:
             return head
         if head != parent:
             raise PublishError(f"{repo_id}: somebody else pushed meanwhile: {state}, run the same command again")
         operations: list[Any] = [CommitOperationAdd(path, str(folder / path)) for path in additions]
         operations += [CommitOperationDelete(path) for path in deletions]
-        return api.create_commit(repo_id, operations, commit_message=message, parent_commit=parent).oid
+        options: dict[str, Any] = {"commit_message": message, "parent_commit": parent}
+        return repository.api.create_commit(**repository.name, operations=operations, **options).oid
 
     return _call(f"{repo_id}: uploading", state, attempt)
-
-
-def _changes(api: HfApi, repo_id: str, commit: str, folder: Path) -> tuple[list[str], list[str]]:
-    """Files that differ from those of a commit, and files of an earlier publish that are no longer made."""
-    remote = {
-        item.path: item
-        for item in api.list_repo_tree(repo_id, recursive=True, revision=commit)
-        if isinstance(item, RepoFile)
-    }
-    local = folder_digests(folder)
-    additions = []
-    for path, digest in local.items():
-        item = remote.get(path)
-        if item is None or (
-            item.lfs.sha256 != digest if item.lfs else item.blob_id != git_hash((folder / path).read_bytes())
-        ):
-            additions.append(path)
-    return additions, [path for path in remote if path not in local and path.startswith(REPLACED)]
-
-
-def _make_repository(api: HfApi, repo_id: str, private: bool | None) -> None:
-    """Make the repository only if it does not exist: creating an existing one needs rights in its namespace."""
-    try:
-        api.model_info(repo_id, timeout=TIMEOUT)
-    except RepositoryNotFoundError:
-        api.create_repo(repo_id, private=private, exist_ok=True)
-
-
-def _head(api: HfApi, repo_id: str) -> str:
-    return str(api.model_info(repo_id, revision="main", timeout=TIMEOUT).sha)
-
-
-def _card(repo_id: str, commit: str, token: str) -> str | None:
-    with tempfile.TemporaryDirectory() as cache:
-        try:
-            path = hf_hub_download(repo_id, CARD, revision=commit, cache_dir=cache, token=token)
-        except EntryNotFoundError as error:
-            if isinstance(error, FileNotFoundError):  # not an answer: the Hub was not reached
-                raise
-            return None
-        return Path(path).read_text(encoding="utf-8")
-
-
-def _tag(api: HfApi, repo_id: str, tag: str, commit: str) -> None:
-    """Set a tag; one that is there already must name the same commit."""
-    at = next((ref.target_commit for ref in api.list_repo_refs(repo_id).tags if ref.name == tag), None)
-    if at is None:
-        api.create_tag(repo_id, tag=tag, revision=commit)
-    elif at != commit:
-        raise PublishError(
-            f"{repo_id}: tag {tag} exists at commit {at[:12]}; the files are published as commit {commit[:12]} on "
-            "main without a tag: choose another tag"
-        )
 
 
 def _call(what: str, state: str, action: Callable[[], T]) -> T:

@@ -69,6 +69,24 @@ def test_publish_and_again_after_an_edit_on_the_web(run_dir: Path, server: HubSe
 
 
 @pytest.mark.slow
+def test_a_space_is_published_beside_its_model(run_dir: Path, server: HubServer, commands: Commands) -> None:
+    done = commands.command_line("publish", run_dir, "me/tiny", "--space", "me/page")
+    assert done.code == 0, done.errors[-2000:]
+    assert "Published: me/page" in done.output
+    files = server.files("spaces/me/page")
+    assert set(files) == {"app.py", "perturbations.py", "requirements.txt", "README.md", ".gitattributes"}
+    assert b"- me/tiny\n" in files["README.md"]
+    assert b'"me/tiny"' in files["app.py"]
+    again = commands.command_line("publish", run_dir, "me/tiny", "--space", "me/page")
+    assert again.output.count("Nothing changed") == 2, again.errors[-2000:]
+    before = len(server.repositories)
+    refused = commands.command_line("publish", run_dir, "me/second", "--space", "other/page")
+    assert refused.code == 2
+    assert "other/page" in refused.errors
+    assert len(server.repositories) == before
+
+
+@pytest.mark.slow
 def test_a_dry_run_needs_no_network(run_dir: Path, tmp_path: Path) -> None:
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     folder = dry_run(run_dir, "me/tiny", tmp_path / "out")

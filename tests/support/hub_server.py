@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 LFS_FROM = 10_000
 """Bytes from which a file goes through LFS, as every `.safetensors` does."""
-REPO = r"(?P<repo>[\w.-]+/[\w.-]+)"
+REPO = r"(?P<repo>(?:spaces/)?[\w.-]+/[\w.-]+)"  # the Space me/page is kept as spaces/me/page
 ROUTES = [
     ("create", "POST", r"/api/repos/create"),
     ("whoami", "GET", r"/api/whoami-v2"),
@@ -196,7 +196,7 @@ class Handler(BaseHTTPRequestHandler):
         self.query = parse_qs(target.query)
         length = int(self.headers.get("Content-Length") or 0)
         self.body = self.rfile.read(length) if length else self._chunks()
-        path = unquote(target.path)
+        path = unquote(target.path).replace("/api/spaces/", "/api/models/spaces/")
         matches = ((name, re.fullmatch(pattern, path)) for name, method, pattern in ROUTES if method == self.command)
         route, found = next((match for match in matches if match[1]), ("", None))
         if found is None:
@@ -236,7 +236,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _json_repo(self) -> str:
         wanted = json.loads(self.body)
-        return f"{wanted.get('organization') or self._user()[0]}/{wanted['name']}"
+        space = "spaces/" if wanted.get("type") == "space" else ""
+        return f"{space}{wanted.get('organization') or self._user()[0]}/{wanted['name']}"
 
     def vanish(self) -> None:
         """Reset the connection."""
@@ -270,9 +271,9 @@ class Handler(BaseHTTPRequestHandler):
     def _repository(self, repo: str, write: bool = False) -> Repository:
         user, role = self._user()
         found = self.server.repositories.get(repo)
-        if found is None or (found.private and user != repo.split("/")[0]):
+        if found is None or (found.private and user != repo.split("/")[-2]):
             raise Refused(404 if user else 401, "RepoNotFound", "Repository not found")
-        if write and (role != "write" or user != repo.split("/")[0]):
+        if write and (role != "write" or user != repo.split("/")[-2]):
             raise Refused(403, "", "Forbidden: you do not have write access")
         return found
 
@@ -286,7 +287,7 @@ class Handler(BaseHTTPRequestHandler):
             return 409, {**url, "error": "You already created this model repo"}, {}
         if not user:
             raise Refused(401, "", "Invalid username or password.")
-        if role != "write" or user != repo.split("/")[0]:
+        if role != "write" or user != repo.split("/")[-2]:
             raise Refused(403, "", "Forbidden: you do not have the rights to create a model under this namespace")
         private = bool(wanted.get("private")) or wanted.get("visibility") == "private"
         self.server.repositories[repo] = Repository(private)
@@ -307,7 +308,11 @@ class Handler(BaseHTTPRequestHandler):
         found = self._repository(repo)
         commit = found.at(rev)
         siblings = [{"rfilename": path} for path in commit.files]
-        return 200, {"id": repo, "sha": commit.oid, "private": found.private, "siblings": siblings}, {}
+        return (
+            200,
+            {"id": repo.removeprefix("spaces/"), "sha": commit.oid, "private": found.private, "siblings": siblings},
+            {},
+        )
 
     def tree(self, repo: str, rev: str) -> tuple[int, Any, dict[str, str]]:
         return 200, [file.entry(path) for path, file in self._repository(repo).at(rev).files.items()], {}
