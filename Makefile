@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quality docs bench results model-cards hub-faults soak compatibility
+.PHONY: help setup demo test quality docs bench bench-count results model-cards hub-faults soak compatibility
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -69,3 +69,6 @@ soak: setup ## Try to break it for an hour, and write experiments/results/soak.j
 bench: setup ## Install the peers, measure, and write benchmarks/results
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]"
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+bench-count: setup ## Count instructions of tiny workloads with valgrind, and fail where one grew by more than 10 %
+	$(BIN)/python benchmarks/count_instructions.py
