@@ -230,11 +230,23 @@ def print_run(run: Run) -> None:
     print_answer(run.path, results)
     if "lambda_choice" in results:
         typer.echo(f"DREG lambda {results['lambda_choice']['chosen']:.3g}, chosen on the validation rows.")
+    if "search" in results:
+        print_search(results["search"])
     if results["data"]["synthetic"]:
         typer.echo("The demo reviews are synthetic: these figures say that it runs, not how good it is.")
     needs_file = run.kind == "table" or run.recipe.data.text_pair_column is not None
     example = "rows.csv" if needs_file else '"a text of your own"'
     typer.echo(f"Saved in {run.path}, with its card README.md. Try: cr-hf predict {run.path} {example}")
+
+
+def print_search(found: dict[str, Any]) -> None:
+    """The settings that were tried, the best first."""
+    rows = []
+    for trial in found["trials"][:10]:
+        values = (f"{value:.4g}" if isinstance(value, float) else str(value) for value in trial["values"].values())
+        rows.append(["-" if trial["score"] is None else f"{trial['score']:.4f}", *values])
+    header = [f"validation {found['metric']}", *found["trials"][0]["values"]]
+    _print_table([header, *rows], f"{len(found['trials'])} settings; the first is trained, and recipe.yaml has it.")
 
 
 def print_answer(run_dir: Path, results: dict[str, Any]) -> None:

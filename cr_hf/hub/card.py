@@ -278,10 +278,13 @@ def _training(results: dict[str, Any]) -> list[str]:
     versions = {"cr_hf": results["cr_hf_version"]}
     versions |= {name: machine[name.lower()] for name in ("torch", "transformers", "Python")}
     times = [f"{run[key]:,} s {what}" for key, what in SECONDS if run.get(key) is not None]
+    trials = (results.get("search") or {}).get("trials", [])
+    searched = [f"settings: the best of {len(trials)} on the validation rows"] if trials else []
     return [
         f"data: {escape(data['source'])}{revision}{stands_for}; rows: {rows}",
         f"DREG lambda {model['dreg_lambda']:.4g} at widths {_widths(model)} (mode {code(model['dreg_mode'])}), "
         f"dropout {float(model['dropout'])}{_order(model)}",
+        *searched,
         f"features: {pooled}{model['in_features']:,} wide, {code(model['feature_norm'])}",
         f"{model['parameters_head']:,} parameters in the head, {model['parameters_total']:,} in all",
         f"epochs: {run['epochs']:g}; steps: {run['steps']:,}; {', '.join(times)} on {escape(machine['device'])}, with "

@@ -44,7 +44,7 @@ _SAVED = rf"({_MODEL}|adapter_(config\.json|model\.safetensors)|README\.md|SHA25
 _SAVED += r"|(optimizer|scheduler|scaler|rng_state|trainer_state)\w*\.\w+|(pytorch_model|optimizer)\w*/[\w.]*)"
 KNOWN = re.compile(
     rf"{_FINISHED}|{STAGED}/{_FINISHED}?|({ADAPTER}|{BASE})/{_SAVED}?"
-    rf"|{CHECKPOINTS}/(features\.sha256|lambda_choice\.json|(checkpoint-\d+|unfinished)/{_SAVED}?)?"
+    rf"|{CHECKPOINTS}/(features\.sha256|(lambda_choice|search)\.json|(checkpoint-\d+|unfinished)/{_SAVED}?)?"
 )
 """Every path that a run can write in its directory; folders end in a slash."""
 

@@ -10,15 +10,25 @@ import functools
 import importlib.util
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import RecipeError
+from ..errors import RecipeError, nearest
 
 NUMBER_TEXT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 MEANING = re.compile(r"^ {4}(\w+)(?: ?\(.*\))?:(.*(?:\n {8}.*)*)", re.MULTILINE)
 """A field and what it means, in the docstring of its class."""
-KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text", "list": "a list"}
+TRIALS = 20
+"""How many settings a search tries unless it says so."""
+KINDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "list": "a list",
+    "dict": "a block of keys",
+}
 
 
 @functools.cache
@@ -106,3 +116,33 @@ def _fits(value: Any, types: set[str]) -> bool:
     if kind == "bool":
         return kind in types
     return kind in types or (kind == "int" and "float" in types) or bool(types - {*KINDS, "None"})
+
+
+def searched_values(search: dict[str, Any], known: set[str], place: str) -> Iterator[tuple[str, Any]]:
+    """The keys of a `search:` block, each with every value of its list or with both ends of its range.
+
+    Raises:
+        RecipeError: naming the key that is not one of `known`, or has neither.
+    """
+    trials = search.get("trials", TRIALS)
+    if type(trials) is not int or trials < 1 or not search.keys() - {"trials"}:
+        raise RecipeError(
+            f"{place}: search must name keys, and how many trials (a whole number, {TRIALS} by default), such as "
+            "search: {trials: 10, dropout: [0.1, 0.3]}"
+        )
+    for key, wanted in search.items():
+        if key == "trials":
+            continue
+        if key not in known:
+            raise RecipeError(f"{place}: search.{key} cannot be searched{nearest(str(key), known)}: leave it out")
+        values = wanted
+        if isinstance(wanted, dict) and {"low", "high"} <= wanted.keys() <= {"low", "high", "log"}:
+            values = low, high = [as_number(wanted[end]) for end in ("low", "high")]
+            is_sound = isinstance(low, int | float) and isinstance(high, int | float) and low < high
+            values = values if is_sound and (low > 0 or not wanted.get("log")) else None
+        if not isinstance(values, list) or not values:
+            raise RecipeError(
+                f"{place}: search.{key}={wanted!r} must be a list of values, or a range such as {{low: 0.001, high: "
+                "0.1, log: true}, with low above 0 if log"
+            )
+        yield from ((key, value) for value in values)

@@ -17,7 +17,7 @@ from ..data import SINGLE, DataConfig, check_files, is_data
 from ..errors import RecipeError, nearest
 from ..files import write_text
 from .draft import draft_recipe
-from .keys import as_number, check_types, declared_fields, described_fields
+from .keys import as_number, check_types, declared_fields, described_fields, searched_values
 
 if TYPE_CHECKING:
     from ..evaluation import Task
@@ -48,6 +48,9 @@ AS_WRITTEN |= {"data.text_column", "data.text_pair_column", "data.label_column",
 AS_WRITTEN |= {"output_dir", "backbone", "vectors_file"}
 TRANSFORMERS = "Training (transformers' TrainingArguments)"
 NO_HINT = ": remove it, keys are fields of CRConfig, CRTrainingArguments and, below data, of DataConfig"
+# A score of one of these could not be compared with that of another.
+NOT_SEARCHED = {"problem_type", "metric_for_best_model", "greater_is_better", "eval_strategy", "num_labels"}
+OF_THE_LOSS = {"objective", "label_smoothing_factor", "soft_labels", "squared_emd", "class_weights", "pos_weight"}
 AT_LEAST = {"early_stopping_patience": 1, "embedding_size": 1, "vocabulary_size": 1}
 
 
@@ -71,6 +74,8 @@ class Recipe:
         vectors_file: GloVe or word2vec text for `backbone: static`; `None`: vectors are learned from scratch.
         embedding_size: width of vectors learned from scratch.
         vocabulary_size: words of `backbone: static`, the most frequent of train.
+        search: keys to try values of on validation rows before training, each with a list, such as `[0.1, 0.3]`, or a
+            range, such as `{low: 0.001, high: 0.1, log: true}`; and how many `trials`, 20 by default.
     """
 
     backbone: str
@@ -85,6 +90,7 @@ class Recipe:
     vectors_file: str | None = None
     embedding_size: int = 300
     vocabulary_size: int = 30_000
+    search: dict[str, Any] | None = None
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
 
@@ -315,7 +321,17 @@ def _check(values: dict[str, Any], place: str) -> Recipe:
     recipe = Recipe(data=data, model=sorted_out["model"], training=sorted_out["training"], **sorted_out["own"])
     if recipe.chooses_lambda:
         _check_auto_lambda(recipe, place)
+    if recipe.search is not None:
+        _check_search(recipe, values, place)
     return recipe
+
+
+def _check_search(recipe: Recipe, values: dict[str, Any], place: str) -> None:
+    """Every key of the search, with every value of a list and both ends of a range."""
+    metric = str(recipe.training.get("metric_for_best_model") or recipe.task.best_metric)
+    known = (MODEL_KEYS | TRAINING_KEYS) - NOT_SEARCHED - (OF_THE_LOSS if metric.endswith("loss") else set())
+    for key, value in searched_values(recipe.search or {}, known | {"lora_r", "lora_alpha", "lora_dropout"}, place):
+        _check({**values, key: value, "search": None}, f"{place}: search")
 
 
 def _check_auto_lambda(recipe: Recipe, place: str) -> None:

@@ -46,6 +46,7 @@ from .directory import (
     EVAL_RESULTS,
     LAMBDA_PICTURE,
     PROBE,
+    RECIPE,
     RESULTS,
     TABLE,
     TRAINER_STATE,
@@ -56,6 +57,7 @@ from .directory import (
 )
 from .recipe import Recipe
 from .results import describe_data, describe_environment, describe_model, text_probe
+from .search import best_recipe, check_search, search_settings
 
 logger = logging.get_logger(__name__)
 
@@ -80,6 +82,8 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
     run_dir = Path(recipe.output_dir)
     check_directory(recipe, overwrite, resume)
     arguments = training_arguments(recipe, run_dir)
+    if recipe.search is not None:
+        check_search(arguments)
     publish = _check_publishing(recipe, arguments)
     if resume and (run_dir / RESULTS).is_file():  # a run without its card, as earlier versions left it when killed
         if arguments.process_index == 0:
@@ -100,7 +104,14 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
             if arguments.process_index == 0:
                 stack.enter_context(open_directory(recipe, overwrite, resume))
         stack.enter_context(writing(run_dir))
-        _train(recipe, arguments, model, tokenizer, dataset, resume, started)
+        trials: list[Any] = []
+        if recipe.search is not None:
+            trials = search_settings(recipe, arguments, dataset, _prepared)
+            recipe = best_recipe(recipe, trials)
+            arguments = training_arguments(recipe, run_dir)
+            set_seed(recipe.seed)
+            model, tokenizer = build_model(recipe, dataset)
+        _train(recipe, arguments, model, tokenizer, dataset, resume, started, trials)
     if arguments.process_index == 0:
         publish()
     return run_dir
@@ -151,11 +162,12 @@ def _train(
     dataset: Any,
     resume: bool,
     started: float,
+    trials: list[Any],
 ) -> None:
     """Train, measure and save, in a run directory that stands open."""
     checkpoint = last_complete_checkpoint(str(arguments.output_dir)) if resume else None
-    prepare = _frozen_trainer if trains_on_features(recipe, model) else _fine_tuning_trainer
-    trainer, splits = prepare(recipe, arguments, model, tokenizer, dataset)
+    trainer, splits = _prepared(recipe, arguments, model, tokenizer, dataset)
+    show_epochs(trainer)
     prepared = time.perf_counter()
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -168,7 +180,7 @@ def _train(
         "seconds_training": round(time.perf_counter() - prepared, 2),
     }
     with _phase("measure", arguments):
-        _measure_and_save(recipe, trainer, model, tokenizer, dataset, splits, seconds)
+        _measure_and_save(recipe, trainer, model, tokenizer, dataset, splits, seconds, trials)
 
 
 def _measure_and_save(
@@ -179,6 +191,7 @@ def _measure_and_save(
     dataset: Any,
     splits: dict[str, Any],
     seconds: dict[str, float],
+    trials: list[Any],
 ) -> None:
     run_dir = Path(recipe.output_dir)
     model = _finished_model(recipe, trainer, model)
@@ -208,7 +221,10 @@ def _measure_and_save(
         }
         if recipe.chooses_lambda:
             results["lambda_choice"] = dataclasses.asdict(kept_lambda(trainer.args))
+        if trials:
+            results["search"] = {"metric": trainer.args.metric_for_best_model, "trials": trials}
         with staged(run_dir) as folder:
+            recipe.save(folder / RECIPE)
             results["answer"] = answer(model, dataset, splits, predictions, sum(seconds.values()), folder)
             if recipe.kind == "table":
                 write_json(folder / TABLE, dataclasses.asdict(schema_of(dataset["train"])))
@@ -251,6 +267,14 @@ def _finished_model(recipe: Recipe, trainer: CRTrainer, model: Any) -> Any:
     elif trained is not model:
         return trained
     return model
+
+
+def _prepared(
+    recipe: Recipe, arguments: CRTrainingArguments, model: Any, tokenizer: Any, dataset: Any
+) -> tuple[CRTrainer, dict[str, Any]]:
+    """The trainer of a recipe, and its splits."""
+    prepare = _frozen_trainer if trains_on_features(recipe, model) else _fine_tuning_trainer
+    return prepare(recipe, arguments, model, tokenizer, dataset)
 
 
 def _frozen_trainer(
@@ -326,7 +350,6 @@ def _trainer(
         compute_metrics=Task.of(model.config).trainer_metrics(),
         callbacks=[] if patience is None else [EarlyStoppingCallback(patience)],
     )
-    show_epochs(trainer)
     return trainer
 
 

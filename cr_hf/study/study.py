@@ -64,6 +64,8 @@ def run_study(
         RecipeError: if a head is unknown, a number is out of range, a fraction leaves too few rows, the data have no
             test split or are not of classes, or the folder holds another study.
     """
+    if recipe.search is not None:
+        raise RecipeError("search: is for `cr-hf train`, the heads of a study have their own settings: leave it out")
     heads, fractions = list(heads), list(shots or fractions)
     check_heads(heads)
     declared = declare(comparisons, heads)
