@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,17 @@ def test_the_page_needs_no_network_and_no_script_and_escapes_what_it_shows(study
     assert not found.open
     assert len(found.ids) == len(set(found.ids))
     assert set(re.findall(r"(?:href=\"|url\()#([^\")]+)", page)) <= set(found.ids)
+
+
+def test_headings_of_the_page_follow_each_other_and_details_are_folded(study: Study) -> None:
+    page = study_page(study, "one")
+    body = page[page.index("<body>") :]
+    levels = [int(level) for level in re.findall(r"<h(\d)>", body)]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert body.count("<main>") == body.count("</main>") == 1
+    assert body.count("<details>") == body.count("</details>") >= 3
+    assert body.index("advice") < body.index("<svg") < body.index("<table") < body.index("<details>")
 
 
 def test_what_was_noted_in_the_data_is_said_on_the_page_and_in_the_terminal(study: Study) -> None:
