@@ -68,7 +68,7 @@ def search_settings(
     before = read_json(kept, "train the run anew with --overwrite")["trials"] if kept.is_file() else []
     known = {json.dumps(trial["values"]): trial["score"] for trial in before}
     kept.parent.mkdir(parents=True, exist_ok=True)
-    space, trials = dict(recipe.search or {}), {}
+    space, trials = dict(recipe.search or {}), dict[str, dict[str, Any]]()
     for number in range(space.pop("trials", TRIALS)):
         asked = study.ask()
         values = {key: _suggest(asked, key, wanted) for key, wanted in space.items()}
