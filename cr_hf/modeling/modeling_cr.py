@@ -76,6 +76,7 @@ class CRForSequenceClassification(CRTextModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         position_ids: Tensor | None = None,
+        use_cache: bool | None = None,
     ) -> CRClassifierOutput:
         """Classify texts.
 
@@ -83,6 +84,7 @@ class CRForSequenceClassification(CRTextModel):
             input_ids, attention_mask, token_type_ids, inputs_embeds, position_ids: see `get_features`.
             labels: see `task_loss`.
             output_dreg: compute DREG; by default while training only.
+            use_cache: not read, nothing is kept for a next call; trl's reward trainer gives it.
             output_attentions, output_hidden_states: return those of the backbone; by default what `config` says.
         """
         inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}

@@ -4,9 +4,11 @@ from typing import Any
 
 import datasets
 import optuna
+import pytest
 import schedulefree
 import torch
 from accelerate import Accelerator
+from classifiers import TEXTS
 from compatible import Desk, limited, refused, works
 from feature_rows import Rows
 from torch import nn
@@ -245,6 +247,58 @@ def _(desk: Desk) -> None:
     for batch in made[2]:
         accelerator.backward(made[0](**batch).loss)
         made[1].step()
+
+
+@works(LOOPS, "Lightning: `training_step` returns `model(**batch).loss`, the model in training mode")
+def _(desk: Desk) -> None:
+    lightning: Any = pytest.importorskip("lightning")
+
+    class Classifier(lightning.LightningModule):  # type: ignore[misc]
+        def __init__(self, model: Any) -> None:
+            super().__init__()
+            self.model = model
+
+        def training_step(self, batch: Any, index: int) -> Any:
+            return self.model(**batch).loss
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    model, expected = (desk.head(feature_norm="layer_norm", dropout=0.0).train() for _ in range(2))
+    expected.load_state_dict(model.state_dict())
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    rows = DataLoader(Rows(8), 8)
+    lightning.Trainer(max_steps=1, accelerator="cpu", **quiet).fit(Classifier(model), rows)
+    output = expected(**next(iter(rows)))
+    (output.task_loss + 0.02 * output.dreg.sum()).backward()
+    torch.optim.SGD(expected.parameters(), 0.1).step()
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value)
+
+
+@works(
+    LOOPS,
+    "trl: `RewardTrainer` on `num_labels=1`, DREG added in `compute_loss` ([how](fine_tuning.md#in-other-loops))",
+)
+def _(desk: Desk) -> None:
+    trl: Any = pytest.importorskip("trl")
+    steps: list[tuple[float, float]] = []
+
+    class Rewards(trl.RewardTrainer):  # type: ignore[misc]
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+            steps.append((float(loss), model.config.dreg_lambda * float(outputs.dreg.sum())))
+            loss = loss + model.config.dreg_lambda * outputs.dreg.sum() if model.training else loss
+            return (loss, outputs) if return_outputs else loss
+
+    model, _ = desk.texts(num_labels=1, freeze_backbone=False, feature_norm="layer_norm")
+    rows = datasets.Dataset.from_dict({"chosen": TEXTS, "rejected": TEXTS[::-1]})
+    arguments = desk.arguments(trl.RewardConfig, bf16=False, gradient_checkpointing=False)
+    trainer = Rewards(model=model, args=arguments, train_dataset=rows, processing_class=desk.tokenizer)
+    trainer.train()
+    assert all(part > 0 for _, part in steps)
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert logged == pytest.approx([sum(step) for step in steps], abs=1e-4)
 
 
 @works(LOOPS, "`torch.optim.LBFGS`")
