@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cr_hf.files import write_json
 from cr_hf.hub import write_card
-from cr_hf.hub.export import folder_digests
+from cr_hf.hub.upload import folder_digests
 
 from .runner import ROOT
 

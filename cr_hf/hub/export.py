@@ -24,7 +24,7 @@ from .._registration import model_class_of
 from ..data import load_rows
 from ..errors import CheckpointError, DataError, PublishError
 from ..files import read_json, write_text
-from ..modeling import CRConfig, CRModel, sha256_of
+from ..modeling import CRConfig, CRModel
 from ..runs import CARD, PROBE, RECIPE, RESULTS, TABLE, TOKENIZER_FILES, load_recipe, read_recipe
 from ..training import load_model
 from .card import write_card
@@ -245,12 +245,6 @@ def _absolute_path(name: str, text: str) -> str | None:
 def _plain(text: str) -> str:
     """JSON and YAML escape what a training text may hold."""
     return f"{text}\n{text.encode('utf-8', 'replace').decode('unicode_escape', 'replace')}" if "\\" in text else text
-
-
-def folder_digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file, by its path in the repository."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
 
 
 def require_empty(folder: Path) -> None:

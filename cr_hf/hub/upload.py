@@ -27,11 +27,10 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, Reposi
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils._http import default_client_factory
-from huggingface_hub.utils.sha import git_hash
+from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
 from ..errors import PublishError
 from ..runs import CARD, EVAL_RESULTS
-from .export import folder_digests
 
 TIMEOUT = 60.0
 """Seconds without a byte after which a call is given up; the client itself would wait for ever."""
@@ -233,6 +232,15 @@ def upload(
             found = Path(_call(what, f"{state}; not verified", download))
             _compare(found, folder, f"{repo_id}: {state}", after if published.changed else None)
     return published
+
+
+def folder_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file, by its path in the repository."""
+    digests = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as handle:
+            digests[path.relative_to(folder).as_posix()] = sha_fileobj(handle).hex()
+    return digests
 
 
 def _compare(found: Path, folder: Path, state: str, after: Callable[[Path], None] | None) -> None:

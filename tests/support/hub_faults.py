@@ -34,6 +34,7 @@ import json
 from pathlib import Path
 import cr_hf.hub.upload
 from cr_hf.errors import PublishError
+assert "torch" not in sys.modules, "what uploads needs no model"
 
 cr_hf.hub.upload.TIMEOUT = 1.0
 for line in sys.stdin:
