@@ -9,49 +9,74 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
 
 from ..data import SINGLE
 from ..modeling import CRHead, Standardize, certified_radius, largest_slopes, spectral_norm
+from .statistics import sample_rows
 
 # Far above what rounding adds to a product of float64 spectral norms, far below what anybody reads.
 ROUNDING = 1 + 1e-9
 AT_ONCE = 4096
 CERTIFIED_AT = (0.1, 0.2, 0.5, 1.0)
 """Radii, in normalised features, at which certified accuracy is stated."""
+CERTIFIED_OPERATIONS, FEWEST_CERTIFIED = 3e11, 100
+"""Floating-point operations for the certificates of some rows, ten seconds or so, and the rows that are never less."""
+
+
+class CertifiedShares(TypedDict):
+    """How many of some rows are certain, by radius.
+
+    Args:
+        rows: how many were looked at.
+        unchanged: the share whose class cannot change.
+        accuracy: the share that is right too; where labels are known.
+    """
+
+    rows: int
+    unchanged: dict[str, float]
+    accuracy: NotRequired[dict[str, float]]
+
+
+def certified_rows(head: CRHead) -> int:
+    """For how many rows certificates are affordable: for all but very many, unless the layers are very wide."""
+    first, *others = (layer.linear.weight for layer in head.layers) if head.layers else (head.readout.weight,)
+    columns = min(first.shape)
+    # For every row the Jacobian of a layer, and its product with itself.
+    operations = sum(2 * weight.numel() * columns + 2 * len(weight) ** 2 * columns for weight in others)
+    return max(FEWEST_CERTIFIED, int(CERTIFIED_OPERATIONS / max(operations, first.numel())))
 
 
 @torch.no_grad()
-def certified_shares(
-    head: CRHead, features: Tensor, labels: Tensor | None = None
-) -> dict[str, dict[str, float]] | None:
+def certified_shares(head: CRHead, features: Tensor, labels: Tensor | None = None) -> CertifiedShares | None:
     """How many predictions are certain to stay as they are while the features move; see `certified_radius`.
 
     Args:
         head: a fitted head.
-        features: raw, shape (rows, in_features).
+        features: raw, shape (rows, in_features). Of more than `certified_rows` a random sample is looked at.
         labels: class indices, shape (rows,), for the accuracy.
 
     Returns:
-        By radius (`CERTIFIED_AT`, in normalised features) the share of rows whose class cannot change within it,
-        `unchanged`, and with labels the share that is right too, `accuracy`. `None` for a head without classes of
-        which one is right.
+        By radius (`CERTIFIED_AT`, in normalised features) the shares. `None` for a head without classes of which one
+        is right.
     """
     if head.config.problem_type != SINGLE:
         return None
-    features = features.to(head.readout.weight)
+    sample = torch.from_numpy(sample_rows(len(features), certified_rows(head)))
+    features = features[sample].to(head.readout.weight)
     radii = certified_radius(head, features)
-    counted = {"unchanged": torch.ones(len(features), dtype=torch.bool)}
+
+    def share(rows: Tensor) -> dict[str, float]:
+        return {f"{radius:g}": float((rows & (radii >= radius)).double().mean()) for radius in CERTIFIED_AT}
+
+    found = CertifiedShares(rows=len(sample), unchanged=share(torch.ones(len(features), dtype=torch.bool)))
     if labels is not None:
         predicted = torch.cat([head(rows)[0].argmax(-1) for rows in features.split(AT_ONCE)])
-        counted["accuracy"] = (predicted == labels.to(features.device)).cpu()
-    return {
-        name: {f"{radius:g}": float((rows & (radii >= radius)).double().mean()) for radius in CERTIFIED_AT}
-        for name, rows in counted.items()
-    }
+        found["accuracy"] = share((predicted == labels[sample].to(features.device)).cpu())
+    return found
 
 
 def lipschitz_bound(head: CRHead, raw: bool = False) -> float:

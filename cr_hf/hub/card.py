@@ -296,9 +296,11 @@ def _certified(results: dict[str, Any]) -> list[str]:
     """Certified accuracy of every split, in one line."""
     lines = []
     for split, found in (results.get("diagnostics") or {}).get("splits", {}).items():
-        shares = (found.get("certified") or {}).get("accuracy", {})
+        certified = found.get("certified") or {}
+        shares, rows = certified.get("accuracy", {}), certified.get("rows", found["rows"])
         curve = ", ".join(f"{share:.4f} within {escape(radius)}" for radius, share in shares.items())
-        lines += [f"on {escape(split)} {curve}"] if curve else []
+        sample = f" ({rows:,} random rows)" if rows < found["rows"] else ""
+        lines += [f"on {escape(split)}{sample} {curve}"] if curve else []
     about = "right, and certain to stay so while the features that the head reads move by so much in L2, in deviations"
     about += " of a feature over the training rows; of words it says nothing"
     return [f"certified accuracy ({about}): {'; '.join(lines)}"] if lines else []

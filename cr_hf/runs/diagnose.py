@@ -256,6 +256,9 @@ def diagnostic_rows(columns: dict[str, dict[str, Any]], output: str) -> list[tup
         curves = [(c.get("certified") or {}).get(name) for c in every]
         if radii := next((" / ".join(curve) for curve in curves if curve), None):
             rows.append((f"{title} at {radii}", ["-" if c is None else certified_text(c) for c in curves]))
+    certified = [(c.get("certified") or {}).get("rows", c["rows"]) for c in every]
+    if certified != [c["rows"] for c in every]:
+        rows.append(("  of so many random rows", [f"{count:,}" for count in certified]))
     for name in ("expected_calibration_error", "temperature", "expected_calibration_error_at_temperature"):
         if any("calibration" in c for c in every):
             add(name.replace("_", " "), (c.get("calibration", {}).get(name) for c in every))

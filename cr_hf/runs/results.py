@@ -23,7 +23,7 @@ MODEL_FIELDS = (
     *("pooling", "feature_layers", "feature_norm", "objective", "ordinal_loss", "soft_labels", "dreg_lambda"),
     *("dreg_mode", "freeze_backbone"),
 )
-NOT_METRICS = ("rows", "accuracy_interval", "robustness", "certified_accuracy")
+NOT_METRICS = ("rows", "accuracy_interval", "robustness", "certified_accuracy", "certified_rows")
 PROBE_TEXTS = (
     "A warm, funny film that earns every laugh.",
     "The room was clean, but the breakfast was cold and the staff were rude.",
@@ -116,6 +116,9 @@ def metric_table(metrics: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     if radii := next((" / ".join(curve) for curve in curves if curve), None):
         cells = ["-" if curve is None else certified_text(curve) for curve in curves]
         rows.append([f"certified accuracy at {radii}", *cells])
+        counts = [values.get("certified_rows", values["rows"]) for values in metrics.values()]
+        if counts != [values["rows"] for values in metrics.values()]:
+            rows.append(["  of so many random rows", *(f"{count:,}" for count in counts)])
     return [header, *rows]
 
 

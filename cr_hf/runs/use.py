@@ -127,8 +127,8 @@ def evaluate_run(
         seed: of the perturbations.
 
     Returns:
-        What `Task.measure` returns; `certified_accuracy` by radius where one class is right (see `certified_shares`);
-        and with `perturb` also `robustness`, what `text_robustness` returns.
+        What `Task.measure` returns; `certified_accuracy` by radius, of `certified_rows`, where one class is right
+        (see `certified_shares`); and with `perturb` also `robustness`, what `text_robustness` returns.
 
     Raises:
         CheckpointError: if the run is not finished.
@@ -158,7 +158,7 @@ def evaluate_run(
     metrics = task.measure(classify_features(run.model, features).numpy(), labels)
     certified = certified_shares(run.model.classifier, torch.from_numpy(features), torch.from_numpy(labels))
     if certified is not None:
-        metrics["certified_accuracy"] = certified["accuracy"]
+        metrics["certified_accuracy"], metrics["certified_rows"] = certified["accuracy"], certified["rows"]
     if perturb:
 
         def is_right(texts: list[str], pairs: list[str] | None) -> Any:

@@ -247,16 +247,15 @@ def _measure_networks(kept: Sequence[HeadResult], features: Rows, labels: NDArra
     modules = [result.head() for result in kept]
     norms = [input_gradient_norms(module, rows).cpu().numpy() for module in modules]
     sample = sample_rows(len(rows), CERTIFIED_ROWS)
-    certified = [certified_shares(module, rows[sample], torch.from_numpy(labels[sample])) or {} for module in modules]
+    looked_at = [certified_shares(module, rows[sample], torch.from_numpy(labels[sample])) for module in modules]
+    certified = [found["accuracy"] for found in looked_at if found]
     coefficients, setup = kept[0].state.get("layers.0.coefficients"), kept[0].setup
     return {
         **_measure_predictions(predicted.argmax(-1) == labels, predicted, labels),
         "gradient_tail_ratios": [gradient_tail_ratio(values) for values in norms],
         "peak_gradients": [float(values.max()) for values in norms],
         "non_linearities": [non_linearity(module, rows) for module in modules],
-        "certified_accuracies": {
-            radius: [shares["accuracy"][radius] for shares in certified] for radius in certified[0]["accuracy"]
-        },
+        "certified_accuracies": {radius: [shares[radius] for shares in certified] for radius in certified[0]},
         "margin_slopes": [margin_slope_bound(module) for module in modules],
         "coefficients": None if coefficients is None else coefficients.tolist(),
         "parameters": sum(value.numel() for value in modules[0].parameters()),

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cr_hf.errors import DataError
-from cr_hf.evaluation.lipschitz import largest_slope_found, lipschitz_bound
+from cr_hf.evaluation.lipschitz import certified_shares, largest_slope_found, lipschitz_bound
 from cr_hf.evaluation.metrics import compute_classification_metrics
 from cr_hf.evaluation.sensitivity import (
     calibration,
@@ -26,6 +26,7 @@ from cr_hf.evaluation.sensitivity import (
     non_linearity,
     summarise_gradients,
 )
+from cr_hf.evaluation.statistics import sample_rows
 from cr_hf.modeling.configuration_cr import CRConfig
 from cr_hf.modeling.head import CRHead
 
@@ -209,6 +210,18 @@ def test_there_is_no_bound_without_tails() -> None:
 
 
 # ---- calibration ----
+
+
+def test_of_a_wide_head_a_random_sample_is_certified(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, features = head_of(), features_of()
+    labels = head(features)[0].argmax(-1)
+    assert certified_shares(head, features)["rows"] == ROWS
+    monkeypatch.setattr("cr_hf.evaluation.lipschitz.CERTIFIED_OPERATIONS", 0)
+    monkeypatch.setattr("cr_hf.evaluation.lipschitz.FEWEST_CERTIFIED", 7)
+    found, sample = certified_shares(head, features, labels), sample_rows(ROWS, 7)
+    assert found["rows"] == 7
+    assert found == certified_shares(head, features[sample], labels[sample])
+    assert found["accuracy"] == found["unchanged"]
 
 
 def test_temperature_is_the_best_one() -> None:
