@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import DataError, nearest
@@ -155,7 +156,7 @@ def column_name(asked: str | float) -> str:
 
 def as_number(cell: Any) -> float:
     """The number that a cell holds; NaN where it holds none, or one as only Python writes it, such as 1_000."""
-    if isinstance(cell, str) and ("_" in cell or not cell.isascii()):
+    if isinstance(cell, bool) or (isinstance(cell, str) and ("_" in cell or not cell.isascii())):
         return math.nan
     try:
         return float(cell)
@@ -197,6 +198,10 @@ def find_column(columns: Sequence[str], asked: str | float | None, role: str, pl
         return found[0]
     missing = f"no {role} column found" if asked is None else f"no column {asked!r}{nearest(str(asked), columns)}"
     mend = f"set data.{role}_column" + (", or data.label_columns for a column a label" if role == "label" else "")
+    if role == "label" and "test" in Path(place).name.lower():
+        mend += (
+            "; a file to predict, without labels, is for cr-hf predict: move it, or name the others as data.train_file"
+        )
     has_cells = place.lower().removesuffix(".gz").endswith((".csv", ".tsv"))
     if has_cells and len(columns) == 1:
         mend += ", or data.separator to what stands between the columns"

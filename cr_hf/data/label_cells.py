@@ -20,8 +20,13 @@ from .config import NUMBER, DataConfig, as_number
 SINGLE, SEVERAL, NUMBERS = "single_label_classification", "multi_label_classification", "regression"
 SEPARATOR = "|"
 """Between the classes of a row in one cell, unless `data.label_separator` says another."""
-MISSING = {"", "nan", "-nan", "na", "n/a", "#n/a", "#na", "<na>", "null", "none", "nat", "nil", "\\n", "(null)"}
-MISSING |= {"#value!", "#ref!", "#div/0!", "#name?", "#num!", "#null!"}
+MISSING = re.compile(
+    r"-?nan|n[/.]?a\.?|nat|nil|null|none|k\. ?a\.|\\n|[<(](na|null|none|blank|empty)[>)]"
+    # What Stata, spreadsheets in several languages, and C write.
+    r"|\.[a-z]?|#\w/\w|#n[av]|#\w+(/0)?[!?]|err:\d+|-?1\.#(qnan|ind)|",
+    re.IGNORECASE,
+)
+"""Words for a missing label."""
 LARGEST = float(np.finfo(np.float32).max)
 LONGEST = 200
 """Characters of a label."""
@@ -124,7 +129,7 @@ def targets_of(value: Any, place: Place) -> list[float] | None:
     if isinstance(value, str) and LISTS.fullmatch(value):
         value = _parse_list(value.strip(), place)
     values = list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
-    if all(written(item, place) is None or str(item).strip().lower() in MISSING for item in values):
+    if all(written(item, place) is None or MISSING.fullmatch(str(item).strip()) for item in values):
         return None
     numbers = [as_number(item) for item in values]
     for item, number in zip(values, numbers, strict=True):
@@ -169,12 +174,12 @@ def read_label(
     if problem_type == SEVERAL:
         cells = cell_labels(value, config, place)
         if names is None and any(not isinstance(cell, str) for cell in cells):
-            raise DataError(f"{place()}: the classes {cells[:8]} are numbers: give their names as data.label_names")
+            raise DataError(f"{place()}: the classes {cells[:8]} are no names: give them as data.label_names")
         labels = [written(cell, place) for cell in cells]
     else:
         labels = [written(value, place)]
     known = names or ()
-    present = [label for label in labels if label is not None and (label.lower() not in MISSING or label in known)]
+    present = [label for label in labels if label is not None and (label in known or not MISSING.fullmatch(label))]
     if len(present) < len(labels):
         _check_missing(next(label for label in labels if label not in present), config, place)
         return None

@@ -32,12 +32,14 @@ from .label_cells import LISTS, NUMBERS, SEVERAL, Place, is_whole, key_of, label
 
 UNSURE = {"unlabeled", "unlabelled", "unknown", "undefined", "missing", "todo", "tbd", "?", "-", "--", "not labeled"}
 MANY_FRACTIONS, MANY_CLASSES = 10, 10
-# Letters of Cyrillic, then of Greek.
+UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+"""Characters that show nothing, beside those of the category Cf."""
+# Letters of Cyrillic and Armenian, then of Greek.
 LATIN = str.maketrans(
-    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456"
+    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0455\u0458\u0585"
     "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425"
     "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bf",
-    "aeopcyxiABEKMHOPCTXABEZHIKMNOPTYXo",
+    "aeopcyxisjoABEKMHOPCTXABEZHIKMNOPTYXo",
 )
 
 
@@ -159,7 +161,7 @@ def _from_train(seen: Mapping[str, Seen], several: bool, notes: list[str]) -> Cl
         raise DataError("no row of train has a class: check data.label_column")
     is_number = {key: NUMBER.fullmatch(key) is not None for key in spellings}
     fractions = [key for key in spellings if NUMBER.fullmatch(key.replace(",", ".", 1)) and not is_whole(key)]
-    _refuse_lists(spellings, first, several)
+    _refuse_lists(spellings, first, several, fractions)
     are_amounts = fractions and all(number or key in fractions for key, number in is_number.items())
     if are_amounts and len(spellings) > MANY_FRACTIONS:
         raise DataError(
@@ -184,12 +186,16 @@ def _from_train(seen: Mapping[str, Seen], several: bool, notes: list[str]) -> Cl
     return Classes(names, {key_of(name): index for index, name in enumerate(names)})
 
 
-def _refuse_lists(spellings: Mapping[str, set[str]], first: Mapping[str, str], several: bool) -> None:
-    for key in spellings:
-        is_list = key[0] != "(" and LISTS.fullmatch(key)
-        mark = next((mark for mark in ",;|" if mark in key), "")
-        parts = [key_of(part.strip()) for part in key.split(mark)] if mark else []
-        known = [part in spellings or not part for part in parts]
+def _refuse_lists(
+    spellings: Mapping[str, set[str]], first: Mapping[str, str], several: bool, fractions: Sequence[str]
+) -> None:
+    """Refuse labels that are lists, or whose parts are labels too or, in a single label, parts of others."""
+    marks = {key: next((mark for mark in ",;|" if mark in key), "") for key in spellings}
+    split = {key: [key_of(part.strip()) for part in key.split(mark)] if mark else [] for key, mark in marks.items()}
+    words = {} if several else Counter(part for key in split for part in set(split[key]) if key not in fractions)
+    for key, parts in split.items():
+        is_list, mark = key[0] != "(" and LISTS.fullmatch(key), marks[key]
+        known = [part in spellings or not part or words.get(part, 0) > 1 for part in parts]
         if is_list or (any(known) if several else known and all(known)):
             how = "" if is_list else f" and data.label_separator={mark!r}, or list it in data.label_names"
             raise DataError(
@@ -234,7 +240,7 @@ def _refuse_invisible(seen: Mapping[str, Seen], names: Sequence[str] | None, not
     together = Seen.of(seen.values())
     counts, first = together.counts, together.first_place
     for label, place in first.items():
-        if len(label) > 1 and label[0] == label[-1] and label[0] in "'\"" and label not in (names or ()):
+        if re.fullmatch("'.*'|=?\".*\"", label) and label not in (names or ()):
             raise DataError(f"{place}: the label {label} has quotes around it: take them off, csv knows double ones")
     for label in names or ():
         written(label, lambda: "data.label_names")
@@ -264,8 +270,8 @@ def _refuse_invisible(seen: Mapping[str, Seen], names: Sequence[str] | None, not
 
 def _visible(label: str) -> str:
     """What can be seen of a label."""
-    shown = (c for c in label if unicodedata.category(c) != "Cf" and not "\ufe00" <= c <= "\ufe0f")
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFC", "".join(shown))).strip().translate(LATIN)
+    shown = (c for c in label if unicodedata.category(c) != "Cf" and not UNSEEN.match(c))
+    return re.sub(r"[\s\u2800]+", " ", unicodedata.normalize("NFC", "".join(shown))).strip().translate(LATIN)
 
 
 def refuse_unordered(config: DataConfig, names: Sequence[str], asked: str) -> None:

@@ -74,6 +74,7 @@ class Row(NamedTuple):
     label: Any
     record: Record
     columns: Columns
+    source: str
 
 
 # ---- rows ----
@@ -93,10 +94,24 @@ def read_sources(sources: Sequence[Source], config: DataConfig, labelled: bool =
             count += 1
             if count > config.max_rows:
                 raise DataError(f"{place()}: more than {config.max_rows} rows: raise data.max_rows")
+            if (
+                labelled
+                and (answer := record.get("answer")) in ("reject", "ignore")
+                and "answer" not in columns.labels
+            ):
+                raise DataError(f"{place()}: its answer is {answer!r}: leave out what annotators turned down")
             text = _text(record, columns.text, source.unescape, config, place)
             pair = columns.text_pair and _text(record, columns.text_pair, source.unescape, config, place)
             label: Any = [_named(record.get(name), names) for name in columns.labels]
-            yield Row(place, text, pair, label if config.label_columns else next(iter(label), None), record, columns)
+            yield Row(
+                place,
+                text,
+                pair,
+                label if config.label_columns else next(iter(label), None),
+                record,
+                columns,
+                source.name,
+            )
         if columns is None and len(sources) > 1:
             logger.warning_once(f"{source.name}: there is no row")
 

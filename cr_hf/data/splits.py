@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from ..errors import DataError
 from .config import Columns, DataConfig
-from .label_cells import NUMBERS, SEVERAL, SINGLE, read_label
+from .label_cells import NUMBERS, SEVERAL, SINGLE, key_of, read_label
 from .labels import Classes, Seen, find_classes
 from .parts import split_off, subset
 from .paths import SPLIT_WORDS, wanted_splits
@@ -55,6 +55,8 @@ class Scan:
     dropped: Counter[str] = field(default_factory=Counter)
     first_blank: str = ""
     notes: list[str] = field(default_factory=list)
+    labels: dict[str, set[str]] = field(default_factory=dict)
+    """By source, to be compared."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ def scan_rows(split: str, sources: Sequence[Source], codec: RowCodec, limit: int
         scan.hashes.append(hash((row.text, row.text_pair)))
         if codec.problem_type != NUMBERS:
             scan.seen.add(label, row.place)
+            scan.labels.setdefault(row.source, set()).update(label)
             continue
         scan.width = scan.width or len(label)
         if len(label) != scan.width:
@@ -150,6 +153,12 @@ def scan_rows(split: str, sources: Sequence[Source], codec: RowCodec, limit: int
         scan.notes.append(f"{scan.name}: {blank} rows have an empty text and {done}")
     if missing:
         scan.notes.append(f"{scan.name}: {missing} rows have no label and are left out")
+    for name, found in scan.labels.items():
+        own = set(map(key_of, found))
+        others = {key_of(label) for other, labels in scan.labels.items() if other != name for label in labels}
+        if len(own) > 1 and others and not own & others:
+            scan.notes.append(f"{name}: its labels {sorted(found)[:8]} stand in no other file of {split}")
+            break
     if split != "train":
         del scan.dropped["empty text"]
     for columns in scan.columns:

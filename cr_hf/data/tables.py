@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from .config import DataConfig, as_number, column_name, find_column, usual_columns
-from .label_cells import LARGEST, SINGLE, read_label
+from .label_cells import LARGEST, SINGLE, key_of, read_label
 from .labels import Classes, Seen, find_classes
 from .parts import split_off, subset
 from .paths import SPLIT_WORDS, split_paths, wanted_splits
@@ -110,14 +110,14 @@ def load_tables(
             labels[split] += table.written_labels(base, config, seen[split])
         features[split] = np.concatenate(parts)
     assert base is not None
-    if "train" in seen and len(seen["train"].counts) < 2:
+    if "train" in seen and len(set(map(key_of, seen["train"].counts))) < 2:
         place = " + ".join(map(str, paths["train"]))
         raise DataError(f"{place}: every row of train has the label {labels['train'][0]!r}: two classes are needed")
     classes, notes = find_classes(seen, config.label_names, config.label_start)
     notes += [*column_notes, *_shared(features, paths)]
     built = {split: _with_classes(features[split], labels[split], classes, split) for split in read}
     for split, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
-        if split not in built and split in available | {"validation": []} and "train" in built:
+        if split not in paths and split in available | {"validation": []} and "train" in built:
             built["train"], built[split] = split_off(built["train"], fraction, config.seed, str(paths["train"][0]))
     built = {split: subset(split, rows, config) for split, rows in built.items()}
     if schema is None:

@@ -27,6 +27,8 @@ TABLE_TYPES = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 WHOLE_JSON_CHARACTERS = 500_000_000
 """Of a JSON file that is one array or object, which is read at once."""
 SNIFFED_BYTES = 65_536
+LOOKED_AT = 1000
+"""Rows, where columns have no names."""
 GZIP_RATIO = 1100
 """No gzip unpacks to more; one that says so is damaged."""
 FREE_BYTES = 2**24
@@ -167,7 +169,7 @@ def read_cells(path: Path, config: DataConfig) -> Iterator[tuple[int, list[str]]
     is_tsv = file_type(path) == ".tsv"
     first = ""
     for first in lines:
-        mark = re.fullmatch(r'"?sep=(.)"?', first.strip("\r\n"))
+        mark = re.fullmatch(r'"?sep=(.)"?', first.strip("\r\n"), re.IGNORECASE)
         if mark:
             asked = asked or mark[1]
         is_comment = first.startswith("#") and config.has_header is not False and not is_tsv
@@ -193,7 +195,7 @@ def read_cells(path: Path, config: DataConfig) -> Iterator[tuple[int, list[str]]
                 yield start + skipped, cells
             start = reader.line_num + 1
     except csv.Error as error:
-        mend = "raise data.max_cell_characters" if "limit" in str(error) else "mend its quotes, or use jsonl"
+        mend = "raise data.max_cell_characters" if "limit" in str(error) else "mend its quotes or set data.separator"
         raise DataError(f"{path}, line {start + skipped}: {error}: {mend} (quotes in a cell are doubled)") from error
 
 
@@ -279,7 +281,8 @@ def _even(path: Path, rows: Iterator[tuple[int, list[str]]], header: list[str]) 
         is_rule = cells[0][:1] in "-: " and not (joined := "".join(cells)).strip("-: ") and joined.count("-") > 3
         if width > 1 and (_names(cells) == header or is_rule):
             what = "a rule of dashes, as Markdown has" if is_rule else "the names of the columns again"
-            raise DataError(f"{path}, line {number}: {what}: remove the line")
+            hint = ", or set data.has_header=true" if cells[0].isdigit() else ""
+            raise DataError(f"{path}, line {number}: {what}: remove the line{hint}")
         yield number, cells
 
 
@@ -289,10 +292,21 @@ def _even(path: Path, rows: Iterator[tuple[int, list[str]]], header: list[str]) 
 def _table(path: Path, config: DataConfig) -> Records:
     header, rows = named_cells(path, config, _is_header)
     if header == ["0", "1"] and not any(name.isdigit() for name in _asked(config)):
-        first = next(rows, (0, header))
-        header = ["label", "text"] if NUMBER.fullmatch(first[1][0].strip()) else ["text", "label"]
-        rows = itertools.chain([first] if first[0] else [], rows)
+        looked_at = list(itertools.islice(rows, LOOKED_AT))
+        rows = itertools.chain(looked_at, rows)
+        columns = [{cells[index].strip() for _, cells in looked_at} - {""} for index in (0, 1)]
+        first, second = (all(map(NUMBER.fullmatch, cells)) for cells in columns)
+        if first == second and (first or config.has_header is None) and looked_at:
+            raise DataError(
+                f"{path}: its columns have no names, and not one of the two holds numbers alone: set "
+                "data.has_header=false, data.text_column=0 and data.label_column=1, or the other way round"
+            )
+        header = ["label", "text"] if first and looked_at else ["text", "label"]
+    is_spaced = False
     for number, cells in rows:
+        was_spaced, is_spaced = is_spaced, any(cell[:1] == " " for cell in cells[1:])
+        if cells[0][:1] == "#" and file_type(path) == ".csv" and is_spaced and not was_spaced:
+            raise DataError(f"{path}, line {number}: {cells[0][:50]!r} looks like a comment: remove the line")
         yield f"line {number}", dict(zip(header, cells, strict=True))
 
 
@@ -362,7 +376,7 @@ def _objects(path: Path, value: Any) -> Iterator[Record]:
         elif value and len(lists) == len(value) and len(set(map(len, lists))) == 1:
             value = [dict(zip(value, cells, strict=True)) for cells in zip(*lists, strict=True)]
         elif value and all(isinstance(cells, dict) for cells in value.values()) and usual_columns(list(value), "text"):
-            rows = list(next(iter(value.values())))
+            rows = dict.fromkeys(row for cells in value.values() for row in cells)
             value = [{name: cells.get(row) for name, cells in value.items()} for row in rows]
     if not isinstance(value, list):
         raise DataError(f"{path}: a JSON {type(value).__name__} that is no table: use an array of objects")

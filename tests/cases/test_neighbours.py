@@ -102,6 +102,7 @@ FILES = {
     "no header": ("new,pos\nold,neg\n", Refused("b.csv: no text column")),
     "no rows": ("text,label\n", []),
     "no labels": ("text\nnew\n", Refused("b.csv: no label column")),
+    "no label in common": ("text,label\nnew,good\nold,poor\n", [("new", "good"), ("old", "poor")]),
     "names of the columns that differ": ("text,label,label\nnew,pos,x\n", Refused("b.csv, line 1")),
 }
 
@@ -113,6 +114,13 @@ def test_a_second_file_that_is_unlike_the_first(case: str, tmp_path: Path) -> No
     (tmp_path / "b.csv").write_text(content, encoding="utf-8")
     rows = expected if isinstance(expected, Refused) else [("good", "pos"), ("bad", "neg"), *expected]
     check(outcome(tmp_path / "?.csv", SINGLE, {}), rows)
+
+
+def test_files_without_a_label_in_common_are_named(tmp_path: Path) -> None:
+    for name, labels in {"a.csv": "xy", "b.csv": "yz", "c.csv": "vw"}.items():
+        (tmp_path / name).write_text("text,label\n" + "".join(f"t {label},{label}\n" for label in labels))
+    notes = load_rows(DataConfig(train_file=str(tmp_path / "?.csv"), validation_file=str(tmp_path / "a.csv")))
+    assert notes.understood.notes[0] == "c.csv: its labels ['v', 'w'] stand in no other file of train"
 
 
 @pytest.mark.parametrize(
@@ -142,6 +150,8 @@ def test_a_column_a_label(problem: str, columns: list[str], expected: Any, tmp_p
         (["1", "1e300", "2"], Refused("line 3")),
         (["1", "3,5", "2"], Refused("line 3")),
         (["1", "NA", "2"], Refused("line 3")),
+        (["1", ".", "2"], Refused("line 3")),
+        (["True", "False"], Refused("line 2")),
     ],
 )
 def test_numbers(cells: list[str], expected: Any, tmp_path: Path) -> None:

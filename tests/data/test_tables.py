@@ -360,3 +360,16 @@ def test_rows_of_test_that_also_stand_in_train_are_noted(tmp_path: Path) -> None
         (tmp_path / f"{name}.csv").write_text("x,y,label\n" + rows, encoding="utf-8")
     found = load_tables(DataConfig(dir=str(tmp_path)))
     assert found.understood.notes == ["test.csv: 1 rows of test also stand in train"]
+
+
+def test_train_alone_has_all_its_rows_where_other_files_are_given(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("x,label\n" + "".join(f"{row},{row % 2}\n" for row in range(20)))
+    config = DataConfig(train_file=str(path), validation_file=str(path), test_file=str(path))
+    assert len(load_tables(config, ["train"])["train"]) == 20
+
+
+def test_one_class_that_is_written_in_two_ways(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x,label\n1,1\n2,1.0\n3,01\n")
+    with pytest.raises(DataError, match="every row of train has the label '1'"):
+        load_tables(DataConfig(train_file=str(tmp_path / "a.csv")))

@@ -152,3 +152,95 @@ FURTHER: dict[str, tuple[str, str | bytes, dict[str, Any], list[tuple[str, Any]]
     "pandas' index": ("a.csv", "Unnamed: 0,text,label\n0,a,x\n1,b,y\n", {}, [("a", "x"), ("b", "y")]),
     "no parquet": ("a.parquet", b"", {}, Refused("not a readable parquet")),
 }
+# Words for a missing label: of spreadsheets in several languages, Stata, databases, C.
+MISSING = [
+    "#NV",
+    "#WERT!",
+    "#BEZUG!",
+    "#VALEUR!",
+    "#N/D",
+    "#I/T",
+    "#NOM?",
+    "#REF!",
+    "#SPILL!",
+    "Err:502",
+    "<null>",
+    "<none>",
+]
+MISSING += ["(blank)", "(empty)", "N.A.", "n.a.", "k.A.", ".", ".a", "1.#QNAN", "-1.#IND", "NaT", "<NA>"]
+UNSEEN = ["good\u3164", "good\u2800", "go\u034fod", "good\U000e0100", "good\U000e0067", "good\u180e", "g\u0585od"]
+FURTHER |= {
+    f"{word} for missing": ("a.csv", lines(labelled("x", "y", word)), {}, Refused("line 4")) for word in MISSING
+}
+FURTHER |= {
+    f"good and {word!a}": ("a.csv", lines(labelled("good", "y", word)), {}, Refused("line 4")) for word in UNSEEN
+}
+FURTHER |= {
+    "a hashtag": ("a.csv", lines(labelled("#nice", "#nv2", "#nice")), {}, texts("#nice", "#nv2", "#nice")),
+    "SEP in capitals": ("a.csv", "SEP=;\r\n" + lines(GOOD, ";"), {}, GOOD),
+    "byte order mark and sep": ("a.csv", "\ufeffsep=;\r\n" + lines(GOOD, ";"), {}, GOOD),
+    "spaces, not said": ("a.csv", 'text label\n"good film" x\n"bad" y\n', {}, Refused("data.separator")),
+    "spaces": ("a.csv", 'text label\n"a b" x\n"c" y\n', {"separator": " "}, [("a b", "x"), ("c", "y")]),
+    "R's write.csv2": ("a.csv", '"";"text";"label"\n"1";"a";"x"\n"2";"b";"y"\n', {}, [("a", "x"), ("b", "y")]),
+    "Hive's separator": ("a.csv", lines(GOOD, "\x01"), {"separator": "\x01"}, GOOD),
+    "Mac's carriage returns": (
+        "a.csv",
+        "text;label\rCaf\u00e9;x\rb;y\r".encode("mac_roman"),
+        {"encoding": "mac_roman"},
+        [("Caf\u00e9", "x"), ("b", "y")],
+    ),
+    "no header, a year first": ("a.csv", "2012,pos\ngreat film,neg\n", {}, Refused("data.text_column=0")),
+    "no header, numbers in both": ("a.csv", "1,2\n3,4\n", {"has_header": False}, Refused("data.text_column=0")),
+    "a header that counts": ("a.csv", "0,1\ngood,1\nbad,0\n", {}, Refused("data.has_header=true")),
+    "a header that counts, said": (
+        "a.csv",
+        "0,1\ngood,1\nbad,0\n",
+        {"has_header": True},
+        [("good", "1"), ("bad", "0")],
+    ),
+    "sentiment140": (
+        "a.csv",
+        '"0","14","Mon","Q","u","bad day"\n"4","15","Mon","Q","u","good"\n',
+        {"has_header": False, "text_column": 5, "label_column": 0},
+        [("bad day", "0"), ("good", "4")],
+    ),
+    "a comment between": ("a.csv", "text,label\na,x\n# a note, with a comma\nb,y\n", {}, Refused("line 3")),
+    "hashtags": ("a.csv", "text,label\n#happy day,x\nb,y\n", {}, [("#happy day", "x"), ("b", "y")]),
+    "hashes and spaces": ("a.csv", "text, label\na, x\n# b, y\n", {}, [("a", "x"), ("# b", "y")]),
+    "a formula for text": ("a.csv", 'text,label\na,="001"\nb,="002"\n', {}, Refused("quotes around it")),
+    "infinity in words": ("a.csv", lines(labelled("inf", "x", "inf")), {}, texts("inf", "x", "inf")),
+    "parts that are shared": ("a.csv", 'text,label\na,"x,y"\nb,"y,z"\nc,"x,z"\n', {}, Refused(SEVERAL)),
+    "parts that are shared, semicolons": ("a.csv", lines(labelled("x;y", "y;z", "x;z", "x")), {}, Refused(SEVERAL)),
+    "parts of one": ("a.csv", 'text,label\na,"Rome, IT"\nb,"Pisa, IT"\n', {}, [("a", "Rome, IT"), ("b", "Pisa, IT")]),
+    "halves with commas": ("a.csv", lines(labelled("1,5", "1,0", "5,0"), ";"), {}, texts("1,5", "1,0", "5,0")),
+    "annotators' refusals": (
+        "a.jsonl",
+        '{"text": "a", "label": "x", "answer": "accept"}\n{"text": "b", "label": "x", "answer": "reject"}\n',
+        {},
+        Refused("line 2: its answer is 'reject'"),
+    ),
+    "answers that are labels": (
+        "a.jsonl",
+        '{"text": "a", "answer": "accept"}\n{"text": "b", "answer": "reject"}\n',
+        {"label_column": "answer"},
+        [("a", "accept"), ("b", "reject")],
+    ),
+    "Doccano's lists": ("a.jsonl", '{"id": 1, "text": "a", "label": ["x"]}\n', {}, Refused(SEVERAL)),
+    "Label Studio's choices": ("a.csv", 'text,sentiment\na,"{""choices"":[""x""]}"\nb,y\n', {}, Refused("line 2")),
+    "columns of rows that differ": (
+        "a.json",
+        '{"text": {"0": "a", "1": "b"}, "label": {"0": "x", "1": "y", "2": "x"}}',
+        {},
+        [("a", "x"), ("b", "y")],
+    ),
+    "columns whose rows are in another order": (
+        "a.json",
+        '{"text": {"1": "b", "0": "a"}, "label": {"0": "x", "1": "y"}}',
+        {},
+        [("b", "y"), ("a", "x")],
+    ),
+    "integers of 5,000 digits": ("a.jsonl", '{"text": "a", "label": 1' + "0" * 5000 + "}\n", {}, Refused("line 1")),
+    "integers of 23 digits": ("a.jsonl", jsonl(labelled(10**22 + 1, 2)), {}, texts(str(10**22 + 1), "2")),
+    "a pickle": ("a.csv", b"\x80\x04\x95\x00\x00\x00\x00]\x94.", {}, Refused("line 1")),
+    "rot13 for an encoding": ("a.csv", lines(GOOD), {"encoding": "rot13"}, Refused("data.encoding")),
+}
