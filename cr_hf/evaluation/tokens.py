@@ -73,7 +73,10 @@ def token_sensitivity(
         >>> token_sensitivity(model, tokenizer, "a gorgeous, witty film")
     """
     pairs = None if text_pair is None else [text_pair]
-    _, ids, norms = next(_gradients(model, tokenizer, [text], pairs))
+    found = next(_gradients(model, tokenizer, [text], pairs), None)
+    if found is None:
+        raise DataError(f"the text {text[:50]!r} has no token: give another")
+    _, ids, norms = found
     return list(zip((tokenizer.decode([token]) for token in ids[0].tolist()), norms[0].tolist(), strict=True))
 
 
@@ -82,9 +85,9 @@ def token_gradient_norms(
 ) -> Tensor:
     """L2 norm of the gradient of the margin by all input embeddings of each text together, shape (len(texts),).
 
-    The token-embedding variant of `input_gradient_norms`: it sees the backbone too.
+    The token-embedding variant of `input_gradient_norms`: it sees the backbone too. 0 for a text without a token.
     """
-    found = torch.empty(len(texts))
+    found = torch.zeros(len(texts))
     for rows, _, norms in _gradients(model, tokenizer, texts, text_pairs):
         found[rows] = torch.linalg.vector_norm(norms, dim=-1).float().cpu()
     return found
@@ -93,11 +96,13 @@ def token_gradient_norms(
 def _gradients(
     model: CRForSequenceClassification, tokenizer: Any, texts: Sequence[str], text_pairs: Sequence[str] | None = None
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Batches: row numbers, token ids and norms, both of shape (batch, length); a norm is 0 on padding."""
+    """Batches of the texts that have a token: row numbers, token ids and norms, both of shape (batch, length); a norm
+    is 0 on padding.
+    """
     own = prepare_tokenizer(tokenizer, model.config.max_length_for(tokenizer))
     encoded = tokenize(own, texts, text_pairs)
-    if not texts or not all(encoded["input_ids"]):
-        raise DataError("there is a text without a token, or no text at all: leave it out")
+    kept = [row for row, ids in enumerate(encoded["input_ids"]) if ids]
+    encoded = {name: [cells[row] for row in kept] for name, cells in encoded.items()}
     evaluating: Any = model.evaluating()
     for rows, batch in padded_batches(own, encoded, TOKEN_BUDGET):
         inputs = dict(batch.to(model.device))
@@ -106,7 +111,7 @@ def _gradients(
             embeddings = evaluating.get_input_embeddings()(ids).detach().requires_grad_()
             logits, _ = evaluating.classifier(evaluating.get_features(inputs_embeds=embeddings, **inputs))
             (gradient,) = torch.autograd.grad(top_output(logits, default_output(model.config)).sum(), embeddings)
-        yield rows, ids, torch.linalg.vector_norm(gradient, dim=-1) * inputs["attention_mask"]
+        yield [kept[row] for row in rows], ids, torch.linalg.vector_norm(gradient, dim=-1) * inputs["attention_mask"]
 
 
 def write_strips(
@@ -154,7 +159,10 @@ def _word_sensitivity(
     """Words, the pieces of each joined by the L2 norm, without special tokens; tokens where words are not known."""
     columns = [text] if text_pair is None else [text, text_pair]
     own = prepare_tokenizer(tokenizer, model.config.max_length_for(tokenizer))
-    _, batch, norms = next(_gradients(model, tokenizer, *([column] for column in columns)))
+    found = next(_gradients(model, tokenizer, *([column] for column in columns)), None)
+    if found is None:
+        return []
+    _, batch, norms = found
     ids, sizes = batch[0].tolist(), norms[0].tolist()
     special = {*own.all_special_ids} - {own.unk_token_id}
     groups: list[Any] = list(range(len(ids)))

@@ -171,6 +171,11 @@ def test_numbers_are_read_as_written_or_refused(rows: list[tuple[list[float], An
         compare(write(Path(folder), kind, rows), "none", meant)
 
 
+def test_a_text_without_a_token_is_measured_like_others(backbone: Path, tmp_path: Path) -> None:
+    rows = [("one", "a"), ("two", "b"), ("", "a"), ("\u200b", "b")]
+    compare(write(tmp_path, "jsonl", rows), backbone, [row for row in rows if row[0]], 1)
+
+
 def test_most_tables_are_read(capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         counts = " / ".join(f"{what} {COUNTS[what]}" for what in ("tried", "trained", "refused"))
