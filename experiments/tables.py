@@ -362,8 +362,7 @@ def fuzz() -> str:
     return (
         f"{found['tried']:,} random small tables (any text, separators, quotes, labels of every kind) were written as "
         f"csv, JSON or parquet and read back: {found['tried'] - found['refused']:,} as they were written, "
-        f"{found['refused']:,} refused in one line, {found['wrong']} otherwise, {found['traceback']} tracebacks. On "
-        f"{found['trained']:,} of them a head was trained for a step, and `results.json` says what was written."
+        f"{found['refused']:,} refused in one line, {found['wrong']} otherwise, {found['traceback']} tracebacks."
     )
 
 
