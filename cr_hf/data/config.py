@@ -198,15 +198,13 @@ def find_column(columns: Sequence[str], asked: str | float | None, role: str, pl
         return found[0]
     missing = f"no {role} column found" if asked is None else f"no column {asked!r}{nearest(str(asked), columns)}"
     mend = f"set data.{role}_column" + (", or data.label_columns for a column a label" if role == "label" else "")
-    if role == "label" and "test" in Path(place).name.lower():
-        mend += (
-            "; a file to predict, without labels, is for cr-hf predict: move it, or name the others as data.train_file"
-        )
     has_cells = place.lower().removesuffix(".gz").endswith((".csv", ".tsv"))
     if has_cells and len(columns) == 1:
         mend += ", or data.separator to what stands between the columns"
     if has_cells and not has_usual_names(columns) and not all(column.isdigit() for column in columns):
         mend += ", or data.has_header=false if the first row of the file is data and no names"
+    if role == "label" and asked is None and "test" in Path(place).name.lower():
+        mend = "rows to predict go to cr-hf predict after training: name data.train_file and leave this file out"
     raise DataError(f"{place}: {missing} among {list(columns)[:50]}: {mend}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -39,7 +40,7 @@ def read_inputs(source: str | Path | Sequence[str] | Iterable[str], config: Data
     """
     config = replace(config, unescape_ptb=bool(config.unescape_ptb))
     if isinstance(source, str | Path):
-        return _rows([_file(Path(source).expanduser(), config)])
+        return _rows([_file(Path(os.path.expanduser(source)), config)])
     if not isinstance(source, list | tuple):
         return _rows([_singles(LINES, partial(_numbered, _checked(source, config.encoding)), config)])
     paths = input_paths(source)

@@ -174,7 +174,7 @@ def read_label(
     if problem_type == SEVERAL:
         cells = cell_labels(value, config, place)
         if names is None and any(not isinstance(cell, str) for cell in cells):
-            raise DataError(f"{place()}: the classes {cells[:8]} are no names: give them as data.label_names")
+            raise DataError(f"{place()}: the classes {cells[:8]} are numbers: give their names as data.label_names")
         labels = [written(cell, place) for cell in cells]
     else:
         labels = [written(value, place)]

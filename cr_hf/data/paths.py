@@ -79,7 +79,7 @@ def input_paths(source: Sequence[str]) -> list[Path]:
         other = next(text for text in source if text not in named)
         raise DataError(f"{named[0]!r} is a file and {other[:50]!r} is a text: give files or texts")
     found = [[name] if os.path.exists(name) else sorted(glob.glob(name)) or [name] for name in named]
-    return [Path(path).expanduser() for paths in found for path in paths]
+    return [Path(os.path.expanduser(path)) for paths in found for path in paths]
 
 
 def _looks_like_a_file(text: str) -> bool:
@@ -91,7 +91,7 @@ def _looks_like_a_file(text: str) -> bool:
 
 def split_paths(config: DataConfig) -> dict[str, list[Path]]:
     """Files of each split that has any: those given, and those that a folder's file names declare."""
-    folder = Path(config.dir).expanduser() if config.dir else Path()
+    folder = Path(os.path.expanduser(config.dir or ""))
     if not folder.is_dir():
         raise DataError(f"{config.dir}: no such folder: check data.dir")
     if config.config_name and (folder / config.config_name).is_dir():
@@ -100,7 +100,9 @@ def split_paths(config: DataConfig) -> dict[str, list[Path]]:
     for split in SPLIT_WORDS:
         given = getattr(config, f"{split}_file") or []
         names = [given] if isinstance(given, str) else given
-        paths = [path for name in names for path in _matching(folder / Path(name).expanduser(), name)]
+        paths = [path for name in names for path in _matching(folder / os.path.expanduser(name), name)]
+        for twice in [path for path in paths if paths.count(path) > 1][:1]:
+            raise DataError(f"{twice}: stands twice in data.{split}_file: leave it out once")
         if not paths and config.dir and not is_saved(folder):
             paths = _find_split(folder, split)
             for other, taken in found.items():

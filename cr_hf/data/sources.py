@@ -6,6 +6,7 @@ records; `read_sources` finds the columns that play a role and gives rows, for t
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -215,7 +216,7 @@ def loaded_sources(name: str, loaded: Any, config: DataConfig) -> dict[str, list
 def sources_of(config: DataConfig, streaming: bool = False) -> dict[str, list[Source]]:
     """Where the rows of each split come from; no row of a file, or of a data set that is streamed, is read yet."""
     if config.reads_files:
-        paths, folder = split_paths(config), Path(config.dir or "").expanduser()
+        paths, folder = split_paths(config), Path(os.path.expanduser(config.dir or ""))
         given = {split: [file_source(path, config) for path in found] for split, found in paths.items()}
         return {**loaded_sources(str(folder), _from_disk(folder), config), **given} if is_saved(folder) else given
     name = config.name

@@ -62,8 +62,10 @@ def check_exists(path: Path) -> None:
         raise DataError(f"{url}: a URL is not read: fetch the file, or name a data set of the Hub as data.name")
     if path.is_dir():
         raise DataError(f"{path}: a folder where a file is needed: name the file, or give the folder as data.dir")
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: a pipe or a device: save what it gives as a file")
     if not path.is_file():
-        near = nearest(path.name, (other.name for other in path.parent.glob("*")))
+        near = nearest(path.name, (other.name for other in path.parent.glob("*") if other.name != path.name))
         raise DataError(f"{path}: no such file{near}: check the path")
 
 
@@ -188,14 +190,19 @@ def read_cells(path: Path, config: DataConfig) -> Iterator[tuple[int, list[str]]
     skips_space = re.search(re.escape(separator) + r' +"', first) is not None
     csv.field_size_limit(max(csv.field_size_limit(), config.max_cell_characters))
     reader = csv.reader(rows, delimiter=separator, strict=True, skipinitialspace=skips_space)
-    start = 1
+    start, width = 1, 0
     try:
         for cells in reader:
-            if any(cell.strip() for cell in cells):
+            if any(cell.strip() for cell in cells) or width == len(cells) == 1:
+                width = width or len(cells)
                 yield start + skipped, cells
             start = reader.line_num + 1
     except csv.Error as error:
-        mend = "raise data.max_cell_characters" if "limit" in str(error) else "mend its quotes or set data.separator"
+        mend = (
+            "raise data.max_cell_characters"
+            if "limit" in str(error)
+            else "mend its quotes, or use jsonl, or set data.separator"
+        )
         raise DataError(f"{path}, line {start + skipped}: {error}: {mend} (quotes in a cell are doubled)") from error
 
 

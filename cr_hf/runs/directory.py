@@ -131,6 +131,8 @@ def check_directory(recipe: Recipe, overwrite: bool, resume: bool) -> None:
     run_dir = Path(recipe.output_dir)
     if overwrite and resume:
         raise RecipeError("--overwrite and --resume contradict each other: give one of them")
+    if re.search("[\0\ud800-\udfff]", recipe.output_dir):
+        raise RecipeError(f"output_dir={recipe.output_dir!a} cannot be written: choose another output_dir")
     if run_dir.exists() and not run_dir.is_dir():
         raise RecipeError(f"output_dir={run_dir} is a file: choose another output_dir")
     if not run_dir.is_dir() or not any(run_dir.iterdir()):

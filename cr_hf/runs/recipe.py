@@ -232,6 +232,9 @@ def _read_overrides(overrides: list[str]) -> list[tuple[str, Any]]:
             name = key.removeprefix("data.")
             pairs.append((key, load_yaml(f"{name}: {text}")[name] if name in NAMES else load_yaml(text)))
         except (yaml.YAMLError, RecursionError) as error:
+            if key in AS_WRITTEN and Path(text).exists():
+                pairs.append((key, text))
+                continue
             raise RecipeError(f"override {override!r}: the value is not YAML, put it in quotes") from error
     return pairs
 

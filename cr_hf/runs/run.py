@@ -6,6 +6,7 @@ A folder that is no run, and a file or a column that is missing, are told withou
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -134,7 +135,7 @@ class Run:
             raise DataError(
                 f"{self.path} is the run of a table: give one file of rows, with the columns of its training table"
             )
-        return Path(files[0]).expanduser()
+        return Path(os.path.expanduser(files[0]))
 
     def table_rows(
         self, files: Sequence[str], overrides: Mapping[str, Any] | None = None

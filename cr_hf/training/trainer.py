@@ -131,12 +131,14 @@ class CRTrainer(ExactTrainer):
             chosen = checkpoint_to_resume(resume_from_checkpoint, str(self.args.output_dir), self.args.world_size)
             resume_from_checkpoint, self._is_stopped = str(chosen), stopped_early(chosen)
         try:
-            return super().train(resume_from_checkpoint, *args, **kwargs)
+            output = super().train(resume_from_checkpoint, *args, **kwargs)
         except UnpicklingError as error:
             raise CheckpointError(
                 f"{resume_from_checkpoint} holds a pickle of more than tensors and numbers, which is not read: resume "
                 "from an earlier checkpoint, or train anew"
             ) from error
+        self._check_weights(self.model)
+        return output
 
     def _hp_search_setup(self, trial: Any) -> None:
         """The hook of `Trainer.train` where `model_init` has made the model and a trial has set its arguments."""
@@ -292,11 +294,14 @@ class CRTrainer(ExactTrainer):
         step = int(self._first_bad_step)
         if step >= 0:
             self._stop(f"the loss is not finite at step {step}")
+        self._check_weights(model)
+        super()._save_checkpoint(model, trial)
+
+    def _check_weights(self, model: nn.Module) -> None:
         for name, parameter in model.named_parameters():
             local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
             if parameter.requires_grad and not torch.isfinite(local).all():
                 self._stop(f"{name} is not finite after step {self.state.global_step}, its gradient was not")
-        super()._save_checkpoint(model, trial)
 
     # ---- the gradient tail ratio ----
 

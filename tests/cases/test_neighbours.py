@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from further_neighbours import FURTHER
-from neighbours import MULTI, READ, Refused
+from neighbours import GOOD, MULTI, READ, Refused, lines
 
-from cr_hf.data import NUMBERS, SEVERAL, SINGLE, DataConfig, load_rows
+from cr_hf.data import NUMBERS, SEVERAL, SINGLE, DataConfig, load_rows, read_inputs
 from cr_hf.errors import CRError
 
 COUNTS: Counter[str] = Counter()
@@ -158,6 +159,32 @@ def test_numbers(cells: list[str], expected: Any, tmp_path: Path) -> None:
     rows = "".join(f't,"{cell}"\n' for cell in cells)
     (tmp_path / "a.csv").write_text(f"text,label\n{rows}", encoding="utf-8")
     check(outcome(tmp_path / "a.csv", NUMBERS, {}), expected)
+
+
+def test_rows_to_predict_stay_where_they_are(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('text\na\n""\n  \n\nb\n')
+    rows = read_inputs(tmp_path / "a.csv", DataConfig())
+    assert [(row.text, row.place().rpartition(", ")[2]) for row in rows] == [
+        ("a", "line 2"),
+        ("", "line 3"),
+        ("  ", "line 4"),
+        ("b", "line 6"),
+    ]
+
+
+def test_one_path_twice_or_a_pipe_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "~a.csv").write_text(lines(GOOD))
+    os.mkfifo(tmp_path / "b.csv")
+    check(outcome(tmp_path / "b.csv", SINGLE, {}), Refused("a pipe or a device"))
+    with pytest.raises(CRError, match=r"stands twice in data\.train_file"):
+        load_rows(DataConfig(dir=str(tmp_path), train_file=["~a.csv", "~a.csv"]))
+
+
+def test_a_test_file_without_labels_in_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text(lines(GOOD))
+    (tmp_path / "test.csv").write_text("text\nnew\n")
+    with pytest.raises(CRError, match="rows to predict go to cr-hf predict after training"):
+        load_rows(DataConfig(dir=str(tmp_path)))
 
 
 def test_counts(capsys: pytest.CaptureFixture[str]) -> None:

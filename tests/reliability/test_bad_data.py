@@ -68,7 +68,7 @@ DATA: dict[str, tuple[str, bytes, str, str]] = {
         "a.csv",
         GOOD + b'"never closed,1\n',
         "",
-        "a.csv, line 14: unexpected end of data: mend its quotes, or use jsonl (quotes",
+        "a.csv, line 14: unexpected end of data: mend its quotes, or use jsonl",
     ),
     "nul bytes": (
         "a.csv",

@@ -178,6 +178,7 @@ OVERRIDES: list[tuple[str, str]] = [
     ("output_dir=recipe.txt/run", "output_dir=recipe.txt/run cannot be written (Not a directory): choose another"),
     ("output_dir=.", "output_dir=. holds other files and no run: choose another output_dir"),
     ("output_dir=/proc/run", "output_dir=/proc/run cannot be written"),
+    ("output_dir=a\udce9", r"output_dir='a\udce9' cannot be written"),
     ("data.name=null", "no data: set data.name (a Hub data set or 'embedded'), data.dir or"),
     ("data.name=csv", "data.name='csv' is no Hub id: write owner/name, 'embedded', or use data.dir"),
     ("data.name=7", "DEMO: data.name=7 must be text or null (put it in quotes)"),
