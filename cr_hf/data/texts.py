@@ -27,8 +27,7 @@ TABLE_TYPES = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 WHOLE_JSON_CHARACTERS = 500_000_000
 """Of a JSON file that is one array or object, which is read at once."""
 SNIFFED_BYTES = 65_536
-LOOKED_AT = 1000
-"""Rows, where columns have no names."""
+LOOKED_AT = 1000  # rows, where columns have no names
 GZIP_RATIO = 1100
 """No gzip unpacks to more; one that says so is damaged."""
 FREE_BYTES = 2**24
@@ -198,11 +197,8 @@ def read_cells(path: Path, config: DataConfig) -> Iterator[tuple[int, list[str]]
                 yield start + skipped, cells
             start = reader.line_num + 1
     except csv.Error as error:
-        mend = (
-            "raise data.max_cell_characters"
-            if "limit" in str(error)
-            else "mend its quotes, or use jsonl, or set data.separator"
-        )
+        mend = "mend its quotes, or use jsonl or data.separator"
+        mend = "raise data.max_cell_characters" if "limit" in str(error) else mend
         raise DataError(f"{path}, line {start + skipped}: {error}: {mend} (quotes in a cell are doubled)") from error
 
 
@@ -288,8 +284,8 @@ def _even(path: Path, rows: Iterator[tuple[int, list[str]]], header: list[str]) 
         is_rule = cells[0][:1] in "-: " and not (joined := "".join(cells)).strip("-: ") and joined.count("-") > 3
         if width > 1 and (_names(cells) == header or is_rule):
             what = "a rule of dashes, as Markdown has" if is_rule else "the names of the columns again"
-            hint = ", or set data.has_header=true" if cells[0].isdigit() else ""
-            raise DataError(f"{path}, line {number}: {what}: remove the line{hint}")
+            mend = "remove the line" + ", or set data.has_header=true" * cells[0].isdigit()
+            raise DataError(f"{path}, line {number}: {what}: {mend}")
         yield number, cells
 
 

@@ -297,7 +297,7 @@ class CRTrainer(ExactTrainer):
         self._check_weights(model)
         super()._save_checkpoint(model, trial)
 
-    def _check_weights(self, model: nn.Module) -> None:
+    def _check_weights(self, model: Any) -> None:
         for name, parameter in model.named_parameters():
             local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
             if parameter.requires_grad and not torch.isfinite(local).all():
