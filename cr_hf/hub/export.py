@@ -65,6 +65,17 @@ else:
     logits = model.predict_texts(probe["texts"], tokenizer, probe.get("text_pairs"))
 print("\\n" + json.dumps(logits.tolist()))
 """
+HANDLER = """# What Inference Endpoints runs: texts in, classes and their probabilities out.
+from transformers import pipeline
+
+
+class EndpointHandler:
+    def __init__(self, path=""):
+        self.classify = pipeline("{task}", model=path, trust_remote_code=True)
+
+    def __call__(self, data):
+        return self.classify(data["inputs"], **{{"truncation": True, **(data.get("parameters") or {{}})}})
+"""
 
 
 def export_run(
@@ -115,6 +126,7 @@ def export_run(
         values.pop("output_dir", None)
         write_text(folder / RECIPE, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     add_remote_code(folder)
+    write_text(folder / "handler.py", HANDLER.format(task=model.pipeline_tag))
     write_card(run_dir, folder, name=name, license=license, published=published_card)
     check_folder(folder)
     return folder

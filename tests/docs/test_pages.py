@@ -96,6 +96,14 @@ def test_tables_are_those_of_the_committed_results() -> None:
     make_results.main(["--check"])
 
 
+def test_what_we_have_beside_the_peers_is_tested() -> None:
+    text = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
+    ours = re.findall(r"^\| [^|]+ \| (yes|no)\b(?:: `(.+?\.py)::(\w+)`)?", text, re.MULTILINE)
+    assert len(ours) > 12
+    for answer, file, name in ours:
+        assert answer == "no" or f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), (file, name)
+
+
 def test_every_head_of_a_study_is_named() -> None:
     text = (ROOT / "docs" / "choosing_a_head.md").read_text(encoding="utf-8")
     assert [head for head in HEADS if f"`{head}`" not in text] == []

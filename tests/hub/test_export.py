@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import TinyBackbone
 from published_run import TEXT, append, make_run, write
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from cr_hf.errors import CheckpointError, PublishError
 from cr_hf.hub.export import check_folder, check_loads, export_run
@@ -33,6 +35,18 @@ def test_the_repository_is_what_a_stranger_needs_and_no_more(exported: Path) -> 
     assert "train_file: train.csv" in recipe
     assert "backbone: encoder" in recipe
     check_folder(exported, [TEXT])
+
+
+def test_an_inference_endpoint_answers(exported: Path) -> None:
+    handler = runpy.run_path(str(exported / "handler.py"))["EndpointHandler"](str(exported))
+    texts = ["a good film", "dull " * 2000]
+    tokenizer = AutoTokenizer.from_pretrained(exported)
+    model = AutoModelForSequenceClassification.from_pretrained(exported)
+    expected = model.predict_texts(texts, tokenizer).softmax(-1)
+    assert [row["score"] for row in handler({"inputs": texts})] == pytest.approx(expected.max(-1).values.tolist())
+    every = handler({"inputs": texts[0], "parameters": {"top_k": None}})
+    found = {row["label"]: row["score"] for row in every}
+    assert found == pytest.approx(dict(zip(model.config.id2label.values(), expected[0].tolist(), strict=True)))
 
 
 @pytest.mark.parametrize(
