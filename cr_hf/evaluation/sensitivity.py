@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..errors import DataError
-from ..modeling import CRConfig, CRHead, network_dreg, task_loss
+from ..modeling import CRConfig, CRHead, configured_loss, network_dreg
 from .lipschitz import certified_shares, largest_slope_found, lipschitz_bound
 from .metrics import ExpectedCalibrationError, NegativeLogLikelihood
 from .statistics import bootstrap_interval
@@ -84,20 +84,10 @@ def _normalised(head: CRHead, features: Tensor) -> Iterator[Tensor]:
 
 def _outputs(head: CRHead, normalised: Tensor, output: str, labels: Tensor | None) -> Tensor:
     """The output that is differentiated; its sum over rows is what counts."""
-    config = head.config
     with torch.autocast(normalised.device.type, enabled=False):
         logits = head.trace(normalised).logits
     if output == "loss" and labels is not None:
-        return len(logits) * task_loss(
-            logits,
-            labels,
-            str(config.problem_type),
-            config.class_weights,
-            config.label_smoothing,
-            config.pos_weight,
-            config.soft_labels,
-            config.squared_emd,
-        )
+        return len(logits) * configured_loss(head.config, logits, labels)
     return top_output(logits, output)
 
 

@@ -29,9 +29,9 @@ from .modeling_image import CRForImageClassification as CRForImageClassification
 from .modeling_tokens import CRForTokenClassification as CRForTokenClassification
 from .objectives import OrderedThresholds as OrderedThresholds
 from .objectives import class_losses as class_losses
+from .objectives import configured_loss as configured_loss
 from .objectives import ordinal_log_probabilities as ordinal_log_probabilities
 from .objectives import target_losses as target_losses
-from .objectives import task_loss as task_loss
 from .pretrained import CRForFeatureClassification as CRForFeatureClassification
 from .pretrained import CRPreTrainedModel as CRPreTrainedModel
 from .sentence_head import CRSentenceHead as CRSentenceHead

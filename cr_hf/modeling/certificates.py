@@ -25,10 +25,9 @@ from .layers import CRLayer
 from .objectives import ordinal_log_probabilities
 
 PIECES = 32  # of all z, for the largest slopes
-FAR = (
-    40.0  # beyond it fixed activations are straight lines, and a score this far from the thresholds is an outer class
-)
-CHUNK_NUMBERS = 2**22
+# Beyond it fixed activations are straight lines, and a score this far from the thresholds is of an outer class.
+FAR = 40.0
+CHUNK_NUMBERS = 2**22  # of the largest tensor
 EVALUATIONS = 4
 FIRST_STEP, NEXT_STEP = 0.5, 0.15
 # Far above what rounding adds to sums in float64, far below what anybody reads: of slopes and bends, of derivatives.

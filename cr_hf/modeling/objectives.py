@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .configuration_cr import CRConfig
+
 MINIMUM_GAP = 1e-4
 
 
@@ -130,6 +132,21 @@ def target_losses(
         return F.mse_loss(logits, targets, reduction="none").mean(-1)
     positive = None if pos_weight is None else logits.new_tensor(pos_weight)
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="none", pos_weight=positive).mean(-1)
+
+
+def configured_loss(config: CRConfig, logits: Tensor, labels: Tensor, row_weights: Tensor | None = None) -> Tensor:
+    """`task_loss` with the problem type, weights and soft labels of a configuration."""
+    return task_loss(
+        logits,
+        labels,
+        str(config.problem_type),
+        config.class_weights,
+        config.label_smoothing,
+        config.pos_weight,
+        config.soft_labels,
+        config.squared_emd,
+        row_weights,
+    )
 
 
 def task_loss(

@@ -16,14 +16,14 @@ from .configuration_cr import CRConfig
 from .head import CRClassifierOutput, CRHead
 from .layers import CRLayer, Standardize, feature_moments
 from .loading import WHOLE_WEIGHTS, check_files, check_loaded
-from .objectives import OrderedThresholds, task_loss
+from .objectives import OrderedThresholds, configured_loss
 from .texts import Encoded
 
 logger = logging.get_logger(__name__)
 
 
 class CRPreTrainedModel(PreTrainedModel):
-    """What the two CR models share: the head, its loss and its initialisation."""
+    """What all CR models share: the head, its loss and its initialisation."""
 
     config: CRConfig
     classifier: CRHead
@@ -135,19 +135,8 @@ class CRPreTrainedModel(PreTrainedModel):
         return self.training if output_dreg is None else output_dreg
 
     def task_loss(self, logits: Tensor, labels: Tensor, row_weights: Tensor | None = None) -> Tensor:
-        """The loss without DREG, a mean over rows: see `task_loss` in objectives.py."""
-        config = self.config
-        return task_loss(
-            logits,
-            labels,
-            str(config.problem_type),
-            config.class_weights,
-            config.label_smoothing,
-            config.pos_weight,
-            config.soft_labels,
-            config.squared_emd,
-            row_weights,
-        )
+        """The loss without DREG, a mean over rows: see `configured_loss` in objectives.py."""
+        return configured_loss(self.config, logits, labels, row_weights)
 
     def _output(
         self, logits: Tensor, dreg: Tensor | None, loss: Tensor | None, encoded: Encoded | None
