@@ -359,11 +359,13 @@ def soak() -> str:
 def fuzz() -> str:
     """Random tables, written and read back."""
     found = read("fuzz")
-    return (
+    trained = f" A head was trained for a step on {found['trained']:,} of them." if "trained" in found else ""
+    told = (
         f"{found['tried']:,} random small tables (any text, separators, quotes, labels of every kind) were written as "
         f"csv, JSON or parquet and read back: {found['tried'] - found['refused']:,} as they were written, "
         f"{found['refused']:,} refused in one line, {found['wrong']} otherwise, {found['traceback']} tracebacks."
     )
+    return told + trained
 
 
 def memory_line(part: dict[str, Any], title: str) -> str:

@@ -57,7 +57,7 @@ class DataConfig:
         separator: between the columns of a csv or tsv; None finds it in the first line (tsv: a tab, and quotes are
             plain characters unless it is given here).
         has_header: whether the first row of a csv or tsv names the columns. None means that it does, except for two
-            columns of which one is a number.
+            columns of which one holds numbers alone.
         max_cell_characters: longest text or label that is read.
         max_rows: most rows of a split.
         max_unpacked_ratio: how many times its size a compressed file may become.

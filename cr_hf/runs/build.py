@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 import torch
 from accelerate.utils import is_deepspeed_available, parse_flag_from_env
+from huggingface_hub.errors import StrictDataclassError
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 from transformers.utils import logging
@@ -86,9 +87,7 @@ def build_classifier(recipe: Recipe, fields: dict[str, Any], rows: Any = None) -
             return CRForFeatureClassification(CRConfig(**fields)), None
         if recipe.backbone == STATIC_BACKBONE:
             return _static_model(recipe, rows, fields)
-        model = CRForSequenceClassification.from_backbone(recipe.backbone, revision=recipe.backbone_revision, **fields)
-        options: Any = {"revision": recipe.backbone_revision, "trust_remote_code": False}
-        tokenizer = AutoTokenizer.from_pretrained(backbone_path(recipe.backbone), **options)
+        model, tokenizer = _pretrained(recipe, fields)
         return model, _own_tokenizer(tokenizer, model)
     except ValueError as error:
         raise RecipeError(f"{recipe.backbone}: {str(error).splitlines()[0]}") from error
@@ -99,6 +98,16 @@ def build_classifier(recipe: Recipe, fields: dict[str, Any], rows: Any = None) -
             f"backbone {recipe.backbone!r} cannot be loaded ({str(error).splitlines()[0]}): check the name and the "
             "network, give a local folder, or use backbone=offline"
         ) from error
+
+
+def _pretrained(recipe: Recipe, fields: dict[str, Any]) -> tuple[CRForSequenceClassification, Any]:
+    try:
+        model = CRForSequenceClassification.from_backbone(recipe.backbone, revision=recipe.backbone_revision, **fields)
+        options: Any = {"revision": recipe.backbone_revision, "trust_remote_code": False}
+        return model, AutoTokenizer.from_pretrained(backbone_path(recipe.backbone), **options)
+    except (AssertionError, ImportError, KeyError, TypeError, StrictDataclassError) as error:
+        # What transformers makes of values in config.json and tokenizer.json that it does not check.
+        raise ValueError(f"its config.json or its tokenizer is refused: {' '.join(str(error).split())}") from error
 
 
 def _static_model(recipe: Recipe, rows: Any, fields: dict[str, Any]) -> Any:
@@ -116,6 +125,8 @@ def _own_tokenizer(tokenizer: Any, model: CRForSequenceClassification) -> Any:
     own = prepare_tokenizer(tokenizer, model.config.max_length_for(tokenizer))
     embeddings: Any = model.get_input_embeddings()
     size = len(embeddings.weight)
+    if len(own) <= len(own.all_special_ids):
+        raise ValueError("its tokenizer knows no tokens but special ones: are its files there (tokenizer.json)?")
     if len(own) > size:
         raise ValueError(f"the tokenizer has {len(own)} tokens, the backbone {size}: they do not belong together")
     return own
