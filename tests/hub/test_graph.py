@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from cr_hf.hub import export_graph, graph
 from cr_hf.runs import Run, load_recipe, train_recipe
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+TRANSFORMERS_JS = RECIPES.parent / "node_modules" / "@huggingface" / "transformers"
 TEXTS = ["a gorgeous film", "", "すばらしい映画", "word " * 500]
 
 
@@ -50,6 +52,29 @@ def test_a_graph_of_texts_and_one_of_eight_bits(runs: dict[str, Path], tmp_path:
             np.testing.assert_allclose(logits, expected[: len(texts)], rtol=tolerance, atol=tolerance)
     config = json.loads((folder / "config.json").read_text())
     assert {int(number): name for number, name in config["id2label"].items()} == run.model.config.id2label
+
+
+IN_NODE = """
+const { pipeline, env } = require(process.argv[1]);
+env.allowRemoteModels = false;
+env.localModelPath = process.argv[2];
+pipeline("text-classification", "graph", { dtype: "fp32" })
+  .then((classify) => classify(JSON.parse(process.argv[3]), { top_k: null }))
+  .then((found) => console.log(JSON.stringify(found)));
+"""
+
+
+@pytest.mark.skipif(not TRANSFORMERS_JS.is_dir(), reason="npm install --ignore-scripts @huggingface/transformers")
+def test_transformers_js_gives_the_same_probabilities(runs: dict[str, Path], tmp_path: Path) -> None:
+    run, texts = Run(runs["texts"]), TEXTS[:3]  # it cuts the last token off a text that is too long
+    export_graph(run.path, tmp_path / "graph")
+    command = ["node", "-e", IN_NODE, str(TRANSFORMERS_JS), str(tmp_path), json.dumps(texts)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    names = run.model.config.id2label.values()
+    found = [{one["label"]: one["score"] for one in row} for row in json.loads(done.stdout)]
+    probabilities = [[row[name] for name in names] for row in found]
+    expected = run.model.predict_texts(texts, run.tokenizer).softmax(-1)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("pooling", ["cls", "max", "last"])

@@ -84,10 +84,10 @@ def compare(folder: Path, backbone: Path, **batches: Any) -> dict[str, Any]:
         "texts": lambda **more: train_texts(folder, backbone, **more),
     }
     results = {name: result(job(**batches)) for name, job in jobs.items()}
-    return {**results, "sharded": train_sharded(backbone)}
+    return {**results, "sharded": train_sharded(folder, backbone)}
 
 
-def train_sharded(backbone: Path) -> dict[str, Any]:
+def train_sharded(folder: Path, backbone: Path) -> dict[str, Any]:
     """Three steps of SGD; with two processes the weights are divided between them by FSDP2 of torch, on the CPU."""
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(backbone)
@@ -122,7 +122,14 @@ def train_sharded(backbone: Path) -> dict[str, Any]:
         name: value.full_tensor() if processes > 1 and hasattr(value, "full_tensor") else value
         for name, value in model.state_dict().items()
     }
-    return {"logs": logs, "weights": weights}
+    held = sum(getattr(value, "to_local", lambda own=value: own)().numel() for value in model.parameters())
+    saved = folder / f"saved_by_{processes}"
+    if process == 0:
+        # As a whole: the weights that every process holds a part of, under the names of the model that is not divided.
+        whole = CRForSequenceClassification(model.config).double()
+        whole.load_state_dict(weights)
+        whole.save_pretrained(saved)
+    return {"logs": logs, "weights": weights, "held": held, "saved": saved}
 
 
 def early_stopping_trainer(folder: Path, **more: Any) -> CRTrainer:

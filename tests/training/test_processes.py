@@ -15,6 +15,7 @@ from children import Child, fork_workers, run_command, start_together
 from process_jobs import SINGLE, compare
 from safetensors.torch import load_file
 
+from cr_hf import CRForSequenceClassification
 from cr_hf.runs.recipe import load_recipe
 from cr_hf.runs.train import train_recipe
 from cr_hf.training.sampling import EpochBatchSampler
@@ -58,6 +59,10 @@ def test_sharded_weights_train_as_whole_ones(both: tuple[Any, Any]) -> None:
             assert other[name] == pytest.approx(value, rel=1e-9), name
     for name, value in whole["weights"].items():
         torch.testing.assert_close(divided["weights"][name], value, rtol=1e-9, atol=1e-11)
+    assert 0.5 <= divided["held"] / whole["held"] < 0.51  # tensors of odd length are divided unevenly
+    saved = CRForSequenceClassification.from_pretrained(divided["saved"], dtype=torch.float64)
+    for name, value in saved.state_dict().items():
+        torch.testing.assert_close(value, whole["weights"][name].to(value.dtype))
 
 
 @pytest.mark.slow
