@@ -222,6 +222,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ordinal_losses": tables.ordinal_losses,
     "speed": tables.speed,
     "large_data": tables.large_data,
+    "encoders": short_tables.encoders,
     "hub_faults": tables.hub_faults,
     "model_cards": tables.model_cards,
     "heads": short_tables.heads,

@@ -101,3 +101,23 @@ def certified() -> str:
         table(["head", "clean accuracy", *radii, "slope of the margin"], rows),
         f"The setting of each head is {found['rule']}.",
     )
+
+
+def encoders() -> str:
+    """What encoding costs with each encoder, and the features on disk."""
+    found = read("encoding")
+    rows: dict[str, list[str]] = {}
+    for row in found["rows"]:
+        hours = 650_000 * row["milliseconds_ours"] / row["texts"] / 3.6e6
+        cells = [f"{row['milliseconds_ours'] / row['texts']:.1f} s", f"{hours:.1f} h"]
+        rows.setdefault(row["encoder"], [*cells, f"{row['seconds_making_graphs']:.0f} s"])
+    gigabytes = [f"{650_000 * 4 * width / 1e9:.1f} GB" for width in (384, 7 * 384)]
+    return paragraphs(
+        table(
+            ["encoder", "1,000 texts", "650,000 texts", "first, to make the graph"],
+            [[f"`{name}`", *cells] for name, cells in rows.items()],
+        ),
+        f"SST-5's sentences, MiniLM of 6 layers, {found['environment']['threads']} thread of a "
+        f"{found['environment']['device']}. Features of 650,000 texts take {gigabytes[0]} on disk, "
+        f"{gigabytes[1]} with `feature_layers: all`.",
+    )

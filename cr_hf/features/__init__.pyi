@@ -1,3 +1,9 @@
+from .backends import TextGraph as TextGraph
+from .backends import check_encoder as check_encoder
+from .backends import graph_inputs as graph_inputs
+from .backends import silent as silent
+from .backends import trace as trace
+from .backends import write_onnx as write_onnx
 from .cache import clear_caches as clear_caches
 from .cache import list_caches as list_caches
 from .encode import FeatureDataset as FeatureDataset

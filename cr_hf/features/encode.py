@@ -33,6 +33,7 @@ from ..modeling import (
     prepare_tokenizer,
     tokenize,
 )
+from .backends import FeatureRunner, exact
 from .cache import FORMAT, FeatureFile, Features, Rows, default_cache_dir, one_line_errors
 
 SHARD_ROWS = 1024
@@ -51,6 +52,7 @@ def encode_texts(
     cache_dir: str | Path | Literal[False] | None = None,
     token_budget: int | None = None,
     description: str = "texts",
+    encoder: str | FeatureRunner = "torch",
 ) -> Features:
     """Features of all texts, from the cache where they are there, encoded and kept where they are not.
 
@@ -64,6 +66,8 @@ def encode_texts(
         cache_dir: folder of the cache; `None` for `cr_hf/features` under `HF_HOME`, `False` to encode in memory.
         token_budget: tokens in a batch, padding included; `None` for what is fast on the model's device.
         description: what the progress bar and `cr-hf cache list` call these texts.
+        encoder: what runs the backbone: `"torch"` (default), or on the CPU `"openvino"` or `"onnx"`; in fewer bits
+            `"torch-bf16"`, `"openvino-bf16"` and `"onnx-int8"`. A `FeatureRunner` makes its graph for many calls.
 
     Returns:
         Shape (len(texts), in_features), in the order of the texts; read-only and memory-mapped unless `cache_dir` is
@@ -73,14 +77,17 @@ def encode_texts(
         DataError: if there is no text, a text is not a string, the pairs are of another number, or the backbone gives
             NaN or infinity.
         FeatureCacheError: if the disk is full or the cache cannot be read or written.
+        RecipeError: if the encoder is not for this machine or this backbone.
 
     Examples:
         >>> features = encode_texts(model, tokenizer, dataset["train"]["text"], description="train")
         >>> train = FeatureDataset(features, dataset["train"]["label"])
     """
+    if isinstance(encoder, str):
+        encoder = FeatureRunner(model, encoder, model.config.max_length_for(tokenizer))
     rows = _SortedTexts(texts, text_pairs)
-    encoder = _Encoder(model, tokenizer, rows, token_budget)
-    return kept_features(encoder, rows.shards, description, cache_dir)
+    rows_to_features = _Encoder(model, tokenizer, rows, token_budget, encoder)
+    return kept_features(rows_to_features, rows.shards, description, cache_dir)
 
 
 def kept_features(
@@ -157,9 +164,10 @@ class _Encoder:
         tokenizer: PreTrainedTokenizerBase,
         texts: _SortedTexts,
         token_budget: int | None,
+        runner: FeatureRunner,
     ) -> None:
         default = CPU_TOKEN_BUDGET if model.device.type == "cpu" else ACCELERATOR_TOKEN_BUDGET
-        self.model, self.texts = model.evaluating(), texts
+        self.model, self.texts, self.runner = model.evaluating(), texts, runner
         self.token_budget = default if token_budget is None else token_budget
         self.max_length = model.config.max_length_for(tokenizer)
         self.tokenizer = prepare_tokenizer(tokenizer, self.max_length)
@@ -176,14 +184,17 @@ class _Encoder:
         repeats = np.diff(np.append(np.flatnonzero(is_new), len(rows)))
         features = np.empty((len(repeats), self.model.config.in_features), np.float32)
         for batch, inputs in padded_batches(self.tokenizer, encoded, self.token_budget):
-            features[batch] = self.model.get_features(**inputs.to(self.model.device)).float().cpu().numpy()
+            features[batch] = self.runner(inputs)
             bar.update(int(repeats[batch].sum()))
         check_finite(features, rows[is_new], "texts")
         return features if len(features) == len(rows) else features.repeat(repeats, axis=0)
 
     def address(self) -> str:
         """A hash of all that the features depend on."""
-        return address_of(self.model, self.max_length, self._tokenizer_digest(), self.texts.digests)
+        digest = self._tokenizer_digest()
+        if self.runner.encoder != "torch":
+            digest += self.runner.encoder.encode()
+        return address_of(self.model, self.max_length, digest, self.texts.digests)
 
     def _tokenizer_digest(self) -> bytes:
         tokenizer: Any = self.tokenizer
@@ -262,13 +273,23 @@ def classify_features(model: CRPreTrainedModel, features: Features, batch_size: 
 
 
 def encode_splits(
-    model: CRForSequenceClassification, tokenizer: PreTrainedTokenizerBase, dataset: Mapping[str, Any]
+    model: CRForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Mapping[str, Any],
+    encoder: str = "torch",
 ) -> dict[str, tuple[Features, NDArray[Any]]]:
-    """Features and labels, shape (rows, ...), of every split with columns `text`, perhaps `text_pair`, and `label`."""
-    splits = {}
+    """Features and labels, shape (rows, ...), of every split with columns `text`, perhaps `text_pair`, and `label`.
+
+    Rows that are measured are encoded in 32 bits, as the finished model reads them, whatever train's are encoded in.
+    """
+    longest, splits = model.config.max_length_for(tokenizer), {}
+    runners = {name: FeatureRunner(model, name, longest) for name in {encoder, exact(encoder)}}
     for name, rows in dataset.items():
         pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
-        features = encode_texts(model, tokenizer, rows["text"], text_pairs=pairs, description=name)
+        own = encoder if name == "train" else exact(encoder)
+        features = encode_texts(
+            model, tokenizer, rows["text"], text_pairs=pairs, description=name, encoder=runners[own]
+        )
         splits[name] = (features, np.asarray(rows["label"]))
     return splits
 

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-import logging
 import os
 import shutil
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +14,7 @@ from torch import Tensor, nn
 
 from ..data import load_rows
 from ..errors import PublishError
+from ..features import TextGraph, graph_inputs, silent, trace, write_onnx
 from ..files import write_json, writing
 from ..modeling import prepare_tokenizer
 from ..runs import PROBE_TEXTS, TABLE, Run
@@ -28,18 +24,6 @@ INT8 = "onnx/model_quantized.onnx"
 TOLERANCE = 1e-4
 TEXTS = (*PROBE_TEXTS, "", "плохой фильм", "word " * 600)
 BATCH = 32
-
-
-class _OfTexts(nn.Module):
-    """Named inputs, which a user of the graph sees, and logits alone."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        more = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        return self.model(input_ids=input_ids, attention_mask=attention_mask, **more).logits
 
 
 class _OfFeatures(nn.Module):
@@ -82,7 +66,7 @@ def export_graph(
         raise PublishError(f"{folder} is there already: choose another folder")
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
-        with writing(folder.parent), _silent():
+        with writing(folder.parent), silent():
             part.mkdir(parents=True)
             found = _write(run, part, format, int8)
             part.rename(folder)
@@ -103,8 +87,7 @@ def _write(run: Run, folder: Path, format: str, int8: bool) -> dict[str, float]:
         if format == "onnx":
             import onnxruntime  # noqa: F401
 
-            graph: Any = torch.onnx.export(program, dynamo=True, verbose=False, output_names=["logits"])
-            graph.save(path, external_data=sum(p.nbytes for p in run.model.parameters()) > 2**30)
+            write_onnx(program, path, run.model, "logits")
         else:
             torch.export.save(program, path)
     except ImportError:
@@ -142,12 +125,7 @@ def _tried_rows(run: Run) -> list[dict[str, Tensor]]:
 def _tokens(run: Run, texts: list[str], pairs: list[str] | None) -> dict[str, Tensor]:
     tokenizer = prepare_tokenizer(run.tokenizer, run.model.config.max_length_for(run.tokenizer))
     encoded = tokenizer(texts, pairs, padding=True, truncation=True, return_tensors="pt")
-    taken = ("input_ids", "attention_mask", "token_type_ids")[: 2 + _takes_types(run)]
-    return {name: encoded[name] for name in taken if name in encoded}
-
-
-def _takes_types(run: Run) -> bool:
-    return "token_type_ids" in inspect.signature(run.model.backbone.forward).parameters
+    return graph_inputs(run.model, encoded)
 
 
 def _answer(run: Run, batch: dict[str, Tensor]) -> NDArray[Any]:
@@ -156,13 +134,11 @@ def _answer(run: Run, batch: dict[str, Tensor]) -> NDArray[Any]:
 
 
 def _trace(run: Run, batch: dict[str, Tensor]) -> Any:
-    graph = (_OfFeatures if run.kind == "table" else _OfTexts)(run.model).eval().requires_grad_(False)
-    longest = None if run.kind == "table" else run.model.config.max_length_for(run.tokenizer)
-    sizes: dict[int, Any] = {0: torch.export.Dim("batch")}
-    if longest is not None:
-        sizes[1] = torch.export.Dim("length", max=longest)
-    with torch.no_grad():
-        return torch.export.export(graph, (), batch, dynamic_shapes=dict.fromkeys(batch, sizes))
+    model = run.model.requires_grad_(False)
+    if run.kind == "table":
+        return trace(_OfFeatures(model), batch, None)
+    graph = TextGraph(model, lambda **inputs: model(**inputs).logits)
+    return trace(graph, batch, model.config.max_length_for(run.tokenizer))
 
 
 def _session(path: Path) -> Any:
@@ -207,16 +183,3 @@ def _quantize(run: Run, folder: Path) -> dict[str, float]:
         ]
         found[name] = float(task.measure(np.concatenate(logits), np.asarray(rows["label"][:]))[task.best_metric])
     return found
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Exporters warn of what does not concern a classifier, and log how far they are."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -39,7 +39,7 @@ TRAINING_KEYS = {*TRAINING_FIELDS} - DECIDED
 FOR_TABLES = {"feature_columns", "missing_value", "missing_columns", "test_fraction"}
 FOR_TEXTS = {"backbone_revision", "lora_r", "freeze_backbone", "pooling", "feature_layers", "max_seq_length"}
 FOR_TEXTS |= {"name", "text_column", "text_pair_column", "streaming", "push_to_hub"}
-FOR_TEXTS |= {"label_columns", "label_separator"}
+FOR_TEXTS |= {"encoder", "label_columns", "label_separator"}
 # Values that are taken as they are written: names such as no, null and 1.0 are not YAML's values of these forms, and
 # "#2.csv" is a path.
 NAMES = {"label_names", "label_columns", "feature_columns", "missing_columns"}
@@ -73,6 +73,8 @@ class Recipe:
         lora_target_modules: names of the layers that get adapters; `None`: every linear layer of the backbone.
         vectors_file: GloVe or word2vec text for `backbone: static`; `None`: vectors are learned from scratch.
         embedding_size: width of vectors learned from scratch.
+        encoder: what runs a frozen backbone: "torch", or on the CPU "openvino" or "onnx" (extra `fast`); rows of train
+            in fewer bits: "torch-bf16", "openvino-bf16", "onnx-int8".
         vocabulary_size: words of `backbone: static`, the most frequent of train.
         search: keys to try values of on validation rows before training, each with a list, such as `[0.1, 0.3]`, or a
             range, such as `{low: 0.001, high: 0.1, log: true}`; and how many `trials`, 20 by default.
@@ -89,6 +91,7 @@ class Recipe:
     lora_target_modules: list[str] | None = None
     vectors_file: str | None = None
     embedding_size: int = 300
+    encoder: str = "torch"
     vocabulary_size: int = 30_000
     search: dict[str, Any] | None = None
     model: dict[str, Any] = field(default_factory=dict)

@@ -288,7 +288,7 @@ def _frozen_trainer(
     encoded: Any = (
         {name: (table_features(rows), np.asarray(rows["label"][:])) for name, rows in dataset.items()}
         if tokenizer is None
-        else encode_splits(model, tokenizer, dataset)
+        else encode_splits(model, tokenizer, dataset, recipe.encoder)
     )
     if arguments.process_index == 0:
         check_same_features(Path(str(arguments.output_dir)), *encoded["train"])

@@ -19,7 +19,6 @@ from ..errors import DataError
 from ..evaluation import certified_shares, check_kinds, text_robustness, write_strips
 from ..features import classify_features, encode_texts
 from ..modeling import TokenizerError, certified_radius
-from .diagnose import diagnose_new, diagnose_texts
 from .run import Run
 
 CHUNK_ROWS, CHUNK_CHARACTERS = 4096, 1_000_000
@@ -186,6 +185,8 @@ def diagnose_run(
         CheckpointError: if the run has no reference.
         DataError: naming the file, the row and the mend.
     """
+    from .diagnose import diagnose_new, diagnose_texts  # what trains, for which a prediction need not wait
+
     if run.kind == "table":
         if html is not None:
             raise DataError(f"--html {html}: {run.path} is the run of a table, which has no tokens")

@@ -179,7 +179,7 @@ def read_features(recipe: Recipe) -> tuple[Any, StudyData]:
     if is_table:
         splits = {name: (table_features(rows), np.asarray(rows["label"][:])) for name, rows in dataset.items()}
     else:
-        splits = encode_splits(model, tokenizer, dataset)
+        splits = encode_splits(model, tokenizer, dataset, recipe.encoder)
     return dataset, StudyData(recipe, model.config, **splits)
 
 
