@@ -9,6 +9,7 @@ os.environ.update(
     HF_HUB_DISABLE_PROGRESS_BARS="1",
     HF_HOME=tempfile.mkdtemp(prefix="cr_hf_tests_"),
     TOKENIZERS_PARALLELISM="false",
+    OMP_NUM_THREADS="1",  # of torch, of NumPy's products and of all children: a worker has one core
 )
 
 import atexit
@@ -35,7 +36,6 @@ from transformers import (
 from transformers.utils import logging
 
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
-torch.set_num_threads(1)
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 CHARACTERS = [*string.ascii_lowercase, *string.digits, *string.punctuation]

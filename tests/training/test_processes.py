@@ -132,7 +132,7 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
 
 @pytest.mark.slow
 def test_the_command_line_and_accelerate_launch_are_the_same_run(
-    tiny_backbone: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_backbone: Callable[..., Path], tmp_path: Path
 ) -> None:
     recipe, configs = ROOT / "recipes" / "demo.yaml", ROOT / "configs" / "accelerate"
     values = ["data.max_train_samples=60", "data.max_eval_samples=31", "num_train_epochs=2", "hidden_sizes=[8]"]
@@ -145,7 +145,6 @@ def test_the_command_line_and_accelerate_launch_are_the_same_run(
         sys.argv = ["accelerate", *options, *train, f"output_dir={tmp_path / folder}"]
         accelerate.commands.launch.main()
 
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for folder, ended in (
         ("flag", run_command([*train, "--num-processes", "2", f"output_dir={tmp_path / 'flag'}"], tmp_path)),
         ("launch", Child(lambda: launch("ddp.yaml", "launch")).wait()),
