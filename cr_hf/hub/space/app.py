@@ -53,7 +53,8 @@ def classify(text: str, severity: float) -> tuple[str, dict[str, float], str, li
 
 
 # Fonts of the system: those of gradio's themes are fetched from elsewhere.
-theme = gr.themes.Default(font="system-ui", font_mono="monospace")
+theme = gr.themes.Default(primary_hue="blue", font="system-ui", font_mono="monospace")
+theme.set(button_primary_background_fill="*primary_600", button_primary_background_fill_dark="*primary_700")
 with gr.Blocks(title="How sure, and how stable?") as page:
     gr.Markdown(f"# How sure, and how stable?\n{os.path.basename(MODEL)}")
     with gr.Row():
@@ -71,4 +72,4 @@ with gr.Blocks(title="How sure, and how stable?") as page:
         event(classify, [text, severity], [read, classes, radius, words])
 
 if __name__ == "__main__":
-    page.launch(theme=theme, server_port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
+    page.launch(theme=theme, footer_links=[], server_port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
