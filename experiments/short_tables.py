@@ -105,19 +105,22 @@ def certified() -> str:
 
 def encoders() -> str:
     """What encoding costs with each encoder, and the features on disk."""
-    found = read("encoding")
+    found, trained = read("encoding"), read("encoders")
     rows: dict[str, list[str]] = {}
     for row in found["rows"]:
         hours = 650_000 * row["milliseconds_ours"] / row["texts"] / 3.6e6
         cells = [f"{row['milliseconds_ours'] / row['texts']:.1f} s", f"{hours:.1f} h"]
-        rows.setdefault(row["encoder"], [*cells, f"{row['seconds_making_graphs']:.0f} s"])
+        runs = trained["runs"].get(row["encoder"], [])
+        accuracy = percent([run["test_accuracy"] for run in runs]) if runs else ""
+        rows.setdefault(row["encoder"], [*cells, f"{row['seconds_making_graphs']:.0f} s", accuracy])
     gigabytes = [f"{650_000 * 4 * width / 1e9:.1f} GB" for width in (384, 7 * 384)]
     return paragraphs(
         table(
-            ["encoder", "1,000 texts", "650,000 texts", "first, to make the graph"],
+            ["encoder", "1,000 texts", "650,000 texts", "first, to make the graph", "test accuracy, %"],
             [[f"`{name}`", *cells] for name, cells in rows.items()],
         ),
         f"SST-5's sentences, MiniLM of 6 layers, {found['environment']['threads']} thread of a "
         f"{found['environment']['device']}. Features of 650,000 texts take {gigabytes[0]} on disk, "
-        f"{gigabytes[1]} with `feature_layers: all`.",
+        f"{gigabytes[1]} with `feature_layers: all`. Accuracy: `{trained['recipe']}`, "
+        f"{trained['seeds']} seeds, the rows of train encoded so.",
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
+from functools import partial
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,24 +16,25 @@ from .runner import part, recipe_of, start, write_result
 KEPT = ("model", "data")
 
 
+def train_seed(options: argparse.Namespace, seed: int, *overrides: str) -> dict[str, Any]:
+    """The recipe trained with a seed: its accuracies and seconds, and what is said of model and data."""
+    with TemporaryDirectory() as folder:
+        own = ("backbone=offline", f"seed={seed}", f"output_dir={folder}/run", *overrides)
+        results = Run(train_recipe(recipe_of("sst5_frozen", options, *own))).results
+    found = {
+        "seed": seed,
+        "dev_accuracy": results["metrics"]["validation"]["accuracy"],
+        "test_accuracy": results["metrics"]["test"]["accuracy"],
+        "seconds_training": results["training"]["seconds_training"],
+    }
+    print(*overrides, found, flush=True)
+    return {"run": found, **{name: results[name] for name in KEPT}}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Write experiments/results/sst5_seeds.json."""
     options = start(argv, "sst5_seeds", __doc__, "sst5", seeds=10)
-
-    def run(seed: int) -> dict[str, Any]:
-        with TemporaryDirectory() as folder:
-            recipe = recipe_of("sst5_frozen", options, "backbone=offline", f"seed={seed}", f"output_dir={folder}/run")
-            results = Run(train_recipe(recipe)).results
-        found = {
-            "seed": seed,
-            "dev_accuracy": results["metrics"]["validation"]["accuracy"],
-            "test_accuracy": results["metrics"]["test"]["accuracy"],
-            "seconds_training": results["training"]["seconds_training"],
-        }
-        print(found, flush=True)
-        return {"run": found, **{name: results[name] for name in KEPT}}
-
-    parts = [part(options, str(seed), lambda seed=seed: run(seed)) for seed in range(options.seeds)]
+    parts = [part(options, str(seed), partial(train_seed, options, seed)) for seed in range(options.seeds)]
     runs = [one["run"] for one in parts]
     write_result(
         options,
