@@ -57,6 +57,7 @@ SLACK = 64 << 20
 # Bytes of a file for each number of the model: float64, and as much again that the model does not know.
 MOST_BYTES = 16
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+LFS_POINTER = b"version https://git-lfs"
 # Bytes of the names and shapes of sixty thousand tensors; a million of them, empty ones, take minutes.
 LARGEST_HEADER = 8 << 20
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "proxies")
@@ -205,6 +206,10 @@ def check_weight_files(folder: Path, build: Callable[[], nn.Module], variant: st
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         raise OSError(f"{missing[0]} is missing")
+    for shard in shards:
+        with shard.open("rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise OSError(f"{shard.name} is a git-lfs pointer, not the weights: fetch them with `git lfs pull`")
     with torch.device("meta"):
         wanted = sum(value.numel() for value in build().state_dict().values())
     saved = sum(shard.stat().st_size for shard in shards)

@@ -52,6 +52,19 @@ def test_weights_that_are_not_whole(
     assert "\n" not in str(caught.value)
 
 
+def test_a_clone_without_its_weights_says_how_to_fetch_them(tiny_backbone: TinyBackbone, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_backbone("bert"), tmp_path / "backbone")
+    model = CRForSequenceClassification.from_backbone(str(folder), num_labels=2)
+    model.save_pretrained(tmp_path / "whole", head_only=False)
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 90000\n"
+    for place in (folder, tmp_path / "whole"):
+        (place / "model.safetensors").write_text(pointer, encoding="utf-8")
+    with pytest.raises(OSError, match=r"git lfs pull"):
+        CRForSequenceClassification.from_backbone(str(folder), num_labels=2)
+    with pytest.raises(OSError, match=r"git lfs pull"):
+        CRForSequenceClassification.from_pretrained(tmp_path / "whole")
+
+
 def test_pickles_alone_come_with_the_line_that_converts_them(tiny_backbone: TinyBackbone, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_backbone("bert"), tmp_path / "backbone")
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
