@@ -1,4 +1,4 @@
-from .activations import LARGEST_SLOPES as LARGEST_SLOPES
+from .activations import FIXED_ACTIVATIONS as FIXED_ACTIVATIONS
 from .activations import fixed_activation as fixed_activation
 from .activations import hermite_coefficients as hermite_coefficients
 from .activations import polynomial as polynomial

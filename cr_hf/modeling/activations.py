@@ -3,20 +3,78 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-# The largest |derivative| of each, over all z. GELU: at z = sqrt(2). SiLU: at z = 2.3994, rounded up.
-LARGEST_SLOPES = {
-    "gelu": 0.5 * (1 + math.erf(1)) + math.exp(-1) / math.sqrt(math.pi),
-    "relu": 1.0,
-    "tanh": 1.0,
-    "silu": 1.0998394,
+
+class FixedActivation(NamedTuple):
+    """An elementwise function without parameters. Beyond |z| = 40 it must be a straight line, to float64's precision.
+
+    Args:
+        value_and_derivative: both of a tensor z, each of its shape.
+        second_derivative: of a tensor z, of its shape; 0 where there is none.
+        largest_slope: the largest |derivative| over all z, rounded up.
+        steepest: where the derivative is largest or least, in rising order; between them it is monotone.
+        sharpest: the same of the second derivative.
+    """
+
+    value_and_derivative: Callable[[Tensor], tuple[Tensor, Tensor]]
+    second_derivative: Callable[[Tensor], Tensor]
+    largest_slope: float = 1.0
+    steepest: tuple[float, ...] = ()
+    sharpest: tuple[float, ...] = ()
+
+
+def _gelu(z: Tensor) -> tuple[Tensor, Tensor]:
+    distribution = 0.5 * (1 + torch.erf(z * math.sqrt(0.5)))
+    density = torch.exp(-0.5 * z * z) * (1 / math.sqrt(2 * math.pi))
+    return z * distribution, torch.addcmul(distribution, z, density)
+
+
+def _gelu_bend(z: Tensor) -> Tensor:
+    return torch.exp(-0.5 * z * z) * (2 - z * z) / math.sqrt(2 * math.pi)
+
+
+def _relu(z: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.relu(z), (z > 0).to(z.dtype)
+
+
+def _tanh(z: Tensor) -> tuple[Tensor, Tensor]:
+    value = torch.tanh(z)
+    return value, 1 - value * value
+
+
+def _tanh_bend(z: Tensor) -> Tensor:
+    value, slope = _tanh(z)
+    return -2 * value * slope
+
+
+def _silu(z: Tensor) -> tuple[Tensor, Tensor]:
+    gate = torch.sigmoid(z)
+    value = z * gate
+    return value, gate + value * (1 - gate)
+
+
+def _silu_bend(z: Tensor) -> Tensor:
+    gate = torch.sigmoid(z)
+    return gate * (1 - gate) * (2 + z * (1 - 2 * gate))
+
+
+GELU_STEEPEST, SILU_STEEPEST, SILU_SHARPEST = math.sqrt(2), 2.399357280515467, 3.435840993535111
+TANH_SHARPEST = math.atanh(1 / math.sqrt(3))
+GELU_SLOPE = 0.5 * (1 + math.erf(1)) + math.exp(-1) / math.sqrt(math.pi)
+FIXED_ACTIVATIONS = {
+    "gelu": FixedActivation(_gelu, _gelu_bend, GELU_SLOPE, (-GELU_STEEPEST, GELU_STEEPEST), (-2.0, 0.0, 2.0)),
+    "relu": FixedActivation(_relu, torch.zeros_like),
+    "tanh": FixedActivation(_tanh, _tanh_bend, 1.0, (0.0,), (-TANH_SHARPEST, TANH_SHARPEST)),
+    "silu": FixedActivation(
+        _silu, _silu_bend, 1.0998394, (-SILU_STEEPEST, SILU_STEEPEST), (-SILU_SHARPEST, 0.0, SILU_SHARPEST)
+    ),
 }
-FIXED_ACTIVATIONS = tuple(LARGEST_SLOPES)
 ACTIVATIONS = ("polynomial", *FIXED_ACTIVATIONS)
 
 
@@ -118,19 +176,8 @@ def fixed_activation(z: Tensor, activation: str) -> tuple[Tensor, Tensor]:
         z: pre-activations, any shape.
         activation: one of `FIXED_ACTIVATIONS`; gelu is the exact one (erf), relu has derivative 0 at 0.
     """
-    if activation == "gelu":
-        distribution = 0.5 * (1 + torch.erf(z * math.sqrt(0.5)))
-        density = torch.exp(-0.5 * z * z) * (1 / math.sqrt(2 * math.pi))
-        return z * distribution, torch.addcmul(distribution, z, density)
-    if activation == "relu":
-        return torch.relu(z), (z > 0).to(z.dtype)
-    if activation == "tanh":
-        value = torch.tanh(z)
-        return value, 1 - value * value
-    if activation == "silu":
-        gate = torch.sigmoid(z)
-        value = z * gate
-        return value, gate + value * (1 - gate)
+    if activation in FIXED_ACTIVATIONS:
+        return FIXED_ACTIVATIONS[activation].value_and_derivative(z)
     raise ValueError(f"activation={activation!r} is unknown: use one of {', '.join(ACTIVATIONS)}")
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .activations import fixed_activation
+from .activations import FIXED_ACTIVATIONS
 from .head import CRHead
 from .layer_jacobian import TINY, LayerJacobian
 from .layers import CRLayer
@@ -34,16 +34,6 @@ FIRST_STEP, NEXT_STEP = 0.5, 0.15
 ROUNDING, DERIVATIVE_ROUNDING = 1e-10, 1e-14
 MODEL_ROUNDING = 64  # times the machine epsilon of the model and the size of its logits is taken from every margin
 
-SILU_STEEPEST, SILU_SHARPEST = 2.399357280515467, 3.435840993535111
-TANH_SHARPEST = math.atanh(1 / math.sqrt(3))
-# Between the ends of an interval: where the derivative, and where the second derivative, is largest or least.
-CRITICAL_POINTS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "gelu": ((-math.sqrt(2), math.sqrt(2)), (-2.0, 0.0, 2.0)),
-    "relu": ((), ()),
-    "tanh": ((0.0,), (-TANH_SHARPEST, TANH_SHARPEST)),
-    "silu": ((-SILU_STEEPEST, SILU_STEEPEST), (-SILU_SHARPEST, 0.0, SILU_SHARPEST)),
-}
-
 
 # ---- one layer ----
 
@@ -56,8 +46,8 @@ def spectral_norm(matrix: Tensor) -> float:
 def slope_range(layer: CRLayer, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Bounds of p' of every unit for z in [low, high], float64, each of the shape of `low`, (..., out_features)."""
     if layer.coefficients is None:
-        steepest = CRITICAL_POINTS[layer.activation][0]
-        return _range(lambda z: fixed_activation(z, layer.activation)[1], steepest, low, high)
+        fixed = FIXED_ACTIVATIONS[layer.activation]
+        return _range(lambda z: fixed.value_and_derivative(z)[1], fixed.steepest, low, high)
     coefficients = layer.coefficients.detach().double()
     reach = layer.polynomial_range or math.inf
     return _polynomial_range(_derivative(coefficients), low.clamp(-reach, reach), high.clamp(-reach, reach))
@@ -75,8 +65,8 @@ def bend_range(layer: CRLayer, z: Tensor, distance: Tensor) -> tuple[Tensor, Ten
         most = torch.where(distance < 2 * size, (distance - size).clamp_min(0) / (distance * distance), 1 / (4 * size))
         return torch.zeros_like(most), most.nan_to_num(0.0)
     if layer.coefficients is None:
-        sharpest = CRITICAL_POINTS[layer.activation][1]
-        return _range(lambda z: _second_derivative(z, layer.activation) / 2, sharpest, low, high)
+        fixed = FIXED_ACTIVATIONS[layer.activation]
+        return _range(lambda z: fixed.second_derivative(z) / 2, fixed.sharpest, low, high)
     bends = _derivative(_derivative(layer.coefficients.detach().double())) / 2
     if not len(bends):
         return torch.zeros_like(z), torch.zeros_like(z)
@@ -105,16 +95,6 @@ def largest_slopes(layer: CRLayer) -> Tensor:
 def _derivative(coefficients: Tensor) -> Tensor:
     powers = torch.arange(1, len(coefficients), dtype=coefficients.dtype, device=coefficients.device)
     return coefficients[1:] * powers[:, None]
-
-
-def _second_derivative(z: Tensor, activation: str) -> Tensor:
-    if activation == "gelu":
-        return torch.exp(-0.5 * z * z) * (2 - z * z) / math.sqrt(2 * math.pi)
-    if activation == "tanh":
-        value = torch.tanh(z)
-        return -2 * value * (1 - value * value)
-    gate = torch.sigmoid(z)
-    return gate * (1 - gate) * (2 + z * (1 - 2 * gate))
 
 
 def _range(

@@ -110,7 +110,7 @@ class CRConfig(PreTrainedConfig):
         in_features: width of the features; computed from the backbone if there is one, else required.
         hidden_sizes: units of each CR layer, (128, 128) by default; empty for a linear head.
         degree: of the polynomials, 3 by default.
-        activation: `"polynomial"`, or gelu, relu, tanh, silu for an ordinary MLP head.
+        activation: `"polynomial"`, or a fixed one, such as gelu or relu, for an ordinary MLP head.
         coefficient_init: `"hermite"` (default) or `"identity"`.
         polynomial_range: where the polynomials' linear tails begin, 1.5 by default; `None` turns them off, and with
             them the Lipschitz bound.

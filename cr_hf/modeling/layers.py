@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .activations import (
     ACTIVATIONS,
-    LARGEST_SLOPES,
+    FIXED_ACTIVATIONS,
     fixed_activation,
     hermite_coefficients,
     polynomial,
@@ -101,7 +101,7 @@ class CRLayer(nn.Module):
     def worst_squared_slopes(self) -> Tensor | float:
         """The largest p'(z)**2 over all z, shape (out_features,), or one number for a fixed activation."""
         if self.coefficients is None:
-            return LARGEST_SLOPES[self.activation] ** 2
+            return FIXED_ACTIVATIONS[self.activation].largest_slope ** 2
         return worst_squared_slopes(self.coefficients, cast(float, self.polynomial_range))  # `CRConfig` sees to it
 
     def extra_repr(self) -> str:

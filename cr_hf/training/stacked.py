@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from ..modeling import (
-    LARGEST_SLOPES,
+    FIXED_ACTIVATIONS,
     MASK_LEVELS,
     CRConfig,
     CRForFeatureClassification,
@@ -113,7 +113,7 @@ def stacked_forward(
         elif coefficients is not None:
             squared_slopes = worst_squared_slopes(coefficients, cast(float, config.polynomial_range))
         else:
-            squared_slopes = row_norms.new_tensor(LARGEST_SLOPES[config.activation] ** 2)
+            squared_slopes = row_norms.new_tensor(FIXED_ACTIVATIONS[config.activation].largest_slope ** 2)
         dreg = dreg + (squared_slopes * row_norms).sum(-1)
         if masks:
             hidden = hidden * masks[index]

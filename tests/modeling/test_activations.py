@@ -139,9 +139,12 @@ class TestFixedActivation:
         z = torch.linspace(-9, 9, 301).double().requires_grad_()
         value, derivative = fixed_activation(z, activation)
         reference = REFERENCES[activation](z)
-        (slope,) = torch.autograd.grad(reference.sum(), z)
+        (slope,) = torch.autograd.grad(reference.sum(), z, create_graph=True)
+        (bend,) = torch.autograd.grad(slope.sum(), z)
         torch.testing.assert_close(value, reference, rtol=1e-12, atol=1e-14)
         torch.testing.assert_close(derivative, slope, rtol=1e-12, atol=1e-14)
+        found = FIXED_ACTIVATIONS[activation].second_derivative(z)
+        torch.testing.assert_close(found, bend, rtol=1e-11, atol=1e-13)
 
     @pytest.mark.parametrize("activation", FIXED_ACTIVATIONS)
     def test_gradcheck(self, activation: str) -> None:
