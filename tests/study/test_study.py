@@ -27,8 +27,8 @@ from cr_hf.modeling.configuration_cr import CRConfig
 from cr_hf.runs.build import sweep_head
 from cr_hf.runs.recipe import load_recipe
 from cr_hf.study.arms import HEADS, check_heads
-from cr_hf.study.classical import ESTIMATORS
 from cr_hf.study.cells import scaling
+from cr_hf.study.classical import ESTIMATORS
 from cr_hf.study.report import write_report
 from cr_hf.study.results import Cell, Study, pack_hits, recipe_words, unpack_hits
 from cr_hf.study.study import read_features, run_study
