@@ -16,12 +16,6 @@ from torch import Tensor
 
 from ..data import NUMBERS, SEPARATOR, SINGLE
 from ..modeling import CRConfig
-from .metrics import (
-    classification_metrics,
-    compute_classification_metrics,
-    compute_multi_label_metrics,
-    compute_regression_metrics,
-)
 from .statistics import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -70,6 +64,8 @@ class Task:
             return {"loss": False, "mean_squared_error": False, "mean_absolute_error": False, "r_squared": True}
         if not self.is_single:
             return {"loss": False, "accuracy": True, "micro_f1": True, "macro_f1": True}
+        from .metrics import classification_metrics  # it imports evaluate, two seconds that a prediction need not wait
+
         return {"loss": False, **{one.key: one.more_is_better for one in classification_metrics(self.is_ordered)}}
 
     def compute_metrics(self, logits: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
@@ -79,11 +75,13 @@ class Task:
             logits: shape (rows, num_labels).
             labels: class indices, shape (rows,), or targets, shape (rows, num_labels).
         """
+        from . import metrics
+
         if self.is_regression:
-            return compute_regression_metrics(logits, labels)
+            return metrics.compute_regression_metrics(logits, labels)
         if not self.is_single:
-            return compute_multi_label_metrics(logits, labels)
-        return compute_classification_metrics(logits, labels, ordered=self.is_ordered)
+            return metrics.compute_multi_label_metrics(logits, labels)
+        return metrics.compute_classification_metrics(logits, labels, ordered=self.is_ordered)
 
     def trainer_metrics(self) -> Callable[[EvalPrediction], dict[str, float]]:
         """What `Trainer(compute_metrics=...)` takes; where predictions are a tuple, its first item is the logits."""

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from .. import evaluation
 from ..data import DataConfig, Row, load_rows, load_tables, read_inputs, split_named, table_features
 from ..errors import DataError
-from ..evaluation import certified_shares, check_kinds, text_robustness, write_strips
 from ..features import classify_features, encode_texts
 from ..modeling import TokenizerError, certified_radius
 from .run import Run
@@ -134,7 +134,7 @@ def evaluate_run(
         DataError: if the data have no such split, or other classes than the model, or perturbed texts are asked for
             of a model that has no classes.
     """
-    check_kinds(perturb)
+    evaluation.check_kinds(perturb)
     split = split_named(split)
     run = Run(run_dir)
     data, task = run.data(data_overrides), run.task
@@ -155,7 +155,7 @@ def evaluate_run(
         features = np.array(encode_texts(run.model, run.tokenizer, rows["text"], pairs, cache_dir=cache_dir))
     labels = np.asarray(rows["label"][:])
     metrics = task.measure(classify_features(run.model, features).numpy(), labels)
-    certified = certified_shares(run.model.classifier, torch.from_numpy(features), torch.from_numpy(labels))
+    certified = evaluation.certified_shares(run.model.classifier, torch.from_numpy(features), torch.from_numpy(labels))
     if certified is not None:
         metrics["certified_accuracy"], metrics["certified_rows"] = certified["accuracy"], certified["rows"]
     if perturb:
@@ -163,7 +163,7 @@ def evaluate_run(
         def is_right(texts: list[str], pairs: list[str] | None) -> Any:
             return task.right_rows(run.model.predict_texts(texts, run.tokenizer, pairs).numpy(), labels)
 
-        metrics["robustness"] = text_robustness(is_right, rows["text"], pairs, perturb, seed)
+        metrics["robustness"] = evaluation.text_robustness(is_right, rows["text"], pairs, perturb, seed)
     return metrics
 
 
@@ -195,5 +195,5 @@ def diagnose_run(
     texts, tokenizer, pairs = _columns(list(read_inputs(source, config)), config, run.tokenizer)
     found = diagnose_texts(run.model, tokenizer, texts, run.reference, pairs)
     if html is not None:
-        write_strips(run.model, tokenizer, texts[:HTML_TEXTS], html, pairs)
+        evaluation.write_strips(run.model, tokenizer, texts[:HTML_TEXTS], html, pairs)
     return found

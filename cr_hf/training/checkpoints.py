@@ -10,11 +10,8 @@ from typing import Any
 import numpy as np
 import transformers
 from numpy.typing import NDArray
-from peft import PeftModel
-from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import logging
 
 from .. import register_auto_classes
@@ -39,6 +36,8 @@ def last_complete_checkpoint(folder: str | Path) -> Path | None:
 
     Torn ones, as an interrupted copy leaves them, are passed over.
     """
+    from transformers.trainer_utils import sort_checkpoints  # with peft half a second: a prediction need not wait
+
     for path in map(Path, reversed(sort_checkpoints(str(folder)))):
         damage = damage_of(path)
         if damage is None:
@@ -132,6 +131,9 @@ def check_fits(checkpoint: str | Path, model: nn.Module) -> None:
     Raises:
         CheckpointError: naming the first tensor that is missing or has another shape.
     """
+    from peft import PeftModel
+    from peft.utils import get_peft_model_state_dict
+
     is_adapter = isinstance(model, PeftModel)
     file = Path(checkpoint) / WEIGHTS[is_adapter]
     if not file.is_file():
