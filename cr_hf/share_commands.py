@@ -27,7 +27,9 @@ def publish(
 ) -> None:
     """Publish a finished run on the Hub in one verified commit, or write what would be published to a folder."""
     from . import hub
+    from .progress import set_verbosity
 
+    set_verbosity(quiet=False, verbose=False)
     if dry_run:
         if space:
             raise RecipeError(

@@ -18,10 +18,15 @@ class CRSentenceHead(nn.Module):
 
     Args:
         head: trained on `encoder.encode(texts)`.
+
+    Raises:
+        TypeError: if it is no head of features, as an estimator is none.
     """
 
     def __init__(self, head: CRForFeatureClassification) -> None:
         super().__init__()
+        if not isinstance(head, CRForFeatureClassification):
+            raise TypeError(f"head is a {type(head).__name__}: give CRClassifier().fit(embeddings, labels).model_")
         self.head = head
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:

@@ -138,7 +138,8 @@ def searched_values(search: dict[str, Any], known: set[str], place: str) -> Iter
         values = wanted
         if isinstance(wanted, dict) and {"low", "high"} <= wanted.keys() <= {"low", "high", "log"}:
             values = low, high = [as_number(wanted[end]) for end in ("low", "high")]
-            is_sound = isinstance(low, int | float) and isinstance(high, int | float) and low < high
+            is_sound = isinstance(low, int | float) and isinstance(high, int | float) and low < high < math.inf
+            is_sound &= type(wanted.get("log", False)) is bool
             values = values if is_sound and (low > 0 or not wanted.get("log")) else None
         if not isinstance(values, list) or not values:
             raise RecipeError(

@@ -36,6 +36,7 @@ MODEL_KEYS = {*declared_fields("cr_hf.modeling.configuration_cr", "CRConfig"), "
 # The run directory decides where things go, so that a run can be found, resumed and published as a whole.
 DECIDED = {"output_dir", "do_train", "do_eval", "do_predict", "resume_from_checkpoint", "remove_unused_columns"}
 TRAINING_KEYS = {*TRAINING_FIELDS} - DECIDED
+WHOLE = {key for key, types in TRAINING_FIELDS.items() if "int" in types and "float" not in types}
 FOR_TABLES = {"feature_columns", "missing_value", "missing_columns", "test_fraction"}
 FOR_TEXTS = {"backbone_revision", "lora_r", "freeze_backbone", "pooling", "feature_layers", "max_seq_length"}
 FOR_TEXTS |= {"name", "text_column", "text_pair_column", "streaming", "push_to_hub"}

@@ -16,10 +16,11 @@ from transformers.utils import logging
 
 from ..errors import NonFiniteError, RecipeError
 from ..files import read_json, write_json
+from ..modeling import CRConfig
 from ..training import CRTrainingArguments
-from .build import build_model, check_together, training_arguments
-from .keys import TRIALS, as_number
-from .recipe import Recipe, override_recipe
+from .build import build_model, check_together, sweep_head, training_arguments
+from .keys import TRIALS, as_number, searched_values
+from .recipe import WHOLE, Recipe, override_recipe
 
 KEPT = "search.json"
 # A trial leaves nothing behind but its score.
@@ -39,6 +40,16 @@ def check_search(arguments: CRTrainingArguments) -> None:
         raise RecipeError("search: needs evaluations: set eval_strategy to epoch or steps")
     if importlib.util.find_spec("optuna") is None:
         raise RecipeError("search: needs optuna: pip install 'cr-hf[search]'")
+
+
+def check_values(recipe: Recipe, config: CRConfig) -> None:
+    """Refuse, before the first trial, a value that no head or trainer of this recipe takes.
+
+    Raises:
+        RecipeError: naming the value.
+    """
+    for key, value in searched_values(recipe.search or {}, set(recipe.search or {}), "search"):
+        sweep_head(recipe, config, {key: value, "search": None})
 
 
 def search_settings(
@@ -120,5 +131,6 @@ def _suggest(trial: Any, key: str, wanted: Any) -> Any:
     if isinstance(wanted, list):
         return wanted[trial.suggest_categorical(key, range(len(wanted)))]
     low, high, log = as_number(wanted["low"]), as_number(wanted["high"]), bool(wanted.get("log"))
-    is_whole = isinstance(low, int) and isinstance(high, int)
+    # Between 0 and 1 there is no other whole number: such a range is one of fractions.
+    is_whole = isinstance(low, int) and isinstance(high, int) and (high > 1 or key in WHOLE)
     return trial.suggest_int(key, low, high, log=log) if is_whole else trial.suggest_float(key, low, high, log=log)

@@ -57,7 +57,7 @@ from .directory import (
 )
 from .recipe import Recipe
 from .results import describe_data, describe_environment, describe_model, text_probe
-from .search import best_recipe, check_search, search_settings
+from .search import best_recipe, check_search, check_values, search_settings
 
 logger = logging.get_logger(__name__)
 
@@ -98,6 +98,7 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
     set_seed(recipe.seed)
     model, tokenizer = build_model(recipe, dataset)
     check_together(recipe, arguments, model)
+    check_values(recipe, model.config)
     with contextlib.ExitStack() as stack:
         with arguments.main_process_first(local=False, desc="opening the run directory"):
             # Every process has read what is there, and only now does one of them write.

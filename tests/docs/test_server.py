@@ -59,3 +59,19 @@ def test_requests_at_the_same_time_are_one_batch() -> None:
     assert (broken.status_code, broken.json()) == (422, {"detail": "a text that is bad"})
     assert empty.status_code == 422
     assert after.status_code == 200
+
+
+def test_a_client_that_has_gone_leaves_the_answers_of_the_others_in_place() -> None:
+    app = app_of(ROOT / "docs" / "serving.md", Model())
+
+    async def ask() -> Any:
+        async with app.router.lifespan_context(app):
+            gone: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            stays: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            await app.state.waiting.put((["a" * 9], gone))
+            await app.state.waiting.put((["a"], stays))
+            gone.cancel()
+            return await stays
+
+    (found,) = asyncio.run(ask())
+    assert list(found.values()) == torch.tensor([5.0, 1.0]).softmax(-1).tolist()

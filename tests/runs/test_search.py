@@ -37,6 +37,8 @@ pytest.importorskip("optuna")
         ("{dropout: {low: 0.2, high: 0.1}}", "search.dropout=.* must be a list"),
         ("{dreg_lambda: {low: 0, high: 0.1, log: true}}", "with low above 0 if log"),
         ("{dropout: {low: 0.2, high: 0.4, step: 0.1}}", "search.dropout=.* must be a list"),
+        ("{dropout: {low: 0.2, high: .inf}}", "search.dropout=.* must be a list"),
+        ("{dropout: {low: 0.2, high: 0.4, log: yess}}", "search.dropout=.* must be a list"),
         ("{num_train_epochs: [2, many]}", "search: num_train_epochs='many' must be a number"),
         ("{lora_alpha: [8]}", "search: lora_alpha has no effect without lora_r"),
     ],
@@ -55,6 +57,28 @@ def test_a_loss_is_not_searched_over_what_changes_it() -> None:
         train_recipe(
             load_recipe(DEMO, ["search={dropout: [0, 0.1]}", "eval_strategy='no'", "load_best_model_at_end=false"])
         )
+
+
+@pytest.mark.parametrize("values", ["activation: [relu, reluu]", "dropout: [0.1, true]", "optim: [sgd, sgdd]"])
+@pytest.mark.parametrize("frozen", ["true", "false"])
+def test_a_value_that_no_head_takes_is_refused_before_the_first_trial(
+    values: str, frozen: str, tiny_backbone: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(search, "_score")
+    own = [f"backbone={tiny_backbone('bert')}", f"output_dir={tmp_path / 'run'}", f"freeze_backbone={frozen}"]
+    with pytest.raises(CRError, match=r"reluu|dropout=True|sgdd"):
+        train_recipe(load_recipe(DEMO, [*own, *TINY, f"search={{{values}}}"]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_range_from_0_to_1_is_one_of_fractions_where_the_key_takes_them() -> None:
+    class Trial:
+        suggest_int = staticmethod(lambda *args, **options: "whole")
+        suggest_float = staticmethod(lambda *args, **options: "fraction")
+
+    ends = {"dreg_lambda": (0, 1), "seed": (0, 1), "num_train_epochs": (2, 6), "dropout": (0.1, 0.3)}
+    found = [search._suggest(Trial, key, {"low": low, "high": high}) for key, (low, high) in ends.items()]
+    assert found == ["fraction", "whole", "whole", "fraction"]
 
 
 def test_the_best_is_trained_and_texts_are_encoded_once(
