@@ -36,7 +36,7 @@ protocol.
 
 Since 0.1.0 a study trains what `cr-hf train` trains from the same recipe, the polynomials' linear tails begin at 1.5
 (they began at 6), and every head of a study tries six settings. All was measured with that but the files of 0.1.0:
-phrases, fine-tuning and Yelp. A repetition changes their numbers.
+phrases, fine-tuning and Yelp on static vectors. A repetition changes their numbers.
 """
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 CLAIMED_SST5 = 0.462
