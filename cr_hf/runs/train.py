@@ -98,7 +98,8 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
     set_seed(recipe.seed)
     model, tokenizer = build_model(recipe, dataset)
     check_together(recipe, arguments, model)
-    check_values(recipe, model.config)
+    if recipe.search is not None:
+        check_values(recipe, model.config)
     with contextlib.ExitStack() as stack:
         with arguments.main_process_first(local=False, desc="opening the run directory"):
             # Every process has read what is there, and only now does one of them write.
