@@ -182,5 +182,6 @@ def wanted_splits(splits: Sequence[str] | None, available: Iterable[str], config
             raise DataError(f"no split {split!r}{nearest(split, SPLIT_WORDS)}: use one of {list(SPLIT_WORDS)}")
         if split not in found and (split != "validation" or "train" not in found):
             where = config.dir or config.name or "the files given"
-            raise DataError(f"{where}: no {split} split found: set data.{split}_file")
+            other = ", or measure validation rows (--split validation)" if split == "test" and "train" in found else ""
+            raise DataError(f"{where}: no {split} split found: set data.{split}_file{other}")
     return wanted
