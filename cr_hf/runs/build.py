@@ -17,7 +17,6 @@ from transformers.utils import logging
 
 from ..data import build_static_backbone, build_word_tokenizer, label_names_of, refuse_unordered
 from ..errors import RecipeError, nearest
-from ..features import check_encoder
 from ..modeling import (
     CRConfig,
     CRForFeatureClassification,
@@ -207,7 +206,6 @@ def check_together(recipe: Recipe, arguments: CRTrainingArguments, model: Any) -
     is_sharded = bool(arguments.fsdp) or parse_flag_from_env("ACCELERATE_USE_FSDP")
     if is_sharded and arguments.device.type == "cpu" and arguments.process_index == 0:
         logger.warning("accelerate shards on GPUs alone: on the CPU every process holds the whole model, as under DDP")
-    check_encoder(recipe.encoder, model.device)
     if recipe.encoder != "torch" and not trains_on_features(recipe, model):
         raise RecipeError(f"encoder={recipe.encoder!r} is for a frozen backbone: set freeze_backbone: true")
     try:

@@ -23,7 +23,7 @@ from .. import __version__
 from ..data import load_rows, load_streamed, load_tables, schema_of, table_features
 from ..errors import RecipeError
 from ..evaluation import Task
-from ..features import FeatureDataset, classify_features, collate_features, encode_splits
+from ..features import FeatureDataset, check_encoder, classify_features, collate_features, encode_splits
 from ..files import read_json, write_json, writing
 from ..modeling import CRForFeatureClassification, CRForSequenceClassification, tokenize
 from ..training import (
@@ -82,6 +82,7 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
     run_dir = Path(recipe.output_dir)
     check_directory(recipe, overwrite, resume)
     arguments = training_arguments(recipe, run_dir)
+    check_encoder(recipe.encoder, arguments.device)
     if recipe.search is not None:
         check_search(arguments)
     publish = _check_publishing(recipe, arguments)
