@@ -1,17 +1,35 @@
 """A little of the long use that `experiments/soak.py` measures in full."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from long_use import slope
+
+SUPPORT = Path(__file__).resolve().parents[1] / "support"
+# In a process of its own: what other tests have begun there grows beside it.
+# oneDNN keeps what it has compiled for each new shape, up to a limit that is far from here.
+SCRIPT = """
+import json, sys
+from pathlib import Path
 import torch
-from long_use import slope, use
+from long_use import use
+with torch.backends.mkldnn.flags(enabled=False):
+    found = use(Path(sys.argv[1]), Path(sys.argv[2]), predictions=2000, cycles=3, calls=100)
+print(json.dumps(found))
+"""
 
 
 def test_nothing_leaks_and_threads_agree(tiny_backbone: Callable[..., Path], tmp_path: Path) -> None:
-    # oneDNN keeps what it has compiled for each new shape, up to a limit that is far from here.
-    with torch.backends.mkldnn.flags(enabled=False):
-        found = use(tiny_backbone("bert"), tmp_path, predictions=2000, cycles=3, calls=100)
+    command = [sys.executable, "-c", SCRIPT, str(tiny_backbone("bert")), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(SUPPORT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
     for name in ("predictions", "train_save_load_cycles"):
         before, after = found[name]["open_files"]
         assert after <= before

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import constants
 
 import cr_hf.cli
 from cr_hf.errors import CRError
@@ -95,7 +96,7 @@ def test_the_best_is_trained_and_texts_are_encoded_once(
         return encode_rows(self, rows, *args)
 
     monkeypatch.setattr(encode._Encoder, "__call__", counting)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))  # no features of another test
     run = tmp_path / "run"
     command = ["cr-hf", "train", str(DEMO), f"backbone={tiny_backbone('bert')}", f"output_dir={run}", *TINY, SEARCH]
     monkeypatch.setattr(sys, "argv", command)
