@@ -153,11 +153,12 @@ def scan_rows(split: str, sources: Sequence[Source], codec: RowCodec, limit: int
         scan.notes.append(f"{scan.name}: {blank} rows have an empty text and {done}")
     if missing:
         scan.notes.append(f"{scan.name}: {missing} rows have no label and are left out")
-    for name, found in scan.labels.items():
-        own = set(map(key_of, found))
-        others = {key_of(label) for other, labels in scan.labels.items() if other != name for label in labels}
-        if len(own) > 1 and others and not own & others:
-            scan.notes.append(f"{name}: its labels {sorted(found)[:8]} stand in no other file of {split}")
+    keys = {name: set(map(key_of, found)) for name, found in scan.labels.items()}
+    files_of = Counter(key for found in keys.values() for key in found)
+    for name, own in keys.items():
+        if 1 < len(own) < len(files_of) and all(files_of[key] == 1 for key in own):
+            shown = sorted(scan.labels[name])[:8]
+            scan.notes.append(f"{name}: its labels {shown} stand in no other file of {split}")
             break
     if split != "train":
         del scan.dropped["empty text"]
