@@ -140,6 +140,7 @@ def family(request: pytest.FixtureRequest) -> str:
 def seeded() -> Iterator[None]:
     """Every test starts from the same random state and leaves the libraries' defaults as they were."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # whatever a trainer before has set: children inherit it, and sums come out alike
     said = logging.get_verbosity()
     yield
     logging.set_verbosity(said)
