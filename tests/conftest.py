@@ -7,7 +7,8 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
-    HF_HOME=tempfile.mkdtemp(prefix="cr_hf_tests_"),
+    # One for a process: pytest and the tests import this file under two names, and new processes use the same cache.
+    HF_HOME=os.path.join(tempfile.gettempdir(), f"cr_hf_tests_{os.getpid()}"),
     TOKENIZERS_PARALLELISM="false",
     OMP_NUM_THREADS="1",  # of torch, of NumPy's products and of all children: a worker has one core
 )

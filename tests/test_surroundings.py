@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import conftest
 import pytest
+from huggingface_hub import constants
 
 import cr_hf.cli
 from cr_hf.runs.recipe import load_recipe
@@ -68,3 +70,7 @@ def test_names_that_are_too_long_are_one_line(
         assert stopped.value.code == 2
         assert sum(line.startswith("error: ") for line in errors) == 1, errors
     assert not list(tmp_path.iterdir())
+
+
+def test_new_processes_of_the_tests_have_their_cache() -> None:
+    assert conftest.os.environ["HF_HOME"] == constants.HF_HOME
