@@ -134,10 +134,8 @@ def hint_at_rate(model: nn.Module, learning_rate: float) -> None:
     """Say, where the head alone trains, that the default learning rate is one for fine-tuning."""
     trained = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
     if trained == {"classifier"}:
-        once = {"text-classification": "CRClassifier", "image-classification": "encode_media"}
-        once |= {"audio-classification": "encode_media"}
-        name = once.get(getattr(model, "pipeline_tag", ""))
-        own = f"; {name} encodes every row once instead of every epoch" if name else ""
+        is_media = getattr(model, "pipeline_tag", "") in ("image-classification", "audio-classification")
+        own = "; encode_media encodes every row once instead of every epoch" if is_media else ""
         logger.warning(
             f"learning_rate={learning_rate:g}, the default, is for fine-tuning, and the head alone trains: recipes "
             f"have 5e-4, 10 epochs of batches of 32, weight_decay 0.1 and a cosine schedule{own}"

@@ -23,6 +23,7 @@ from ..evaluation import default_output, gradient_tail_ratio, input_gradient_nor
 from ..modeling import CRPreTrainedModel
 from .arguments import CRTrainingArguments, check_schedule, scheduled_lambda
 from .checkpoints import checkpoint_to_resume, stopped_early
+from .kept_features import forget_features, keep_features
 from .preparation import (
     SAMPLE_WEIGHT,
     check_labels,
@@ -137,6 +138,8 @@ class CRTrainer(ExactTrainer):
                 f"{resume_from_checkpoint} holds a pickle of more than tensors and numbers, which is not read: resume "
                 "from an earlier checkpoint, or train anew"
             ) from error
+        finally:
+            forget_features(self)
         self._check_weights(self.model)
         return output
 
@@ -164,6 +167,7 @@ class CRTrainer(ExactTrainer):
         if args.learning_rate == CRTrainingArguments.learning_rate and args.head_learning_rate is None:
             hint_at_rate(model, args.learning_rate)
         if not self._is_resumed:
+            keep_features(self)
             fit_feature_norm(self, model)
 
     def _set_signature_columns_if_needed(self) -> None:

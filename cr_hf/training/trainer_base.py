@@ -17,6 +17,7 @@ from transformers.trainer_utils import has_length, rotate_checkpoints, seed_work
 from ..errors import CheckpointError
 from .arguments import CRTrainingArguments
 from .checkpoints import STAGING, STATE, changed_file, check_fits, write_checksums
+from .kept_features import keep_features
 from .sampling import EpochBatchSampler, token_lengths
 
 
@@ -109,6 +110,7 @@ class ExactTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         check_fits(resume_from_checkpoint, self.accelerator.unwrap_model(self.model))
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        keep_features(self)
 
     def _load_best_model(self) -> None:
         best = Path(str(self.state.best_model_checkpoint))
