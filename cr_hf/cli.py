@@ -143,7 +143,12 @@ def evaluate(
     check_output(output, overwrite)
     kinds = [kind.strip() for kind in perturb.split(",") if kind.strip()]
     check_plot(plot, overwrite, kinds)
+    from .data import split_named
+    from .evaluation import check_kinds
     from .runs import Run, data_overrides
+
+    split = split_named(split)
+    check_kinds(kinds)
 
     data = data_overrides(overrides or [])
     Run(run).check_data(data)
@@ -195,7 +200,8 @@ def predict(
     from .runs import predict_run
 
     given = standard_input() if found.kind == "texts" and source in ([], ["-"]) else source
-    write_predictions(predict_run(found, given, overrides, radius), found.task, output, csv_safe, as_json)
+    predictions = predict_run(found, given, overrides, radius)
+    write_predictions(predictions, found.task, output, csv_safe, as_json, found.separator(source, overrides))
 
 
 @app.command()

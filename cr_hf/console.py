@@ -113,6 +113,7 @@ def write_predictions(
     output: Path | None,
     csv_safe: bool = False,
     as_json: bool = False,
+    separator: str = ",",
 ) -> None:
     """Show predictions on the terminal, or write them to a file.
 
@@ -122,6 +123,7 @@ def write_predictions(
         output: a .csv or .jsonl file, which keeps the rows' own columns before the new ones; `None`: the terminal.
         csv_safe: put an apostrophe before cells of a .csv file that a spreadsheet would take for a formula.
         as_json: write to the terminal what a .jsonl file holds.
+        separator: between the columns of a .csv file.
 
     Raises:
         DataError: if a row has columns that the first one lacks, which a .csv file cannot hold.
@@ -150,13 +152,14 @@ def write_predictions(
                 handle.write(_json_line(row) + "\n")
                 continue
             if table is None:
-                table = csv.DictWriter(handle, row)
+                table = csv.DictWriter(handle, row, delimiter=separator)
                 table.writerow({name: _cell_of(name, csv_safe) for name in row})
             if set(row) - set(table.fieldnames):
                 extra = sorted(set(row) - set(table.fieldnames))[0]
                 raise DataError(f"row {count} has a column {extra!r} that the first one lacks: write to a .jsonl file")
             table.writerow({name: _cell_of(value, csv_safe) for name, value in row.items()})
-    typer.echo(f"{count:,} rows written to {output}")
+    columns = f", {separator!r} between its columns" if output.suffix == ".csv" and separator != "," else ""
+    typer.echo(f"{count:,} rows written to {output}{columns}")
 
 
 def _json_line(row: dict[str, Any]) -> str:

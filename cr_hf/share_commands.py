@@ -27,6 +27,10 @@ def publish(
 ) -> None:
     """Publish a finished run on the Hub in one verified commit, or write what would be published to a folder."""
     from . import hub
+
+    for name in (repo, space):
+        if name is not None:
+            hub.check_name(name)
     from .progress import set_verbosity
 
     set_verbosity(quiet=False, verbose=False)

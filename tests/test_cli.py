@@ -108,6 +108,14 @@ MISTAKES = {
     "evaluate, a missing file": (["evaluate", "run", "data.test_file=row.csv"], "no such file"),
     "evaluate, a key of the data": (["evaluate", "run", "data.tst_file=rows.csv"], "'data.test_file'"),
     "evaluate, another key": (["evaluate", "run", "learning_rate=1"], "only data.* can be changed"),
+    "evaluate, a split": (["evaluate", "run", "--split", "tset"], "did you mean 'test'?"),
+    "evaluate, a perturbation": (["evaluate", "run", "--perturb", "typo"], "did you mean 'typos'?"),
+    "publish, a name": (["publish", "run", "me/a b"], "is no repository name"),
+    "publish, a Space": (["publish", "run", "me/a", "--space", "me"], "has no namespace"),
+    "a revision of files": (
+        ["train", DEMO, "data.name=null", "data.train_file=rows.csv", "data.revision=v1"],
+        "data.revision",
+    ),
     "evaluate, a column": (["evaluate", "run", "data.label_column=y"], "no column 'y'"),
 }
 

@@ -12,6 +12,7 @@ from .parts import label_names_of as label_names_of
 from .parts import stratified_order as stratified_order
 from .paths import check_files as check_files
 from .paths import check_inputs as check_inputs
+from .paths import input_paths as input_paths
 from .paths import split_named as split_named
 from .sources import Row as Row
 from .splits import RowSplits as RowSplits
@@ -23,6 +24,7 @@ from .tables import read_rows as read_rows
 from .tables import schema_of as schema_of
 from .tables import table_features as table_features
 from .tables import table_fingerprint as table_fingerprint
+from .texts import separator_of as separator_of
 from .understood import Understood as Understood
 from .words import build_static_backbone as build_static_backbone
 from .words import build_word_tokenizer as build_word_tokenizer

@@ -173,6 +173,9 @@ def read_label(
         raise DataError(f"data.label_columns is for problem_type: {SEVERAL} or {NUMBERS}: leave it out")
     if problem_type == SEVERAL:
         cells = cell_labels(value, config, place)
+        for cell in cells:
+            if isinstance(cell, list | dict | tuple):
+                raise DataError(f"{place()}: {cell!r:.80} is no name of a class: give each row a list of names")
         if names is None and any(not isinstance(cell, str) for cell in cells):
             raise DataError(f"{place()}: the classes {cells[:8]} are numbers: give their names as data.label_names")
         labels = [written(cell, place) for cell in cells]

@@ -20,6 +20,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -254,7 +255,7 @@ def _refuse_invisible(seen: Mapping[str, Seen], names: Sequence[str] | None, not
             place = first.get(label) or first.get(other, "data.label_names")
             raise DataError(f"{place}: the labels {other!a} and {label!a} look the same: write one of them")
         fold = (
-            re.sub("['\"`\u00b4\u2018\u2019\u201c\u201d]", "", unicodedata.normalize("NFKC", shape))
+            re.sub("['\"`\u00b4\u2018\u2019\u201c\u201d]", "", unicodedata.normalize("NFKC", html.unescape(shape)))
             .casefold()
             .strip(".")
         )

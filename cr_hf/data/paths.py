@@ -38,6 +38,8 @@ def check_files(config: DataConfig, is_table: bool = False) -> None:
     Raises:
         DataError: as reading them would.
     """
+    if config.revision and config.name in (None, "embedded"):
+        raise DataError(f"data.revision={config.revision!r} is of a Hub data set: set data.name or leave it out")
     for path in [path for paths in split_paths(config).values() for path in paths] if config.reads_files else []:
         if is_table:
             check_exists(path)
@@ -169,17 +171,19 @@ def is_saved(folder: Path) -> bool:
 
 
 def split_named(word: str) -> str:
-    """The split that a word stands for, such as validation for dev; a word that stands for none as it is."""
-    return next((split for split, words in SPLIT_WORDS.items() if word in words), word)
+    """The split that a word stands for, such as validation for dev; a word that stands for none is refused."""
+    for split, words in SPLIT_WORDS.items():
+        if word in words:
+            return split
+    raise DataError(f"no split {word!r}{nearest(word, SPLIT_WORDS)}: use one of {list(SPLIT_WORDS)}")
 
 
 def wanted_splits(splits: Sequence[str] | None, available: Iterable[str], config: DataConfig) -> list[str]:
     """The splits to return, checked against what there is."""
     found = list(available)
-    wanted = list(splits) if splits else [split for split in SPLIT_WORDS if split != "test" or "test" in found]
+    usual = [split for split in SPLIT_WORDS if split != "test" or "test" in found]
+    wanted = list(map(split_named, splits)) if splits else usual
     for split in wanted:
-        if split not in SPLIT_WORDS:
-            raise DataError(f"no split {split!r}{nearest(split, SPLIT_WORDS)}: use one of {list(SPLIT_WORDS)}")
         if split not in found and (split != "validation" or "train" not in found):
             where = config.dir or config.name or "the files given"
             other = ", or measure validation rows (--split validation)" if split == "test" and "train" in found else ""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import datasets
 import httpx2
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import HfApi, constants
@@ -32,6 +33,7 @@ logger = logging.get_logger(__name__)
 PTB_ESCAPES = {"-lrb-": "(", "-rrb-": ")", "-lsb-": "[", "-rsb-": "]", "-lcb-": "{", "-rcb-": "}"}
 PTB_ESCAPES |= {"``": '"', "''": '"', "`": "'", "\\/": "/", "\\*": "*"}
 PTB_PATTERN = re.compile(r"-[lr][rsc]b-|``|''|`|\\/|\\\*", re.IGNORECASE)
+NARROW = ("float32", "float16")
 CONNECTION_SECONDS = 10.0
 """Until a Hub that does not answer is an error."""
 
@@ -89,7 +91,11 @@ def read_sources(sources: Sequence[Source], config: DataConfig, labelled: bool =
     count = 0
     for source in sources:
         columns, names = None, source.class_names(config) if labelled else None
+        types = (source.features or {}).items()
+        narrow = {name: kind for name, kind in types if isinstance(kind, datasets.Value) and kind.dtype in NARROW}
         for where, record in source.records():
+            if narrow:
+                record = {**record, **{name: _as_written(record[name], kind) for name, kind in narrow.items()}}
             place = partial("{}, {}".format, source.name, where)
             columns = columns or find_columns(list(record), config, source.name, labelled)
             count += 1
@@ -115,6 +121,11 @@ def read_sources(sources: Sequence[Source], config: DataConfig, labelled: bool =
             )
         if columns is None and len(sources) > 1:
             logger.warning_once(f"{source.name}: there is no row")
+
+
+def _as_written(value: float | None, kind: datasets.Value) -> float | None:
+    """A number of 32 or 16 bits by its own digits: 0.1 and not 0.10000000149."""
+    return None if value is None else float(str(np.dtype(kind.dtype).type(value)))
 
 
 def _named(value: Any, names: Sequence[str] | None) -> Any:

@@ -28,6 +28,7 @@ from .labels import Classes, Seen, find_classes
 from .parts import split_off, subset
 from .paths import SPLIT_WORDS, wanted_splits
 from .sources import Row, Source, loaded_sources, read_sources, sources_of
+from .texts import file_type
 from .understood import Understood
 
 logger = logging.get_logger(__name__)
@@ -54,6 +55,7 @@ class Scan:
     columns: list[Columns] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     first_blank: str = ""
+    comment: str = ""
     notes: list[str] = field(default_factory=list)
     labels: dict[str, set[str]] = field(default_factory=dict)
     """By source, to be compared."""
@@ -136,6 +138,10 @@ def scan_rows(split: str, sources: Sequence[Source], codec: RowCodec, limit: int
     label: Any
     for row, label in islice(codec.rows(split, sources, scan), limit):
         digest.update(_digest(row, label))
+        first = str(next(iter(row.record.values())))
+        if first.startswith("# ") and file_type(Path(row.source)) == ".csv" and not scan.comment:
+            scan.comment = f"{row.place()}: {first[:50]!r} is read as a row: remove it if it is a comment"
+            scan.notes.append(scan.comment)
         scan.hashes.append(hash((row.text, row.text_pair)))
         if codec.problem_type != NUMBERS:
             scan.seen.add(label, row.place)

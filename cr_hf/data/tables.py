@@ -53,7 +53,7 @@ class _Table(NamedTuple):
     def written_labels(self, schema: TableSchema, config: DataConfig, seen: Seen) -> list[str]:
         """The labels as they are written, shape (rows,), also counted in `seen`."""
         if self.labels is not None:
-            cells = self.labels.tolist()
+            cells = (self.labels.astype(str) if self.labels.dtype.kind == "f" else self.labels).tolist()
         else:
             position = self.columns.index(find_column(self.columns, schema.label_column, "label", str(self.path)))
             cells = [row[position] for row in self.rows]

@@ -1,4 +1,4 @@
-"""Records out of files: tsv, csv, json and json lines, gzipped or not; those of parquet are read in `parquet.py`.
+"""Records out of files: tsv and csv, gzipped or not; the others are read in `json_files.py` and `parquet.py`.
 
 Each record comes with its line or row, from 1, and the first thing that cannot be read is one error that names file
 and line. The readers of pandas, pyarrow and `datasets` name no line, guess types from a first block and take
@@ -13,7 +13,6 @@ import csv
 import gzip
 import io
 import itertools
-import json
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +23,6 @@ from ..errors import DataError, nearest
 from .config import NUMBER, DataConfig, column_name, has_usual_names, usual_columns
 
 TABLE_TYPES = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet")
-WHOLE_JSON_CHARACTERS = 500_000_000
-"""Of a JSON file that is one array or object, which is read at once."""
 SNIFFED_BYTES = 65_536
 LOOKED_AT = 1000  # rows, where columns have no names
 GZIP_RATIO = 1100
@@ -164,11 +161,13 @@ def check_line(line: str, place: str, encoding: str) -> None:
 # ---- csv and tsv ----
 
 
-def read_cells(path: Path, config: DataConfig) -> Iterator[tuple[int, list[str]]]:
-    """Rows of a csv or tsv, with the line each starts on; blank rows, and comments above the header, are skipped."""
+def _opened(path: Path, config: DataConfig) -> tuple[Iterator[str], str, int, str | None]:
+    """Lines of a csv or tsv from its first row on, that row, how many lines stand above it, and the separator; None if
+    the quotes of a tsv are plain characters: they are, unless its header or its user says that they are not.
+    """
     lines, skipped, asked = read_lines(path, config), 0, config.separator
     is_tsv = file_type(path) == ".tsv"
-    first = ""
+    first = comment = ""
     for first in lines:
         mark = re.fullmatch(r'"?sep=(.)"?', first.strip("\r\n"), re.IGNORECASE)
         if mark:
@@ -176,16 +175,37 @@ def read_cells(path: Path, config: DataConfig) -> Iterator[tuple[int, list[str]]
         is_comment = first.startswith("#") and config.has_header is not False and not is_tsv
         if first.strip() and not mark and not (is_comment and not has_usual_names(_split(first, ","))):
             break
-        skipped, first = skipped + 1, ""
+        skipped, first, comment = skipped + 1, "", first if is_comment else ""
     rows = itertools.chain([first], lines)
-    # Quotes of a tsv are plain characters, unless its header or its user says that they are not.
     if is_tsv and asked is None and not re.fullmatch(r'("[^"\t]*"\t)+"[^"\t]*"\s*', first):
-        yield from _plain_cells(path, rows, skipped)
-        return
+        return rows, first, skipped, None
     found = "\t" if is_tsv else _separator(first)
     separator = asked or found
-    if separator not in first and len(names := _split(first, found)) > 1 and has_usual_names(names):
+    names = _split(first, found)
+    if separator not in first and len(names) > 1 and has_usual_names(names):
         raise DataError(f"{path}, line {skipped + 1}: no {separator!r} between {names[:20]}: data.separator={found!r}")
+    names = _split(first, separator)
+    are_names = has_usual_names(names) or _asked(config) & set(_names(names))
+    if len(_split(comment, separator)) == len(names) > 1 and not are_names and config.has_header is None:
+        raise DataError(
+            f"{path}, line {skipped}: {comment.strip()[:50]!r} is as wide as the rows: remove the line if it is a "
+            "comment, or set data.has_header"
+        )
+    return rows, first, skipped, separator
+
+
+def separator_of(path: Path, config: DataConfig) -> str:
+    """What stands between the columns of a csv or tsv; a comma for other files."""
+    is_table = file_type(path) in (".csv", ".tsv")
+    return (_opened(path, config)[3] or "\t") if is_table else ","
+
+
+def read_cells(path: Path, config: DataConfig) -> Iterator[tuple[int, list[str]]]:
+    """Rows of a csv or tsv, with the line each starts on; blank rows, and comments above the header, are skipped."""
+    rows, first, skipped, separator = _opened(path, config)
+    if separator is None:
+        yield from _plain_cells(path, rows, skipped)
+        return
     skips_space = re.search(re.escape(separator) + r' +"', first) is not None
     csv.field_size_limit(max(csv.field_size_limit(), config.max_cell_characters))
     reader = csv.reader(rows, delimiter=separator, strict=True, skipinitialspace=skips_space)
@@ -199,6 +219,7 @@ def read_cells(path: Path, config: DataConfig) -> Iterator[tuple[int, list[str]]
     except csv.Error as error:
         mend = "mend its quotes, or use jsonl or data.separator"
         mend = "raise data.max_cell_characters" if "limit" in str(error) else mend
+        mend = "give all lines the same end, or put the cell in quotes" if "new-line" in str(error) else mend
         raise DataError(f"{path}, line {start + skipped}: {error}: {mend} (quotes in a cell are doubled)") from error
 
 
@@ -313,86 +334,14 @@ def _table(path: Path, config: DataConfig) -> Records:
         yield f"line {number}", dict(zip(header, cells, strict=True))
 
 
-def _json(path: Path, config: DataConfig) -> Records:
-    """Objects, one a line; or one array of objects, or one object of columns, over the whole file."""
-    lines = enumerate(read_lines(path, config), 1)
-    head = list(itertools.islice(((number, line) for number, line in lines if line.strip()), 2))
-    whole: Any = None
-    if head and (path.name.lower().removesuffix(".gz").endswith(".json") or head[0][1].lstrip()[0] == "["):
-        whole = _whole_json(path, head, lines)
-    if whole is not None:
-        yield from ((f"row {number}", record) for number, record in enumerate(_objects(path, whole), 1))
-        return
-    for number, line in itertools.chain(head, lines):
-        if not line.strip():
-            continue
-        record = _parsed(line.rstrip(), path, number)
-        if not isinstance(record, dict):
-            raise DataError(f"{path}, line {number}: a JSON {type(record).__name__}: one object a line is needed")
-        yield f"line {number}", record
-
-
-def _parsed(text: str, path: Path, line: int) -> Any:
-    """The value of JSON text that starts on a line."""
-    try:
-        return json.loads(text, object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
-        number = line + getattr(error, "lineno", 1) - 1
-        raise DataError(f"{path}, line {number}: not JSON ({error}): one object a line is needed") from error
-
-
-def _once(pairs: list[tuple[str, Any]]) -> Record:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        raise ValueError(f"a key stands twice among {[name for name, _ in pairs][:20]}")
-    return record
-
-
-def _whole_json(path: Path, head: list[tuple[int, str]], lines: Iterator[tuple[int, str]]) -> Any:
-    """The value that a file is, or None where it holds an object a line."""
-    try:
-        value = json.loads(head[0][1], object_pairs_hook=_once)
-    except (ValueError, RecursionError):
-        size, parts = 0, []
-        for _, line in itertools.chain(head, lines):
-            parts.append(line)
-            size += len(line)
-            if size > WHOLE_JSON_CHARACTERS:
-                raise DataError(f"{path}: one JSON value of this size is not read: write an object a line") from None
-        return _parsed("".join(parts), path, head[0][0])
-    cells = list(value.values()) if isinstance(value, dict) else []
-    holds_records = any(isinstance(cell, list) and cell and isinstance(cell[0], dict) for cell in cells)
-    holds_columns = bool(cells) and all(isinstance(cell, list | dict) for cell in cells)
-    return value if len(head) == 1 and (isinstance(value, list) or holds_records or holds_columns) else None
-
-
-def _objects(path: Path, value: Any) -> Iterator[Record]:
-    """Records of an array, of an object that holds one, or of the columns as pandas writes them."""
-    if isinstance(value, dict):
-        lists = [cells for cells in value.values() if isinstance(cells, list)]
-        arrays = [cells for cells in lists if cells and all(isinstance(cell, dict) for cell in cells)]
-        if set(value) >= {"columns", "data"} and len(lists) > 1:
-            wide = all(isinstance(cells, list) and len(cells) == len(value["columns"]) for cells in value["data"])
-            value = [dict(zip(value["columns"], cells, strict=True)) for cells in value["data"]] if wide else value
-        elif len(arrays) == 1 and not usual_columns(list(value), "text"):
-            value = arrays[0]
-        elif value and len(lists) == len(value) and len(set(map(len, lists))) == 1:
-            value = [dict(zip(value, cells, strict=True)) for cells in zip(*lists, strict=True)]
-        elif value and all(isinstance(cells, dict) for cells in value.values()) and usual_columns(list(value), "text"):
-            rows = dict.fromkeys(row for cells in value.values() for row in cells)
-            value = [{name: cells.get(row) for name, cells in value.items()} for row in rows]
-    if not isinstance(value, list):
-        raise DataError(f"{path}: a JSON {type(value).__name__} that is no table: use an array of objects")
-    for number, record in enumerate(value, 1):
-        if not isinstance(record, dict):
-            raise DataError(f"{path}, row {number}: a JSON {type(record).__name__}: an array of objects is needed")
-        yield record
-
-
 def read_records(path: Path, config: DataConfig) -> Records:
     """Records of a file of one of `TABLE_TYPES`, each with its line or row; refused at the first that is not read."""
     if file_type(path) == ".parquet":
         from .parquet import parquet_records  # pyarrow takes a moment that other files need not wait for
 
         return parquet_records(path, config)
-    return _table(path, config) if file_type(path) in (".tsv", ".csv") else _json(path, config)
+    if file_type(path) in (".tsv", ".csv"):
+        return _table(path, config)
+    from .json_files import json_records
+
+    return json_records(path, config)

@@ -7,3 +7,4 @@ from .publish import publish_run as publish_run
 from .publish import publish_space as publish_space
 from .publish import publish_trainer as publish_trainer
 from .upload import check_access as check_access
+from .upload import check_name as check_name

@@ -48,6 +48,8 @@ TOKEN = re.compile(
     r"hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
 ABSOLUTE = re.compile(r"""(?:^|[\s"'`=(\[])((?:/[\w.+-]+){2,}|~/[\w.+-]+|[A-Za-z]:\\+\w[^\s"']*)""", re.MULTILINE)
+ESCAPED = re.compile(r"\\(u[\da-fA-F]{4}|x[\da-fA-F]{2}|U000[\da-fA-F]{5}|.)", re.DOTALL)
+LETTERS = {"n": "\n", "t": "\t", "r": "\r"}
 SHORTEST_TEXT = 30
 """Characters: a training text below this could stand in a card by chance."""
 TOLERANCE = 1e-4
@@ -74,7 +76,14 @@ class EndpointHandler:
         self.classify = pipeline("{task}", model=path, trust_remote_code=True)
 
     def __call__(self, data):
-        return self.classify(data["inputs"], **{{"truncation": True, **(data.get("parameters") or {{}})}})
+        inputs = data.get("inputs") if isinstance(data, dict) else None
+        given = inputs if isinstance(inputs, list) else [inputs]
+        if not given or any(one is None or isinstance(one, (bool, int, float, list)) for one in given):
+            raise ValueError('"inputs" must be one input or a list of them, such as {{"inputs": ["a text"]}}')
+        parameters = data.get("parameters") or {{}}
+        if not isinstance(parameters, dict):
+            raise ValueError('"parameters" must be names and values, such as {{"parameters": {{"top_k": 1}}}}')
+        return self.classify(inputs, **{{"truncation": True, **parameters}})
 """
 
 
@@ -256,7 +265,8 @@ def _absolute_path(name: str, text: str) -> str | None:
 
 def _plain(text: str) -> str:
     """JSON and YAML escape what a training text may hold."""
-    return f"{text}\n{text.encode('utf-8', 'replace').decode('unicode_escape', 'replace')}" if "\\" in text else text
+    shown = ESCAPED.sub(lambda m: chr(int(m[1][1:], 16)) if len(m[1]) > 1 else LETTERS.get(m[1], m[1]), text)
+    return f"{text}\n{shown.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')}" if shown != text else text
 
 
 def require_empty(folder: Path) -> None:

@@ -112,6 +112,8 @@ class CRBackboneModel(CRPreTrainedModel):
         own_pooling = config_kwargs.get("pooling") is not None
         if not isinstance(backbone, nn.Module):
             name = backbone_path(backbone)
+            if revision is not None and Path(name).is_dir():
+                raise ValueError(f"revision={revision!r} is of a Hub repository, and this is a folder: leave it out")
             found = sentence_transformers_settings(name, revision, own_pooling)
             loaded: Any = static_embeddings_of(name, revision)
         else:

@@ -316,6 +316,8 @@ def _check(values: dict[str, Any], place: str) -> Recipe:
             raise RecipeError(f"{place}: {name} has no effect without lora_r: set lora_r, such as lora_r=8")
     if "vectors_file" in sorted_out["own"] and sorted_out["own"]["backbone"] != STATIC_BACKBONE:
         raise RecipeError(f"{place}: vectors_file is only for backbone: static")
+    if sorted_out["own"]["backbone"] == STATIC_BACKBONE and sorted_out["own"].get("backbone_revision"):
+        raise RecipeError(f"{place}: backbone_revision is of a backbone on the Hub: leave it out")
     _check_table(sorted_out, values["data"], place)
     check_types(sorted_out["own"], declared_fields(__name__, "Recipe"), place)
     check_types(sorted_out["training"], TRAINING_FIELDS, place)

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data import DataConfig, TableSchema, check_inputs
+from ..data import DataConfig, TableSchema, check_inputs, input_paths, separator_of
 from ..errors import CheckpointError, DataError
 from ..files import html_table, read_json
 from .directory import RECIPE, RESULTS, TABLE, check_finished
@@ -129,6 +129,10 @@ class Run:
         if self.kind == "table":
             source = [str(self._table_file(source))]
         check_inputs(source, self.data(overrides), self.schema if self.kind == "table" else None)
+
+    def separator(self, source: Sequence[str], overrides: Mapping[str, Any] | None = None) -> str:
+        """What stands between the columns of the first file given, for a csv of its predictions; or else a comma."""
+        return next((separator_of(path, self.data(overrides)) for path in input_paths(source)), ",")
 
     def _table_file(self, files: Sequence[str]) -> Path:
         if len(files) != 1:

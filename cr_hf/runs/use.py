@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils import logging
 
 from .. import evaluation
 from ..data import DataConfig, Row, load_rows, load_tables, read_inputs, split_named, table_features
@@ -20,6 +21,8 @@ from ..errors import DataError
 from ..features import classify_features, encode_texts
 from ..modeling import TokenizerError, certified_radius
 from .run import Run
+
+logger = logging.get_logger(__name__)
 
 CHUNK_ROWS, CHUNK_CHARACTERS = 4096, 1_000_000
 """Rows predicted at once: enough to sort by length, little enough to stream files of any size."""
@@ -145,14 +148,18 @@ def evaluate_run(
     if run.kind == "table":
         if perturb:
             raise DataError(f"{run_dir} is the run of a table, and --perturb damages texts: leave it out")
-        rows = load_tables(data, [split], run.schema)[split]
+        loaded = load_tables(data, [split], run.schema)
+        rows = loaded[split]
         features, pairs = table_features(rows), None
     else:
-        rows = load_rows(data, task.problem_type, splits=[split])[split]
+        loaded = load_rows(data, task.problem_type, splits=[split])
+        rows = loaded[split]
         pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
         # Training kept those of a frozen backbone; those of a trained one are of this run alone.
         cache_dir: Any = None if run.model.config.freeze_backbone else False
         features = np.array(encode_texts(run.model, run.tokenizer, rows["text"], pairs, cache_dir=cache_dir))
+    if data.label_start is None and loaded.understood.reading.get("label_start") == 0:
+        logger.warning(f"the labels are numbers and count the classes from 0: 0 is {task.label_names[0]!r}")
     labels = np.asarray(rows["label"][:])
     metrics = task.measure(classify_features(run.model, features).numpy(), labels)
     certified = evaluation.certified_shares(run.model.classifier, torch.from_numpy(features), torch.from_numpy(labels))

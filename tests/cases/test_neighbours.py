@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -66,6 +67,8 @@ COLUMNS = pa.table({"text": ["a", "b", "c"], "x": [1, 0, 1], "y": [True, False, 
 TYPES = {
     "integers": (pa.array([3, 4, 3]), ["3", "4", "3"]),
     "floats": (pa.array([3.0, 4.0, 3.0]), ["3", "4", "3"]),
+    "floats of 32 bits": (pa.array([0.1, 0.7, 0.1], pa.float32()), ["0.1", "0.7", "0.1"]),
+    "floats of 16 bits": (pa.array(np.array([0.1, 2, 0.1], np.float16)), ["0.1", "2", "0.1"]),
     "booleans": (pa.array([True, False, True]), ["True", "False", "True"]),
     "categories": (pa.array(["p", "q", "p"]).dictionary_encode(), ["p", "q", "p"]),
     "large strings": (pa.array(["p", "q", "p"], pa.large_string()), ["p", "q", "p"]),
@@ -170,6 +173,21 @@ def test_rows_to_predict_stay_where_they_are(tmp_path: Path) -> None:
         ("  ", "line 4"),
         ("b", "line 6"),
     ]
+
+
+@pytest.mark.parametrize("label", [[[0, 4, "pos"]], [["x"]], [{"label": 1}], ["x", ["y"]]])
+@pytest.mark.parametrize("names", [None, ["x", "y"]])
+def test_lists_of_what_are_no_names(label: Any, names: list[str] | None, tmp_path: Path) -> None:
+    rows = [{"text": "a", "label": ["x"]}, {"text": "b", "label": label}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    check(outcome(tmp_path / "a.jsonl", SEVERAL, {"label_names": names}), Refused("line 2: "))
+    assert "no name of a class" in outcome(tmp_path / "a.jsonl", SEVERAL, {"label_names": names})
+
+
+def test_a_row_that_may_be_a_comment_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\n# made in May,x\n#sunny day,y\n# by hand,x\n")
+    said = load_rows(DataConfig(train_file=str(tmp_path / "a.csv"), validation_file=str(tmp_path / "a.csv")))
+    assert said.understood.notes[0] == "a.csv, line 2: '# made in May' is read as a row: remove it if it is a comment"
 
 
 def test_one_path_twice_or_a_pipe_is_refused(tmp_path: Path) -> None:

@@ -47,6 +47,11 @@ def test_an_inference_endpoint_answers(exported: Path) -> None:
     every = handler({"inputs": texts[0], "parameters": {"top_k": None}})
     found = {row["label"]: row["score"] for row in every}
     assert found == pytest.approx(dict(zip(model.config.id2label.values(), expected[0].tolist(), strict=True)))
+    for wrong in ({}, [], "a text", {"inputs": []}, {"inputs": None}, {"inputs": 7}, {"inputs": [["a text"]]}):
+        with pytest.raises(ValueError, match="such as"):
+            handler(wrong)
+    with pytest.raises(ValueError, match='"parameters" must be names'):
+        handler({"inputs": texts, "parameters": 7})
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,31 @@ def test_predictions_keep_the_columns_and_the_order_of_their_rows(
     assert "empty text" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("name", "separator", "how"),
+    [
+        ("new.csv", ";", []),
+        ("new.csv", "\t", []),
+        ("new.tsv", "\t", []),
+        ("new.csv", "^", ["data.separator=^"]),
+        ("new.csv", ",", []),
+    ],
+)
+def test_predictions_have_the_separator_of_their_rows(
+    name: str, separator: str, how: list[str], train: Train, command: Command, tmp_path: Path
+) -> None:
+    run_dir, rows = train(PLAIN), [["id", "text"], ["7", f"good{separator} fine"], ["3", "dull"]]
+    rows = [[cell.replace("\t", " ") for cell in row] for row in rows]
+    with (tmp_path / name).open("w", encoding="utf-8", newline="") as handle:
+        csv.writer(handle, delimiter=separator).writerows(rows)
+    code, output, errors = command("predict", run_dir, name, *how, "--output", "out.csv")
+    assert code == 0, errors
+    assert (f"{separator!r} between its columns" in output) == (separator != ",")
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as handle:
+        assert [row[:2] for row in csv.reader(handle, delimiter=separator)] == rows
+    assert command("predict", run_dir, "out.csv", *how)[0] == 0
+
+
 @pytest.mark.parametrize("name", ["new.csv", "./new.csv", "link.csv"])
 def test_the_input_is_never_the_output(name: str, train: Train, command: Command, tmp_path: Path) -> None:
     (tmp_path / "new.csv").write_text("text\ngood\n", encoding="utf-8")
@@ -217,6 +242,19 @@ def test_the_input_is_never_the_output(name: str, train: Train, command: Command
         assert code == 2
         assert "is the input itself" in errors
     assert (tmp_path / "new.csv").read_text(encoding="utf-8") == "text\ngood\n"
+
+
+def test_numbers_for_named_classes_are_said(
+    train: Train, command: Command, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    named, numbered = (train(content) for content in (PLAIN.replace(b",0", b",neg").replace(b",1", b",pos"), PLAIN))
+    (tmp_path / "new.csv").write_text("text,label\ngood,1\ndull,0\n", encoding="utf-8")
+    said = "count the classes from 0: 0 is 'neg'"
+    for run_dir, how, is_said in ((named, [], True), (named, ["data.label_start=0"], False), (numbered, [], False)):
+        caplog.clear()
+        code, _, errors = command("evaluate", run_dir, "data.test_file=new.csv", *how)
+        assert code == 0, errors
+        assert (said in caplog.text) == is_said
 
 
 @pytest.mark.parametrize("words", [["predict"], ["evaluate"], ["diagnose"]])
