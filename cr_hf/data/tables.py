@@ -218,11 +218,15 @@ def _read_arrays(path: Path, split: str, labelled: bool) -> _Table:
             y = read_idx(path.with_name(path.name.replace(IDX_NAME, IDX_LABELS))) if labelled else None
         else:
             raise DataError(f"{path}: no table: use .csv, .tsv, .npz or a file named like train{IDX_NAME}.gz")
-    except (OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: cannot be read ({error}): check the file") from error
     if x.dtype.kind not in "biuf" or x.ndim < 2:
         raise DataError(f"{path}: x is {x.dtype} of shape {x.shape}: numbers of shape (rows, ...) are needed")
+    if not x.size:
+        raise DataError(f"{path}: x has the shape {x.shape}, and no numbers: check the file")
     labels = np.zeros(len(x)) if y is None else y
+    if labels.dtype.kind == "c":
+        raise DataError(f"{path}: labels are complex numbers: give whole numbers or names")
     if labels.shape != (len(x),):
         raise DataError(f"{path}: labels of shape {labels.shape} for {len(x)} rows: give one a row")
     flat = x.reshape(len(x), -1)

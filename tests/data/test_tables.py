@@ -185,6 +185,12 @@ def test_mistakes_are_one_line(tmp_path: Path, text: str, options: dict, message
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
+def test_labels_of_arrays_are_called_as_they_are_written(kind: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.arange(40.0)[:, None], y=np.array([0.1, 2] * 20, kind))
+    assert load_tables(DataConfig(train_file=str(tmp_path / "a.npz")))["train"].features["label"].names == ["0.1", "2"]
+
+
 def test_arrays_that_cannot_be_read(tmp_path: Path) -> None:
     def load(name: str) -> None:
         load_tables(DataConfig(dir=str(tmp_path), train_file=name))
@@ -201,6 +207,17 @@ def test_arrays_that_cannot_be_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "short.npz", x=np.zeros((3, 1)), y=np.arange(2))
     with pytest.raises(DataError, match=r"labels of shape \(2,\) for 3 rows"):
         load("short.npz")
+    for shape in ((0, 2), (2, 0)):
+        np.savez(tmp_path / "none.npz", x=np.zeros(shape), y=np.zeros(shape[0]))
+        with pytest.raises(DataError, match="no numbers: check the file"):
+            load("none.npz")
+    np.savez(tmp_path / "complex.npz", x=np.ones((2, 1)), y=np.array([1, 1j]))
+    with pytest.raises(DataError, match="labels are complex numbers"):
+        load("complex.npz")
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, np.eye(3))
+    with pytest.raises(DataError, match=r"array\.npz: cannot be read"):
+        load("array.npz")
     (tmp_path / "a-images-idx3-ubyte.gz").write_bytes(b"not this")
     with pytest.raises(DataError, match="no IDX file"):
         load("a-images-idx3-ubyte.gz")
