@@ -14,6 +14,7 @@ os.environ.update(
 )
 
 import atexit
+import gc
 import shutil
 import string
 from collections.abc import Callable, Iterator
@@ -135,6 +136,13 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> TinyBackbone:
 def family(request: pytest.FixtureRequest) -> str:
     """Each backbone family in turn."""
     return request.param
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frozen_objects() -> None:
+    """Spare the collector all that is imported by now: Trainer collects garbage before each run."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,19 +102,6 @@ def write(folder: Path, kind: str, rows: Sequence[tuple[Any, Any]]) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Vectors of three words: of all backbones the one that costs least."""
-    folder = tmp_path_factory.mktemp("backbone")
-    tokenizer = build_word_tokenizer(["one two three one two three"])
-    build_static_backbone(tokenizer, 4).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    gc.collect()
-    gc.freeze()  # Trainer collects garbage before each run, among all that was ever imported
-    yield folder
-    gc.unfreeze()
-
-
 def compare(path: Path, backbone: Path | str, meant: list[tuple[Any, str]], blank: int = 0) -> None:
     """Hold what reading and a step of training make of a file against what was written into it."""
     COUNTS["tried"] += 1
@@ -143,6 +130,23 @@ def compare(path: Path, backbone: Path | str, meant: list[tuple[Any, str]], blan
     assert told["text_columns"] == ([] if backbone == "none" else ["text"])
     assert told["label_columns"] == ["label"]
     assert told["dropped"].get("empty text", 0) == blank
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Vectors of three words: of all backbones the one that costs least."""
+    folder = tmp_path_factory.mktemp("backbone")
+    tokenizer = build_word_tokenizer(["one two three one two three"])
+    build_static_backbone(tokenizer, 4).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    compare(
+        write(tmp_path_factory.mktemp("first"), "csv", [("one", "a"), ("two", "b")]),
+        folder,
+        [("one", "a"), ("two", "b")],
+    )
+    gc.collect()
+    gc.freeze()  # what a run imports
+    return folder
 
 
 @settings(

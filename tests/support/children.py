@@ -1,6 +1,7 @@
 """Actions in forked processes: with limits, to be killed, and with what they printed."""
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import resource
@@ -79,6 +80,7 @@ class Child:
 
     def _run(self, action: Callable[[], object], memory: int | None, file_size: int | None, obeys: bool) -> None:
         code = 1
+        gc.freeze()  # looking through all that the parent holds would copy its pages
         signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, if the tests run in the background
         try:
             for number, file in enumerate(self._files):
