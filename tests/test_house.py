@@ -43,14 +43,17 @@ ORDERS = [
 ]
 
 
+SHARED = "huggingface_hub, scipy.optimize, tokenizers, torch._dynamo, torch.distributed.tensor, torch.export"
+
+
 @pytest.fixture(scope="module")
 def registered() -> list[str]:
-    """What every order gives, each in a fork of one process that has imported torch alone, which takes seconds."""
+    """What every order gives, each in a fork of one process that has imported what takes seconds."""
     look = "\nconfig = AutoConfig.for_model('cr', in_features=3, num_labels=2)\n"
     look += (
         "print(config.degree, AutoModelForSequenceClassification._model_mapping[type(config)].__name__, flush=True)"
     )
-    script = f"import os, torch\nfor first in {ORDERS}:\n    if not os.fork():\n        exec(first + {look!r})\n"
+    script = f"import os, {SHARED}\nfor first in {ORDERS}:\n    if not os.fork():\n        exec(first + {look!r})\n"
     return run(f"{script}        os._exit(0)\n    assert not os.wait()[1], first").splitlines()
 
 
