@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+import math
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import Trainer
 from transformers.trainer_utils import has_length
+from transformers.utils import logging
 
 from ..modeling import CRForSequenceClassification
 
@@ -62,7 +64,8 @@ def keep_features(trainer: Trainer) -> None:
     """Encode the training set by a frozen backbone of texts, and let this training read that.
 
     All at once and in one order, so that a resumed training reads the same numbers. Not where several processes share
-    the rows, a hook wants to see the backbone run, or it is compiled.
+    the rows, a hook wants to see the backbone run, or it is compiled; nor where training ends within an epoch, or not
+    all features can be kept.
     """
     args: Any = trainer.args
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
@@ -71,10 +74,15 @@ def keep_features(trainer: Trainer) -> None:
     hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.backbone.modules())
     if hooked or args.world_size > 1 or args.torch_compile or not has_length(trainer.train_dataset):
         return
+    rows = len(trainer.train_dataset)
+    steps = args.max_steps if args.max_steps > 0 else math.inf
+    seen = min(steps * args.train_batch_size * args.gradient_accumulation_steps, args.num_train_epochs * rows)
+    if seen < rows or rows * cast(int, model.config.in_features) * model.dtype.itemsize > LIMIT:
+        return
     vars(model)["_features"] = kept = KeptFeatures(model)
     model.eval()
     with torch.random.fork_rng(devices=[]), torch.no_grad(), trainer.accelerator.autocast():
-        for batch in trainer.get_train_dataloader():
+        for batch in logging.tqdm(trainer.get_train_dataloader(), desc="Encoding", disable=args.disable_tqdm):
             inputs: dict[str, Any] = dict(trainer._prepare_inputs(batch))
             kept({name: inputs.get(name) for name in INPUTS})
 

@@ -90,3 +90,13 @@ def test_what_is_not_kept(tiny_backbone: TinyBackbone, encoded: list[int], monke
     full = KeptFeatures(model)
     assert torch.equal(full(inputs)[0], full(inputs)[0])
     assert encoded == [2] * 6
+
+
+@pytest.mark.parametrize("values", [{"max_steps": 1}, {"num_train_epochs": 0.5}])
+def test_a_training_within_an_epoch_encodes_what_it_reads(
+    tiny_backbone: TinyBackbone, tmp_path: Path, encoded: list[int], values: dict[str, Any]
+) -> None:
+    model = frozen(tiny_backbone("bert"))
+    model.fit_feature_norm(torch.randn(8, model.config.in_features, dtype=torch.float64))
+    trainer_of(model, tmp_path, tiny_backbone("bert"), eval_strategy="no", **values).train()
+    assert sum(encoded) <= 32 < len(text_rows(AutoTokenizer.from_pretrained(tiny_backbone("bert"))))
