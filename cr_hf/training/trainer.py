@@ -125,7 +125,7 @@ class CRTrainer(ExactTrainer):
             CheckpointError: if there is no complete checkpoint to resume from, or it is of another model.
             ValueError: if the labels are no classes, or what is asked for needs a training set of known length.
         """
-        self._parts, self._parts_steps = None, 0
+        self._parts = None
         self._first_bad_step.fill_(-1)
         self._is_resumed, self._is_stopped = bool(resume_from_checkpoint), False
         if resume_from_checkpoint:
@@ -250,7 +250,9 @@ class CRTrainer(ExactTrainer):
     @torch.no_grad()
     def _record(self, loss: Tensor, parts: Tensor) -> None:
         parts = parts / self.current_gradient_accumulation_steps
-        self._parts = parts if self._parts is None else self._parts + parts
+        if self._parts is None:
+            self._parts, self._parts_steps = torch.zeros_like(parts), self.state.global_step
+        self._parts = self._parts + parts
         bad = ~torch.isfinite(loss) & (self._first_bad_step < 0)
         self._first_bad_step = torch.where(bad, self.state.global_step + 1, self._first_bad_step)
 
@@ -266,7 +268,7 @@ class CRTrainer(ExactTrainer):
         if parts is not None:
             steps = self.state.global_step - self._parts_steps
             means = self.accelerator.gather(parts[None]).mean(0).div(steps).tolist()
-            self._parts, self._parts_steps = None, self.state.global_step
+            self._parts = None
             logs["task_loss"] = means[0]
             if len(means) > 1:
                 logs["dreg"] = math.fsum(means[1:])

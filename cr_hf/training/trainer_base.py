@@ -105,6 +105,16 @@ class ExactTrainer(Trainer):
             return 1.0
         return _rows(inputs["labels"]) * self.current_gradient_accumulation_steps / self._window_rows
 
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        if self.is_fsdp_enabled:
+            # accelerate 1.15 shards the token embeddings by themselves, and fails where what holds them was sharded
+            # before, as BertEmbeddings is by its name in `_no_split_modules`.
+            model: Any = self.model
+            tokens = model.get_input_embeddings()
+            holders = {type(module).__name__ for module in model.modules() if tokens in module.children()}
+            model._no_split_modules = sorted(set(model._no_split_modules or ()) - holders)
+        return super()._prepare_for_training(*args, **kwargs)
+
     # ---- checkpoints ----
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

@@ -1,15 +1,19 @@
 """What `test_processes.py` and `test_resume.py` train, alone or in processes that work together."""
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import FullyShardedDataParallelPlugin, PartialState
+from accelerate.utils import DistributedType
 from feature_rows import Rows
-from torch.distributed.fsdp import fully_shard
-from transformers import AutoTokenizer, DataCollatorWithPadding, EarlyStoppingCallback
+from transformers import AutoTokenizer, DataCollatorWithPadding, EarlyStoppingCallback, TrainerCallback
 
 from cr_hf import CRConfig, CRForFeatureClassification, CRForSequenceClassification, CRTrainer, CRTrainingArguments
+from cr_hf.runs.recipe import load_recipe
+from cr_hf.runs.train import _finished_model
 
 WORDS = ["good", "bad", "great", "awful", "dull", "witty", "boring", "superb"]
 SINGLE = {"per_device_train_batch_size": 16}
@@ -39,7 +43,14 @@ def train_head(folder: Path, **more: Any) -> CRTrainer:
     return trainer
 
 
-def train_texts(folder: Path, backbone: Path, **more: Any) -> CRTrainer:
+def train_texts(
+    folder: Path,
+    backbone: Path,
+    trainer_class: type[CRTrainer] = CRTrainer,
+    resume: bool = False,
+    callbacks: Any = (),
+    **more: Any,
+) -> CRTrainer:
     """Fine-tuning in float64, batches grouped by length, of a backbone without dropout."""
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(backbone)
@@ -54,14 +65,15 @@ def train_texts(folder: Path, backbone: Path, **more: Any) -> CRTrainer:
         **{"optim": "sgd", "max_steps": 5, "train_sampling_strategy": "group_by_length", "head_learning_rate": 0.1},
         **more,
     )
-    trainer = CRTrainer(
+    trainer = trainer_class(
         model=model,
         args=args,
         train_dataset=text_rows(tokenizer),
         eval_dataset=text_rows(tokenizer, 9),
         data_collator=DataCollatorWithPadding(tokenizer),
+        callbacks=list(callbacks),
     )
-    trainer.train()
+    trainer.train(resume)
     return trainer
 
 
@@ -83,53 +95,46 @@ def compare(folder: Path, backbone: Path, **batches: Any) -> dict[str, Any]:
         "chain": lambda **more: train_head(folder, config={"dreg_mode": "chain", "dreg_num_tangents": None}, **more),
         "texts": lambda **more: train_texts(folder, backbone, **more),
     }
-    results = {name: result(job(**batches)) for name, job in jobs.items()}
-    return {**results, "sharded": train_sharded(folder, backbone)}
+    return {name: result(job(**batches)) for name, job in jobs.items()}
 
 
-def train_sharded(folder: Path, backbone: Path) -> dict[str, Any]:
-    """Three steps of SGD; with two processes the weights are divided between them by FSDP2 of torch, on the CPU."""
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(backbone)
-    model = CRForSequenceClassification.from_backbone(str(backbone), num_labels=3, hidden_sizes=[8], dropout=0.0)
-    model = model.double().train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    processes, process = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    if processes > 1:
-        mesh = torch.distributed.init_device_mesh("cpu", (processes,))
-        for part in (*model.backbone.encoder.layer, model.classifier, model):
-            fully_shard(part, mesh=mesh)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    batch = DataCollatorWithPadding(tokenizer)(text_rows(tokenizer, 16))
-    inputs = {name: values[process::processes] for name, values in batch.items()}
-    logs = []
-    for _ in range(3):
-        optimizer.zero_grad()
-        output = model(**inputs)
-        loss = output.task_loss + 0.1 * output.dreg.sum()
-        loss.backward()
-        norm = torch.nn.utils.get_total_norm([value.grad for value in model.parameters()])
-        parts = torch.stack([loss.detach(), *output.dreg.detach()])
-        if processes > 1:
-            torch.distributed.all_reduce(parts)
-        names = ("loss", "dreg_layer_1", "dreg_readout")
-        logs.append(dict(zip(names, (parts / processes).tolist(), strict=True)))
-        logs[-1]["grad_norm"] = float(norm.full_tensor() if processes > 1 else norm)
-        optimizer.step()
-    weights = {
-        name: value.full_tensor() if processes > 1 and hasattr(value, "full_tensor") else value
-        for name, value in model.state_dict().items()
-    }
-    held = sum(getattr(value, "to_local", lambda own=value: own)().numel() for value in model.parameters())
-    saved = folder / f"saved_by_{processes}"
-    if process == 0:
-        # As a whole: the weights that every process holds a part of, under the names of the model that is not divided.
-        whole = CRForSequenceClassification(model.config).double()
-        whole.load_state_dict(weights)
-        whole.save_pretrained(saved)
-    return {"logs": logs, "weights": weights, "held": held, "saved": saved}
+class ShardedTrainer(CRTrainer):
+    """FSDP2 on the CPU too, where accelerate takes processes for plain DDP."""
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        self.accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
+        self.accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2, auto_wrap_policy="transformer_based_wrap", state_dict_type="SHARDED_STATE_DICT"
+        )
+        self.is_fsdp_enabled = True
+
+
+class KilledAfterSaving(TrainerCallback):
+    """The end of a process, by SIGKILL, once the first checkpoint is there."""
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_sharded(folder: Path, backbone: Path, killed: bool) -> None:
+    """`train_texts` with weights divided between processes; the first two steps, or, resumed, the rest of it."""
+    values = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "save_strategy": "steps"}
+    trainer = train_texts(
+        folder,
+        backbone,
+        trainer_class=ShardedTrainer,
+        resume=not killed,
+        callbacks=[KilledAfterSaving()] if killed else [],
+        save_steps=2,
+        **values,
+    )
+    held = sum(value.to_local().numel() for value in trainer.model.parameters())
+    recipe = load_recipe(Path(__file__).resolve().parents[2] / "recipes" / "sst5_finetune.yaml", [])
+    model = _finished_model(recipe, trainer, trainer.model)
+    if os.environ["RANK"] == "0":
+        logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+        torch.save({"logs": logs, "held": held, "weights": model.state_dict()}, folder / "results.pt")
 
 
 def early_stopping_trainer(folder: Path, **more: Any) -> CRTrainer:
