@@ -110,9 +110,9 @@ class ExactTrainer(Trainer):
             # accelerate 1.15 shards the token embeddings by themselves, and fails where what holds them was sharded
             # before, as BertEmbeddings is by its name in `_no_split_modules`.
             model: Any = self.model
-            tokens = model.get_input_embeddings()
+            tokens = getattr(model, "get_input_embeddings", lambda: None)()
             holders = {type(module).__name__ for module in model.modules() if tokens in module.children()}
-            model._no_split_modules = sorted(set(model._no_split_modules or ()) - holders)
+            model._no_split_modules = sorted(set(getattr(model, "_no_split_modules", None) or ()) - holders)
         return super()._prepare_for_training(*args, **kwargs)
 
     # ---- checkpoints ----
