@@ -288,8 +288,7 @@ def print_diagnostics(columns: dict[str, dict[str, Any]], output: str) -> None:
     from .runs import diagnostic_rows
 
     title = "[low, high]: 95 % intervals by bootstrap over rows. Gradients by normalised features."
-    rows = [[name, *cells] for name, cells in diagnostic_rows(columns, output)]
-    _print_table([["diagnostic", *columns], *rows], title)
+    _print_table([["diagnostic", *columns], *diagnostic_rows(columns, output)], title)
 
 
 def print_markdown(text: str) -> None:

@@ -32,6 +32,7 @@ def publish(
         if name is not None:
             hub.check_name(name)
     from .progress import set_verbosity
+    from .runs import Run
 
     set_verbosity(quiet=False, verbose=False)
     if dry_run:
@@ -45,10 +46,11 @@ def publish(
         typer.echo(f"Checked; {total / 1e6:.1f} MB in {written}. Nothing was uploaded.")
         return
     if space:
-        hub.check_space(run, space)
+        hub.check_demo(Run(run))
+        hub.check_access(space)
     done = [hub.publish_run(run, repo, private=private, tag=tag, head_only=head_only, license=license)]
     if space:
-        done.append(hub.publish_space(run, repo, space, private=private))
+        done.append(hub.publish_space(repo, space, private=private))
     for one in done:
         news, named = "Published" if one.changed else "Nothing changed", f", tag {one.tag}" if one.tag else ""
         typer.echo(f"{news}: {one.repo_id} at commit {one.commit[:12]}{named}; downloaded and verified.")

@@ -19,13 +19,13 @@ import torch
 from numpy.typing import NDArray
 from transformers.utils import logging
 
-from cr_hf.data import stratified_order
 from cr_hf.evaluation import crossed_bootstrap
 from cr_hf.files import write_json
 from cr_hf.runs import Recipe, describe_data, describe_machine, load_recipe, override_recipe, sweep_head
 from cr_hf.runs.choose_lambda import LambdaChoice, choose_dreg_lambda
 from cr_hf.study.arms import Arm
 from cr_hf.study.cells import StudyData, best_setting, scaling, train_settings
+from cr_hf.study.cells import subsets_of as subsets_of
 from cr_hf.study.results import unpack_hits
 from cr_hf.study.study import read_features
 from cr_hf.training import HeadResult, Rows, predict_heads
@@ -125,12 +125,6 @@ def read_regime(name: str, options: argparse.Namespace, *overrides: str) -> Regi
         "hidden_sizes": data.config.hidden_sizes,
     }
     return Regime(data, about)
-
-
-def subsets_of(labels: NDArray[np.int64], fraction: float, seeds: int) -> list[NDArray[np.int64]]:
-    """Each seed's own stratified rows."""
-    size = round(fraction * len(labels))
-    return [np.sort(stratified_order(labels, seed)[:size]) for seed in range(seeds)]
 
 
 def train(

@@ -156,8 +156,8 @@ def sst5_diagnostics() -> str:
     """What `cr-hf diagnose` says of a run, and of damaged texts beside it; a few of its lines."""
     found = read("sst5_diagnostics")
     columns = {**found["splits"], f"test with {found['damage']['kind']}": found["new_texts"]}
-    every = [(name.strip(), cells) for name, cells in diagnostic_rows(columns, found["output"])]
-    rows = [[name, *cells] for name, cells in every if name in DIAGNOSTICS]
+    every = ([name.strip(), *cells] for name, *cells in diagnostic_rows(columns, found["output"]))
+    rows = [row for row in every if row[0] in DIAGNOSTICS]
     return paragraphs(table(["", *columns], rows), *comparison_lines(found["new_texts"], "texts"))
 
 

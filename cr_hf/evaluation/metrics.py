@@ -25,7 +25,7 @@ class _OfflineMetric(evaluate.Metric):
     more_is_better = True
     needs_order = False
     reads = "top class"
-    """Its predictions: the top class, the median class, or log-probabilities of shape (rows, num_labels)."""
+    """What `score` takes as predictions: class indices of shape (rows,), or log-probabilities (rows, num_labels)."""
     prediction_feature: Any = datasets.Value("int64")
     score: Callable[[NDArray[Any], NDArray[Any]], float]
 
@@ -62,7 +62,6 @@ class Accuracy(_OfflineMetric):
 
     @staticmethod
     def score(predictions: NDArray[Any], references: NDArray[Any]) -> float:
-        """From class indices, both of shape (rows,)."""
         return float(np.mean(predictions == references))
 
 
@@ -73,7 +72,6 @@ class MacroF1(_OfflineMetric):
 
     @staticmethod
     def score(predictions: NDArray[Any], references: NDArray[Any]) -> float:
-        """From class indices, both of shape (rows,)."""
         table = _confusion(predictions, references)
         occurrences = table.sum(0) + table.sum(1)
         present = occurrences > 0
@@ -90,7 +88,6 @@ class MeanAbsoluteError(_OfflineMetric):
 
     @staticmethod
     def score(predictions: NDArray[Any], references: NDArray[Any]) -> float:
-        """From class indices, both of shape (rows,)."""
         return float(np.mean(np.abs(predictions - references)))
 
 
@@ -105,7 +102,6 @@ class QuadraticWeightedKappa(_OfflineMetric):
 
     @staticmethod
     def score(predictions: NDArray[Any], references: NDArray[Any]) -> float:
-        """From class indices, both of shape (rows,)."""
         table = _confusion(predictions, references)
         classes = np.arange(len(table))
         distance = (classes[:, None] - classes[None, :]) ** 2
@@ -120,7 +116,6 @@ class ExpectedCalibrationError(_ProbabilityMetric):
 
     @staticmethod
     def score(predictions: NDArray[Any], references: NDArray[Any]) -> float:
-        """From log-probabilities of shape (rows, num_labels) and class indices of shape (rows,)."""
         confidence = np.exp(predictions.max(-1))
         correct = predictions.argmax(-1) == references
         return sum(own.share * abs(own.confidence - own.accuracy) for own in calibration_bins(confidence, correct))
@@ -133,7 +128,6 @@ class NegativeLogLikelihood(_ProbabilityMetric):
 
     @staticmethod
     def score(predictions: NDArray[Any], references: NDArray[Any]) -> float:
-        """From log-probabilities of shape (rows, num_labels) and class indices of shape (rows,)."""
         return float(-np.take_along_axis(predictions, references[:, None], axis=-1).mean())
 
 

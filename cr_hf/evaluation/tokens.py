@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import DataError
 from ..files import write_text
 from ..modeling import CRForSequenceClassification, padded_batches, prepare_tokenizer, tokenize
 from .sensitivity import default_output, top_output
@@ -55,29 +54,6 @@ where a small change would move the answer, not why the answer is what it is.</p
 STRONGEST = 0.85
 LIKELIEST = 5
 """Classes whose probabilities a page shows."""
-
-
-def token_sensitivity(
-    model: CRForSequenceClassification, tokenizer: Any, text: str, text_pair: str | None = None
-) -> list[tuple[str, float]]:
-    """How sensitive the prediction is to each token of a text, cut at the model's maximum length.
-
-    Returns:
-        Every token, special ones too, with the L2 norm of the gradient of the margin (top logit minus second; for
-        regression and several labels at once of the top logit) by its input embedding.
-
-    Raises:
-        DataError: if the text has no token.
-
-    Examples:
-        >>> token_sensitivity(model, tokenizer, "a gorgeous, witty film")
-    """
-    pairs = None if text_pair is None else [text_pair]
-    found = next(_gradients(model, tokenizer, [text], pairs), None)
-    if found is None:
-        raise DataError(f"the text {text[:50]!r} has no token: give another")
-    _, ids, norms = found
-    return list(zip((tokenizer.decode([token]) for token in ids[0].tolist()), norms[0].tolist(), strict=True))
 
 
 def token_gradient_norms(

@@ -1,7 +1,7 @@
 from .card import write_card as write_card
+from .demo import check_demo as check_demo
 from .demo import serve as serve
 from .graph import export_graph as export_graph
-from .publish import check_space as check_space
 from .publish import dry_run as dry_run
 from .publish import publish_run as publish_run
 from .publish import publish_space as publish_space

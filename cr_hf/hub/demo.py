@@ -17,7 +17,6 @@ from ..files import write_text
 from ..modeling import CRConfig
 from ..runs import Run
 from .export import require_empty
-from .upload import check_name
 
 APP = Path(__file__).parent / "space" / "app.py"
 ABOUT = """---
@@ -49,11 +48,10 @@ def check_demo(run: Run) -> None:
         )
 
 
-def write_space(run: Run, model: str, folder: Path) -> Path:
+def write_space(model: str, folder: Path) -> Path:
     """Write what a Space needs to show a published model.
 
     Args:
-        run: the run that was published.
         model: `namespace/name` of the model on the Hub.
         folder: new or empty.
 
@@ -61,10 +59,8 @@ def write_space(run: Run, model: str, folder: Path) -> Path:
         The folder.
 
     Raises:
-        PublishError: see `check_demo`; also if the name is not allowed, or the folder holds something.
+        PublishError: if the folder holds something.
     """
-    check_name(model)
-    check_demo(run)
     require_empty(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write_app(folder, model)

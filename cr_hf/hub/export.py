@@ -137,7 +137,7 @@ def export_run(
     add_remote_code(folder)
     write_text(folder / "handler.py", HANDLER.format(task=model.pipeline_tag))
     write_card(run_dir, folder, name=name, license=license, published=published_card)
-    check_folder(folder)
+    check_folder(folder, training_texts(run_dir))
     return folder
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from ..errors import PublishError
 from ..files import write_json
 from ..modeling import CRBackboneModel, CRForSequenceClassification
-from ..runs import CARD, PROBE, RESULTS, Run, describe_trainer, input_probe, text_probe
+from ..runs import CARD, PROBE, RESULTS, describe_trainer, input_probe, text_probe
 from .card import write_card
-from .demo import check_demo, write_space
+from .demo import write_space
 from .export import (
     ALLOWED,
     check_folder,
@@ -64,12 +64,11 @@ def publish_run(
     token = check_access(repo_id, token, tag)
     with tempfile.TemporaryDirectory() as scratch:
         folder = dry_run(run_dir, repo_id, Path(scratch) / "repository", head_only=head_only, license=license)
-        texts = training_texts(run_dir)
 
         def add_text_by_hand(card: str | None) -> None:
             if card is not None:
                 write_card(run_dir, folder, name=repo_id, license=license, published=card)
-                check_folder(folder, texts)
+                check_folder(folder, training_texts(run_dir))
 
         return upload(
             folder,
@@ -83,28 +82,10 @@ def publish_run(
         )
 
 
-def check_space(run_dir: str | Path, space: str) -> str:
-    """Refuse a Space before anything is published.
+def publish_space(model: str, space: str, *, private: bool | None = None) -> Published:
+    """Publish the page to try a published model on as a Space; `check_demo` says before whether it can be shown.
 
     Args:
-        run_dir: the finished run directory.
-        space: `namespace/name` of the Space.
-
-    Returns:
-        The token.
-
-    Raises:
-        PublishError: if the page cannot show the run, or the token may not write to the Space.
-    """
-    check_demo(Run(run_dir))
-    return check_access(space)
-
-
-def publish_space(run_dir: str | Path, model: str, space: str, *, private: bool | None = None) -> Published:
-    """Publish the page to try a published model on as a Space.
-
-    Args:
-        run_dir: the run that was published.
         model: `namespace/name` of the model on the Hub.
         space: `namespace/name` of the Space; made if it does not exist.
         private: of a Space that is made.
@@ -113,13 +94,11 @@ def publish_space(run_dir: str | Path, model: str, space: str, *, private: bool 
         What stands on the Hub, downloaded again and found equal.
 
     Raises:
-        PublishError: see `check_space` and `publish_run`.
+        PublishError: as `publish_run` does.
     """
-    token = check_space(run_dir, space)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = write_space(Run(run_dir), model, Path(scratch) / "space")
-        message = "Publish a page to try a model on"
-        return upload(folder, space, kind="space", private=private, token=token, message=message)
+        folder = write_space(model, Path(scratch) / "space")
+        return upload(folder, space, kind="space", private=private, message="Publish a page to try a model on")
 
 
 def publish_trainer(trainer: Any, repo_id: str, **options: Any) -> Published:
@@ -169,7 +148,6 @@ def dry_run(run_dir: str | Path, repo_id: str, folder: Path, **options: Any) -> 
     # Beside it, so that the checked folder gets its name in one step, and a refusal leaves nothing.
     with tempfile.TemporaryDirectory(prefix=".cr-hf-", dir=place) as scratch:
         made = export_run(run_dir, Path(scratch) / "repository", name=repo_id, published_card=card, **options)
-        check_folder(made, training_texts(run_dir))
         check_loads(made)
         for path in earlier:
             path.unlink()

@@ -18,25 +18,15 @@ from .activations import plain_operations
 DREG_MODES = ("layer", "worst", "chain")
 
 
-def layer_dreg(derivative: Tensor | None, weight: Tensor) -> Tensor:
-    """Squared Frobenius norm of one layer's Jacobian, averaged over the batch, shape (...); a scalar for one layer.
+def network_dreg(derivatives: Sequence[Tensor | None], weights: Sequence[Tensor]) -> Tensor:
+    """Squared Frobenius norm of each layer's Jacobian, averaged over the batch, shape (..., num_layers).
 
     Args:
-        derivative: p'(z), shape (..., batch, out_features); `None` for the readout, whose derivative is 1.
-        weight: shape (..., out_features, in_features).
+        derivatives: p'(z) of each layer, shape (..., batch, out_features); `None` for the readout, whose p' is 1.
+        weights: of each layer, shape (..., out_features, in_features).
 
     Source: arXiv 2605.15463; the closed form is at the head of this file.
     """
-    if derivative is not None and derivative.shape[-1] != weight.shape[-2]:
-        raise ValueError(
-            f"derivative has {derivative.shape[-1]} units but weight has {weight.shape[-2]} rows: "
-            "pass the derivative and the weight of the same layer"
-        )
-    return network_dreg([derivative], [weight])[..., 0]
-
-
-def network_dreg(derivatives: Sequence[Tensor | None], weights: Sequence[Tensor]) -> Tensor:
-    """`layer_dreg` of every layer, from the derivatives and weights of each, shape (..., num_layers)."""
     norms = iter(squared_norms(weights, [derivative for derivative in derivatives if derivative is not None]))
     row_norms = [next(norms) for _ in weights]
     penalties = [

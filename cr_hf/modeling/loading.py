@@ -206,18 +206,13 @@ def check_weight_files(folder: Path, build: Callable[[], nn.Module], variant: st
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         raise OSError(f"{missing[0]} is missing")
-    for shard in shards:
-        with shard.open("rb") as file:
-            if file.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise OSError(f"{shard.name} is a git-lfs pointer, not the weights: fetch them with `git lfs pull`")
+    headers = {shard: _header_size(shard) for shard in shards}
     with torch.device("meta"):
         wanted = sum(value.numel() for value in build().state_dict().values())
     saved = sum(shard.stat().st_size for shard in shards)
     if wanted > saved + SLACK or saved > MOST_BYTES * (wanted + SLACK):
         raise ValueError(f"config.json tells of {wanted:,} numbers, but {shards[-1].name} is of {saved:,} bytes")
-    for shard in shards:
-        with shard.open("rb") as file:
-            header = int.from_bytes(file.read(8), "little")
+    for shard, header in headers.items():
         if header > LARGEST_HEADER:
             raise ValueError(f"{shard.name} has a header of {header:,} bytes, more than {LARGEST_HEADER:,}")
         try:
@@ -225,6 +220,14 @@ def check_weight_files(folder: Path, build: Callable[[], nn.Module], variant: st
                 pass
         except (OSError, SafetensorError, MemoryError) as error:
             raise OSError(f"{shard.name} is damaged ({error})") from error
+
+
+def _header_size(shard: Path) -> int:
+    with shard.open("rb") as file:
+        start = file.read(len(LFS_POINTER))
+    if start == LFS_POINTER:
+        raise OSError(f"{shard.name} is a git-lfs pointer, not the weights: fetch them with `git lfs pull`")
+    return int.from_bytes(start[:8], "little")
 
 
 def _no_weights(folder: Path, variant: str | None) -> str:

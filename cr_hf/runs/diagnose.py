@@ -33,7 +33,7 @@ from ..modeling import CRConfig, CRForSequenceClassification, CRHead, CRPreTrain
 from ..training import train_heads
 from .build import sweep_head
 from .recipe import Recipe
-from .results import certified_text
+from .results import certified_rows
 
 logger = logging.get_logger(__name__)
 
@@ -223,17 +223,17 @@ def compare_with_reference(norms: ArrayLike, reference_norms: ArrayLike) -> dict
 # ---- in words ----
 
 
-def diagnostic_rows(columns: dict[str, dict[str, Any]], output: str) -> list[tuple[str, list[str]]]:
-    """A table: one row a diagnostic, with a cell for each column (validation, test, new texts)."""
+def diagnostic_rows(columns: dict[str, dict[str, Any]], output: str) -> list[list[str]]:
+    """A table: one row a diagnostic, its name and a cell for each column (validation, test, new texts)."""
     every = list(columns.values())
     kinds = [kind for kind in ("margin", "logit", "loss") if any(kind in column["gradients"] for column in every)]
-    rows: list[tuple[str, list[str]]] = [("rows", [f"{column['rows']:,}" for column in every])]
+    rows = [["rows", *(f"{column['rows']:,}" for column in every)]]
 
     def add(title: str, values: Iterable[float | None]) -> None:
-        rows.append((title, [_number(value) for value in values]))
+        rows.append([title, *map(_number, values)])
 
     def add_intervals(title: str, parts: Iterable[dict[str, Any] | None], name: str) -> None:
-        rows.append((title, [_with_interval(part, name) for part in parts]))
+        rows.append([title, *(_with_interval(part, name) for part in parts)])
 
     for kind in kinds:
         add_intervals(f"gradient tail ratio, {kind}", (c["gradients"].get(kind) for c in every), "tail_ratio")
@@ -252,13 +252,12 @@ def diagnostic_rows(columns: dict[str, dict[str, Any]], output: str) -> list[tup
     add(f"Lipschitz bound, {every[0]['lipschitz_of']}", (c["lipschitz_bound"] for c in every))
     if any(c["lipschitz_bound_raw"] is not None for c in every):
         add("  by raw features", (c["lipschitz_bound_raw"] for c in every))
-    for name, title in (("accuracy", "certified accuracy"), ("unchanged", "class certain")):
-        curves = [(c.get("certified") or {}).get(name) for c in every]
-        if radii := next((" / ".join(curve) for curve in curves if curve), None):
-            rows.append((f"{title} at {radii}", ["-" if c is None else certified_text(c) for c in curves]))
-    certified = [(c.get("certified") or {}).get("rows", c["rows"]) for c in every]
-    if certified != [c["rows"] for c in every]:
-        rows.append(("  of so many random rows", [f"{count:,}" for count in certified]))
+    certified = [c.get("certified") or {} for c in every]
+    curves = {"certified accuracy": "accuracy", "class certain": "unchanged"}
+    rows += certified_rows(
+        {title: [found.get(name) for found in certified] for title, name in curves.items()},
+        [(found.get("rows", c["rows"]), c["rows"]) for found, c in zip(certified, every, strict=True)],
+    )
     for name in ("expected_calibration_error", "temperature", "expected_calibration_error_at_temperature"):
         if any("calibration" in c for c in every):
             add(name.replace("_", " "), (c.get("calibration", {}).get(name) for c in every))

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,19 +112,23 @@ def metric_table(metrics: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     names = dict.fromkeys(name for values in metrics.values() for name in values if name not in NOT_METRICS)
     header = ["metric", *(f"{split} ({values['rows']:,} rows)" for split, values in metrics.items())]
     rows = [[name, *(_metric(name, values) for values in metrics.values())] for name in names]
-    curves = [values.get("certified_accuracy") for values in metrics.values()]
-    if radii := next((" / ".join(curve) for curve in curves if curve), None):
-        cells = ["-" if curve is None else certified_text(curve) for curve in curves]
-        rows.append([f"certified accuracy at {radii}", *cells])
-        counts = [values.get("certified_rows", values["rows"]) for values in metrics.values()]
-        if counts != [values["rows"] for values in metrics.values()]:
-            rows.append(["  of so many random rows", *(f"{count:,}" for count in counts)])
-    return [header, *rows]
+    curves = {"certified accuracy": [values.get("certified_accuracy") for values in metrics.values()]}
+    counts = [(values.get("certified_rows", values["rows"]), values["rows"]) for values in metrics.values()]
+    return [header, *rows, *certified_rows(curves, counts)]
 
 
-def certified_text(shares: Mapping[str, float]) -> str:
-    """Shares of rows, one a radius."""
-    return " / ".join(f"{share:.4f}" for share in shares.values())
+def certified_rows(
+    curves: Mapping[str, Sequence[Mapping[str, float] | None]], counts: Sequence[tuple[int, int]]
+) -> list[list[str]]:
+    """Shares of rows by radius, a row a title; and, where a column looked at some rows alone, how many of them."""
+    rows = []
+    for title, columns in curves.items():
+        if radii := next((" / ".join(shares) for shares in columns if shares), None):
+            texts = (" / ".join(f"{share:.4f}" for share in (shares or {}).values()) for shares in columns)
+            rows.append([f"{title} at {radii}", *(text or "-" for text in texts)])
+    if any(some != every for some, every in counts):
+        rows.append(["  of so many random rows", *(f"{some:,}" for some, _ in counts)])
+    return rows
 
 
 def _metric(name: str, values: Mapping[str, Any]) -> str:

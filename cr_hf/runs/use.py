@@ -74,11 +74,11 @@ def predict_run(
     config = run.data(overrides)
     for chunk in _chunks(read_inputs(source, config)):
         try:
-            texts, tokenizer, pairs = _columns(chunk, config, run.tokenizer)
+            texts, pairs = _columns(chunk, config)
             if radius:
-                answers = _answers(run, encode_texts(run.model, tokenizer, texts, pairs, cache_dir=False), radius)
+                answers = _answers(run, encode_texts(run.model, run.tokenizer, texts, pairs, cache_dir=False), radius)
             else:
-                logits = run.model.predict_texts(texts, tokenizer, pairs)
+                logits = run.model.predict_texts(texts, run.tokenizer, pairs)
                 answers = ((scores, None) for scores in run.task.scores(logits))
         except TokenizerError as error:
             raise DataError(f"{chunk[error.first].place()}: {error}") from error
@@ -93,10 +93,10 @@ def _answers(run: Run, features: Any, radius: bool) -> Iterator[tuple[list[float
     return zip(scores, certified_radius(head, rows).tolist() if radius else [None] * len(scores), strict=True)
 
 
-def _columns(rows: Sequence[Row], config: DataConfig, tokenizer: Any) -> tuple[list[str], Any, list[str] | None]:
-    """What `predict_texts` takes of some rows: texts, tokenizer, second texts."""
+def _columns(rows: Sequence[Row], config: DataConfig) -> tuple[list[str], list[str] | None]:
+    """Texts and, of pairs, second texts."""
     pairs = None if config.text_pair_column is None else [row.text_pair or "" for row in rows]
-    return [row.text for row in rows], tokenizer, pairs
+    return [row.text for row in rows], pairs
 
 
 def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
@@ -199,8 +199,8 @@ def diagnose_run(
             raise DataError(f"--html {html}: {run.path} is the run of a table, which has no tokens")
         return diagnose_new(run.model, run.table_rows(source, overrides)[0], run.reference)
     config = run.data(overrides)
-    texts, tokenizer, pairs = _columns(list(read_inputs(source, config)), config, run.tokenizer)
-    found = diagnose_texts(run.model, tokenizer, texts, run.reference, pairs)
+    texts, pairs = _columns(list(read_inputs(source, config)), config)
+    found = diagnose_texts(run.model, run.tokenizer, texts, run.reference, pairs)
     if html is not None:
-        evaluation.write_strips(run.model, tokenizer, texts[:HTML_TEXTS], html, pairs)
+        evaluation.write_strips(run.model, run.tokenizer, texts[:HTML_TEXTS], html, pairs)
     return found

@@ -142,23 +142,25 @@ class CellStore:
         return self.folder / CELLS / f"{head}_{fraction:g}.json"
 
 
-def train_cell(name: str, data: StudyData, seeds: int, search_seeds: int, fraction: float) -> Cell:
-    """One head at one fraction: the settings tried on dev with the first seeds, the chosen one measured on test.
+def subsets_of(labels: NDArray[np.int64], fraction: float, seeds: int) -> list[NDArray[np.int64]]:
+    """The training rows of each seed: its own stratified subset."""
+    size = round(fraction * len(labels))
+    return [np.sort(stratified_order(labels, seed)[:size]) for seed in range(seeds)]
 
-    Every seed has its own stratified subset of the training rows.
-    """
+
+def train_cell(name: str, data: StudyData, seeds: int, search_seeds: int, fraction: float) -> Cell:
+    """One head at one fraction: the settings tried on dev with the first seeds, the chosen one measured on test."""
     started = time.monotonic()
     arm, labels = HEADS[name], data.train[1]
-    size = round(fraction * len(labels))
-    subsets = [np.sort(stratified_order(labels, seed)[:size]) for seed in range(seeds)]
-    scaled = scaling(data.recipe, size, fraction)
+    subsets = subsets_of(labels, fraction, seeds)
+    scaled = scaling(data.recipe, len(subsets[0]), fraction)
     tried = train_settings(arm, arm.settings, range(search_seeds), subsets, data, scaled)
     kept, chosen, dev = best_setting(tried, len(arm.settings))
     rest = range(search_seeds, seeds)
     kept += train_settings(arm, arm.settings[chosen : chosen + 1], rest, subsets, data, scaled)
     spread = zip(arm.settings, dev.mean(1).tolist(), dev.std(1, ddof=1).tolist(), strict=True)
     return Cell(
-        rows=size,
+        rows=len(subsets[0]),
         tried=[Tried(*one) for one in spread],
         chosen=chosen,
         dev_accuracies=[result.accuracy for result in kept],

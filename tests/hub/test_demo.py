@@ -13,7 +13,7 @@ from published_run import make_run
 
 from cr_hf.errors import PublishError
 from cr_hf.evaluation.perturbations import perturb_text
-from cr_hf.evaluation.tokens import token_sensitivity
+from cr_hf.evaluation.tokens import _gradients
 from cr_hf.hub.demo import APP, check_demo, write_space
 from cr_hf.runs import Run, predict_run
 
@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: TinyBackbone) -
 @pytest.fixture(scope="module")
 def page(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("space") / "space"
-    write_space(run, "me/model", folder)
+    write_space("me/model", folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CR_HF_MODEL", str(run.path))
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
@@ -44,7 +44,9 @@ def test_a_page_shows_what_predict_says(run: Run, page: Any) -> None:
     assert list(classes) == list(run.model.config.id2label.values())
     assert list(classes.values()) == pytest.approx(predicted.scores, abs=1e-6)
     assert f"**{predicted.radius:.3g}**" in radius
-    tokens = [norm for token, norm in token_sensitivity(run.model, run.tokenizer, TEXT) if not token.startswith("[")]
+    [(_, ids, norms)] = _gradients(run.model, run.tokenizer, [TEXT])
+    special = run.tokenizer.all_special_ids
+    tokens = [norm for one, norm in zip(ids[0].tolist(), norms[0].tolist(), strict=True) if one not in special]
     assert max(share for _, share in words) == 1.0
     assert [word for word, _ in words] == ["A", "café", ",", "in", "two", "words", ":", "wonderfully", "slow", "!"]
     if len(tokens) == len(words):
@@ -57,7 +59,7 @@ def test_the_slider_types_worse_and_an_empty_text_is_said(page: Any) -> None:
 
 
 def test_a_space_names_its_model_and_no_folder_of_this_machine(run: Run, tmp_path: Path) -> None:
-    folder = write_space(run, "me/model", tmp_path / "space")
+    folder = write_space("me/model", tmp_path / "space")
     assert sorted(path.name for path in folder.iterdir()) == [
         "README.md",
         "app.py",
@@ -68,7 +70,7 @@ def test_a_space_names_its_model_and_no_folder_of_this_machine(run: Run, tmp_pat
     assert "sdk: gradio" in (folder / "README.md").read_text(encoding="utf-8")
     assert str(run.path) not in "".join(path.read_text(encoding="utf-8") for path in folder.iterdir())
     with pytest.raises(PublishError, match=str(folder)):
-        write_space(run, "me/model", folder)
+        write_space("me/model", folder)
 
 
 def test_what_the_page_cannot_show_is_refused(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from cr_hf import CRForFeatureClassification
 from cr_hf.modeling.activations import ACTIVATIONS
 from cr_hf.modeling.configuration_cr import SQUARED_EMD_WEIGHT
-from cr_hf.modeling.dreg import layer_dreg
+from cr_hf.modeling.dreg import network_dreg
 from cr_hf.modeling.objectives import task_loss
 
 SINGLE = "single_label_classification"
@@ -210,7 +210,7 @@ class TestDreg:
     def test_a_linear_head_pays_for_its_readout(self) -> None:
         model = feature_model(hidden_sizes=[])
         dreg = model(torch.randn(2, 16), output_dreg=True).dreg
-        torch.testing.assert_close(dreg, layer_dreg(None, model.classifier.readout.weight).unsqueeze(0))
+        torch.testing.assert_close(dreg, network_dreg([None], [model.classifier.readout.weight]))
 
 
 class TestPrecision:

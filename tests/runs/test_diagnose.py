@@ -16,7 +16,7 @@ import cr_hf.cli
 from cr_hf import CRForSequenceClassification
 from cr_hf.data import load_rows
 from cr_hf.evaluation.sensitivity import fit_temperature, gradient_tail_ratio, input_gradient_norms
-from cr_hf.evaluation.tokens import token_gradient_norms, token_sensitivity
+from cr_hf.evaluation.tokens import _gradients, token_gradient_norms
 from cr_hf.features.encode import encode_texts
 from cr_hf.runs.diagnose import compare_with_reference, comparison_lines, diagnose_texts
 from cr_hf.runs.recipe import load_recipe
@@ -210,9 +210,8 @@ def test_token_sensitivity_is_the_gradient_by_the_embeddings(family: str, tiny_b
     model.fit_feature_norm(torch.randn(20, model.config.in_features))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     text = "a gorgeous, witty film"
-    found = token_sensitivity(model, tokenizer, text)
-    ids = tokenizer(text, return_tensors="pt")["input_ids"]
-    assert [token for token, _ in found] == [tokenizer.decode([token]) for token in ids[0].tolist()]
+    [(_, ids, norms)] = _gradients(model, tokenizer, [text])
+    assert torch.equal(ids, tokenizer(text, return_tensors="pt")["input_ids"])
     embeddings = model.backbone.get_input_embeddings()(ids).detach()
 
     def margin(inputs_embeds: torch.Tensor) -> torch.Tensor:
@@ -220,7 +219,7 @@ def test_token_sensitivity_is_the_gradient_by_the_embeddings(family: str, tiny_b
         return top[0] - top[1]
 
     expected = torch.autograd.functional.jacobian(margin, embeddings)[0].norm(dim=-1)
-    assert [norm for _, norm in found] == pytest.approx(expected.tolist(), rel=1e-3, abs=1e-6)
+    assert norms[0].tolist() == pytest.approx(expected.tolist(), rel=1e-3, abs=1e-6)
     together = token_gradient_norms(model, tokenizer, ["awful", text, "fine"])
     assert together[1].item() == pytest.approx(expected.norm().item(), rel=1e-3)
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -60,8 +60,6 @@ SOUNDS: dict[str, dict[str, Any]] = {
 KINDS = [*IMAGES, *SOUNDS, "tokens", "choices"]
 CLASSES = {**dict.fromkeys(IMAGES, CRForImageClassification), **dict.fromkeys(SOUNDS, CRForAudioClassification)}
 CLASSES |= {"tokens": CRForTokenClassification, "choices": CRForMultipleChoice}  # type: ignore[dict-item]
-# Where the backbone itself says that it has no attentions, or hidden states of several widths.
-MAPS = ("convnext", "convnextv2", "resnet")
 
 
 def batch_of(kind: str) -> dict[str, Tensor]:
