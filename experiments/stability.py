@@ -45,8 +45,7 @@ def certified() -> str:
         [
             f"{one['head']} minus {one['reference']}",
             f"{one['radius']:g}" if one["radius"] else "clean",
-            interval_text(one["difference"], one["corrected_interval"]),
-            "yes" if one["claimed"] else "no",
+            *_lead(one),
         ]
         for one in found["comparisons"]
     ]
@@ -212,10 +211,7 @@ def noise_directions() -> str:
         ]
         for name, one in found["heads"].items()
     ]
-    lines = [
-        [name, interval_text(one["difference"], one["corrected_interval"]), "yes" if one["claimed"] else "no"]
-        for name, one in found["comparisons"].items()
-    ]
+    lines = [[name, *_lead(one)] for name, one in found["comparisons"].items()]
     return paragraphs(
         table(["head", "chosen on dev", "test accuracy in %", "of damaged texts in %"], rows),
         table(["along noise minus plain", "points, corrected interval", "claimed"], lines),

@@ -90,8 +90,7 @@ def choose_dreg_lambda(
         errors_of_rows = (logits - torch.as_tensor(labels).view(logits.shape[1:])).double().square().mean(-1)
         scores = -errors_of_rows.nan_to_num(math.inf)
     else:
-        right = np.stack([task.right_rows(own, labels) for own in logits.numpy()])
-        scores = (torch.from_numpy(right) & torch.isfinite(logits).all(-1)).double()
+        scores = (torch.from_numpy(task.right_rows(logits.numpy(), labels)) & torch.isfinite(logits).all(-1)).double()
     per_row = scores.unflatten(0, (len(ascending), seeds)).mean(1)
     accuracies = per_row.mean(1)
     errors = per_row.std(1) / math.sqrt(per_row.shape[1])

@@ -33,7 +33,7 @@ from ..modeling import CRConfig, CRForSequenceClassification, CRHead, CRPreTrain
 from ..training import train_heads
 from .build import sweep_head
 from .recipe import Recipe
-from .results import certified_rows
+from .results import radius_rows
 
 logger = logging.get_logger(__name__)
 
@@ -254,7 +254,7 @@ def diagnostic_rows(columns: dict[str, dict[str, Any]], output: str) -> list[lis
         add("  by raw features", (c["lipschitz_bound_raw"] for c in every))
     certified = [c.get("certified") or {} for c in every]
     curves = {"certified accuracy": "accuracy", "class certain": "unchanged"}
-    rows += certified_rows(
+    rows += radius_rows(
         {title: [found.get(name) for found in certified] for title, name in curves.items()},
         [(found.get("rows", c["rows"]), c["rows"]) for found, c in zip(certified, every, strict=True)],
     )
