@@ -23,7 +23,7 @@ MODEL_FIELDS = (
     *("pooling", "feature_layers", "feature_norm", "objective", "ordinal_loss", "soft_labels", "dreg_lambda"),
     *("dreg_mode", "freeze_backbone"),
 )
-NOT_METRICS = ("rows", "accuracy_interval", "robustness", "certified_accuracy", "radius_rows")
+NOT_METRICS = ("rows", "accuracy_interval", "robustness", "certified_accuracy", "certified_rows")
 PROBE_TEXTS = (
     "A warm, funny film that earns every laugh.",
     "The room was clean, but the breakfast was cold and the staff were rude.",
@@ -113,7 +113,7 @@ def metric_table(metrics: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     header = ["metric", *(f"{split} ({values['rows']:,} rows)" for split, values in metrics.items())]
     rows = [[name, *(_metric(name, values) for values in metrics.values())] for name in names]
     curves = {"certified accuracy": [values.get("certified_accuracy") for values in metrics.values()]}
-    counts = [(values.get("radius_rows", values["rows"]), values["rows"]) for values in metrics.values()]
+    counts = [(values.get("certified_rows", values["rows"]), values["rows"]) for values in metrics.values()]
     return [header, *rows, *radius_rows(curves, counts)]
 
 
