@@ -199,8 +199,14 @@ def compared(name: str, shots: int, found: Cells, hits: dict[str, Hits]) -> tupl
         }
         for head, interval in zip(hits, intervals, strict=True)
     }
-    row = {"set": name, "shots": shots, "heads": heads, "ours": own, "others": other}
-    return {**row, "ours_minus_best_other": difference([ours - best])}, ours - best
+    row: dict[str, Any] = {"set": name, "shots": shots, "heads": heads}
+    row["ours"] = {"chosen": own, "test_accuracy": float(ours.mean())}
+    row["others"] = {"chosen": other, "test_accuracy": float(best.mean())}
+    row["ours_minus_best_other"] = difference([ours - best])
+    first, second = ([head for head in heads if (head in OURS) is is_ours] for is_ours in (True, False))
+    pair = [max(names, key=lambda head: heads[head]["test_accuracy"]) for names in (first, second)]
+    row["strongest"] = {"ours": pair[0], "other": pair[1], **difference([hits[pair[0]] - hits[pair[1]]])}
+    return row, ours - best
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -44,15 +44,11 @@ def _of_study() -> Iterator[list[str]]:
 def _of_shots() -> Iterator[list[str]]:
     for row in read("few_labels")["cells"]:
         if row["shots"] in (8, 32):
-            means = {name: one["test_accuracy"] for name, one in row["heads"].items()}
-            best, own = (
-                max((name for name in means if name.startswith(OURS) is is_ours), key=means.__getitem__)
-                for is_ours in (False, True)
-            )
-            lead = row["ours_minus_best_other"]
+            pair = row["strongest"]
+            theirs, ours = (points(row["heads"][pair[side]]["test_accuracy"]) for side in ("other", "ours"))
             title = f"{SETS[row['set']]}, {row['shots']} labels a class"
-            ours = f"{points(means[own])} ({own})"
-            yield [title, best, points(means[best]), ours, interval_text(lead["difference"], lead["interval"])]
+            lead = interval_text(pair["difference"], pair["interval"])
+            yield [title, pair["other"], theirs, f"{ours} ({pair['ours']})", lead]
 
 
 def _of_pima() -> Iterator[list[str]]:

@@ -111,10 +111,19 @@ def few_labels() -> str:
         cells = [row for row in found["cells"] if row["set"] == name]
         rows = [[head, *(_with_interval(row["heads"][head]) for row in cells)] for head in cells[0]["heads"]]
         parts.append(table([f"{SETS[name]}, labels a class", *(str(row["shots"]) for row in cells)], rows))
-    lines = [[SETS[row["set"]], str(row["shots"]), *_lead(row["ours_minus_best_other"])] for row in found["cells"]]
-    lines += [["SST-5 and Yelp", shots, *_lead(one)] for shots, one in found["pooled"].items()]
-    header = ["best of CR and DREG minus best other", "labels a class", "points, corrected interval", "claimed"]
-    return paragraphs(*parts, table(header, lines), advice(), f"{found['rule']}")
+    lines, strongest = [], []
+    for row in found["cells"]:
+        place, heads, pair = [SETS[row["set"]], str(row["shots"])], row["heads"], row["strongest"]
+        chosen = [points(row[side]["test_accuracy"]) for side in ("ours", "others")]
+        lines.append([*place, *chosen, *_lead(row["ours_minus_best_other"])])
+        named = [f"{pair[side]} {points(heads[pair[side]]['test_accuracy'])}" for side in ("ours", "other")]
+        strongest.append([*place, *named, interval_text(pair["difference"], pair["corrected_interval"])])
+    lines += [["SST-5 and Yelp", shots, "", "", *_lead(one)] for shots, one in found["pooled"].items()]
+    difference = "difference in points, corrected interval"
+    header = ["chosen in each subset by its cross-validation", "labels a class", "best of CR and DREG", "best other"]
+    parts.append(table([*header, difference, "claimed"], lines))
+    header = ["the strongest on test, not declared", "labels a class", "CR and DREG", "other", difference]
+    return paragraphs(*parts, table(header, strongest), advice(), f"{found['rule']}")
 
 
 def _with_interval(one: dict[str, Any]) -> str:

@@ -37,7 +37,16 @@ def test_main_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(found["cells"][0]["heads"]) == 11
     assert len(found["cells"][2]["heads"]) == 7
     for row in found["cells"]:
-        assert sum(row["ours"].values()) == sum(row["others"].values()) == 2
+        assert sum(row["ours"]["chosen"].values()) == sum(row["others"]["chosen"].values()) == 2
+        chosen = row["ours"]["test_accuracy"] - row["others"]["test_accuracy"]
+        assert row["ours_minus_best_other"]["difference"] == pytest.approx(chosen)
+        pair, heads = row["strongest"], row["heads"]
+        assert heads[pair["other"]]["test_accuracy"] >= max(
+            one["test_accuracy"] for name, one in heads.items() if not name.startswith("cr+dreg")
+        )
+        assert pair["difference"] == pytest.approx(
+            heads[pair["ours"]]["test_accuracy"] - heads[pair["other"]]["test_accuracy"]
+        )
         low, high = row["ours_minus_best_other"]["corrected_interval"]
         assert low <= row["ours_minus_best_other"]["difference"] <= high
     assert found["pooled"]["4"]["difference"] == pytest.approx(
