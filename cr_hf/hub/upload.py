@@ -27,10 +27,9 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, Reposi
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils._http import default_client_factory
-from huggingface_hub.utils.sha import git_hash
+from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
 from ..errors import PublishError
-from ..modeling import sha256_of
 from ..runs import CARD, EVAL_RESULTS
 
 TIMEOUT = 60.0
@@ -237,8 +236,11 @@ def upload(
 
 def folder_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file, by its path in the repository."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
+    digests = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as handle:
+            digests[path.relative_to(folder).as_posix()] = sha_fileobj(handle).hex()
+    return digests
 
 
 def _compare(found: Path, folder: Path, state: str, after: Callable[[Path], None] | None) -> None:
