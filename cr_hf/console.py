@@ -223,7 +223,10 @@ def print_metrics(metrics: dict[str, dict[str, Any]]) -> None:
     """A table of metrics, one column a split."""
     from .runs import metric_table
 
-    _print_table(metric_table(metrics), "95 % interval of the accuracy over rows, by bootstrap")
+    has_interval = any("accuracy_interval" in values for values in metrics.values())
+    _print_table(
+        metric_table(metrics), "95 % interval of the accuracy over rows, by bootstrap" if has_interval else ""
+    )
 
 
 def print_run(run: Run) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import cr_hf.cli
-from cr_hf.console import visible
+from cr_hf.console import print_metrics, visible
 from cr_hf.errors import DataError
 from cr_hf.evaluation import Task
 from cr_hf.runs.recipe import load_recipe
@@ -335,3 +335,10 @@ def test_numbers_have_no_certified_radius() -> None:
     run: Any = SimpleNamespace(path="runs/r", task=Task("regression"), kind="texts")
     with pytest.raises(DataError, match="--radius"):
         next(predict_run(run, ["a film"], radius=True))
+
+
+def test_an_interval_is_explained_where_there_is_one(capsys: pytest.CaptureFixture) -> None:
+    print_metrics({"test": {"rows": 9, "mean_squared_error": 0.5}})
+    assert "interval" not in capsys.readouterr().out
+    print_metrics({"test": {"rows": 9, "accuracy": 0.5, "accuracy_interval": [0.4, 0.6]}})
+    assert "0.5000 [0.4000, 0.6000]\n95 % interval" in capsys.readouterr().out
