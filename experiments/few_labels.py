@@ -203,9 +203,11 @@ def compared(name: str, shots: int, found: Cells, hits: dict[str, Hits]) -> tupl
     row["ours"] = {"chosen": own, "test_accuracy": float(ours.mean())}
     row["others"] = {"chosen": other, "test_accuracy": float(best.mean())}
     row["ours_minus_best_other"] = difference([ours - best])
-    first, second = ([head for head in heads if (head in OURS) is is_ours] for is_ours in (True, False))
-    pair = [max(names, key=lambda head: heads[head]["test_accuracy"]) for names in (first, second)]
-    row["strongest"] = {"ours": pair[0], "other": pair[1], **difference([hits[pair[0]] - hits[pair[1]]])}
+    strongest, second = (
+        max((head for head in heads if (head in OURS) is is_ours), key=lambda head: heads[head]["test_accuracy"])
+        for is_ours in (True, False)
+    )
+    row["strongest"] = {"ours": strongest, "other": second, **difference([hits[strongest] - hits[second]])}
     return row, ours - best
 
 

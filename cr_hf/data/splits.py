@@ -55,7 +55,6 @@ class Scan:
     columns: list[Columns] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     first_blank: str = ""
-    comment: str = ""
     notes: list[str] = field(default_factory=list)
     labels: dict[str, set[str]] = field(default_factory=dict)
     """By source, to be compared."""
@@ -136,12 +135,13 @@ def scan_rows(split: str, sources: Sequence[Source], codec: RowCodec, limit: int
     """Check every row of a split, or the first of them."""
     scan, digest = Scan(" + ".join(source.name for source in sources)), hashlib.sha256()
     label: Any
+    has_comment = False
     for row, label in islice(codec.rows(split, sources, scan), limit):
         digest.update(_digest(row, label))
         first = str(next(iter(row.record.values())))
-        if first.startswith("# ") and file_type(Path(row.source)) == ".csv" and not scan.comment:
-            scan.comment = f"{row.place()}: {first[:50]!r} is read as a row: remove it if it is a comment"
-            scan.notes.append(scan.comment)
+        if not has_comment and first.startswith("# ") and file_type(Path(row.source)) == ".csv":
+            has_comment = True
+            scan.notes.append(f"{row.place()}: {first[:50]!r} is read as a row: remove it if it is a comment")
         scan.hashes.append(hash((row.text, row.text_pair)))
         if codec.problem_type != NUMBERS:
             scan.seen.add(label, row.place)
