@@ -15,6 +15,7 @@ from .paths import check_inputs as check_inputs
 from .paths import input_paths as input_paths
 from .paths import split_named as split_named
 from .sources import Row as Row
+from .sources import reach_hub as reach_hub
 from .splits import RowSplits as RowSplits
 from .splits import load_rows as load_rows
 from .streaming import load_streamed as load_streamed

@@ -19,7 +19,7 @@ import httpx2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import HfApi, constants
+from huggingface_hub import constants, get_session
 from transformers.utils import logging
 
 from ..errors import DataError
@@ -171,16 +171,29 @@ def file_source(path: Path, config: DataConfig) -> Source:
 # ---- data sets ----
 
 
+def reach_hub(cached: Path) -> None:
+    """Ask the Hub whether it is there, unless what is wanted of it is in the folder `cached` or it must not be asked.
+
+    Its own clients try every file six times, for a minute or more, before they say that there is no network.
+
+    Raises:
+        ConnectionError: if there is no answer of any kind within `CONNECTION_SECONDS`.
+    """
+    if cached.is_dir() or constants.is_offline_mode():
+        return
+    try:
+        get_session().head(constants.ENDPOINT, timeout=CONNECTION_SECONDS)
+    except httpx2.HTTPError as error:
+        raise ConnectionError(f"no answer from {constants.ENDPOINT}: {error}") from error
+
+
 def load_hub(name: str, config_name: str | None, revision: str | None, streaming: bool) -> Any:
     """What `datasets.load_dataset` returns for a data set of the Hub, or one line where it cannot be had."""
     if re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is None or Path(name).exists():
         # load_dataset would take the name of a folder, or "csv", for files of the working directory.
         raise DataError(f"data.name={name!r} is no Hub id: write owner/name, 'embedded', or use data.dir for files")
     try:
-        is_cached = Path(datasets.config.HF_DATASETS_CACHE, name.replace("/", "___")).is_dir()
-        if not is_cached and not constants.HF_HUB_OFFLINE:
-            # load_dataset tries six times, for half a minute, before it says that there is no network.
-            HfApi().dataset_info(name, revision=revision, timeout=CONNECTION_SECONDS)
+        reach_hub(Path(datasets.config.HF_DATASETS_CACHE, name.replace("/", "___")))
         return datasets.load_dataset(name, config_name, revision=revision, streaming=streaming)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError, httpx2.HTTPError) as error:
         cause = (str(error) or type(error).__name__).splitlines()[0]

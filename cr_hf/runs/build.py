@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ import datasets
 import numpy as np
 import torch
 from accelerate.utils import is_deepspeed_available, parse_flag_from_env
+from huggingface_hub import constants
 from huggingface_hub.errors import StrictDataclassError
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from ..data import build_static_backbone, build_word_tokenizer, label_names_of, refuse_unordered
+from ..data import build_static_backbone, build_word_tokenizer, label_names_of, reach_hub, refuse_unordered
 from ..errors import RecipeError, nearest
 from ..modeling import (
     CRConfig,
@@ -101,10 +103,13 @@ def build_classifier(recipe: Recipe, fields: dict[str, Any], rows: Any = None) -
 
 
 def _pretrained(recipe: Recipe, fields: dict[str, Any]) -> tuple[CRForSequenceClassification, Any]:
+    name = backbone_path(recipe.backbone)
+    if re.match(r"\w", name) and not Path(name).exists():
+        reach_hub(Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}"))
     try:
-        model = CRForSequenceClassification.from_backbone(recipe.backbone, revision=recipe.backbone_revision, **fields)
+        model = CRForSequenceClassification.from_backbone(name, revision=recipe.backbone_revision, **fields)
         options: Any = {"revision": recipe.backbone_revision, "trust_remote_code": False}
-        return model, AutoTokenizer.from_pretrained(backbone_path(recipe.backbone), **options)
+        return model, AutoTokenizer.from_pretrained(name, **options)
     except (AssertionError, ImportError, KeyError, TypeError, StrictDataclassError) as error:
         # What transformers makes of values in config.json and tokenizer.json that it does not check.
         raise ValueError(f"its config.json or its tokenizer is refused: {' '.join(str(error).split())}") from error

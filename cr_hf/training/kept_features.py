@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import Trainer
 from transformers.trainer_utils import has_length
@@ -63,28 +64,33 @@ def _row_keys(inputs: dict[str, Tensor]) -> list[bytes]:
 def keep_features(trainer: Trainer) -> None:
     """Encode the training set by a frozen backbone of texts, and let this training read that.
 
-    All at once and in one order, so that a resumed training reads the same numbers. Not where several processes share
-    the rows, a hook wants to see the backbone run, or it is compiled; nor where training ends within an epoch, or not
-    all features can be kept.
+    All at once and in one order, so that a resumed training reads the same numbers; of several processes each encodes
+    its part and takes over the others'. Not where the weights are divided among them, a hook wants to see the backbone
+    run, or it is compiled; nor where training ends within an epoch, or not all features can be kept.
     """
     args: Any = trainer.args
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if not isinstance(model, CRForSequenceClassification) or model._backbone_trains():
         return
     hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.backbone.modules())
-    if hooked or args.world_size > 1 or args.torch_compile or not has_length(trainer.train_dataset):
+    is_divided = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if hooked or is_divided or args.torch_compile or not has_length(trainer.train_dataset):
         return
     rows = len(trainer.train_dataset)
     steps = args.max_steps if args.max_steps > 0 else math.inf
-    seen = min(steps * args.train_batch_size * args.gradient_accumulation_steps, args.num_train_epochs * rows)
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    seen = min(steps * batch, args.num_train_epochs * rows)
     if seen < rows or rows * cast(int, model.config.in_features) * model.dtype.itemsize > LIMIT:
         return
     vars(model)["_features"] = kept = KeptFeatures(model)
     model.eval()
     with torch.random.fork_rng(devices=[]), torch.no_grad(), trainer.accelerator.autocast():
-        for batch in logging.tqdm(trainer.get_train_dataloader(), desc="Encoding", disable=args.disable_tqdm):
-            inputs: dict[str, Any] = dict(trainer._prepare_inputs(batch))
+        for part in logging.tqdm(trainer.get_train_dataloader(), desc="Encoding", disable=args.disable_tqdm):
+            inputs: dict[str, Any] = dict(trainer._prepare_inputs(part))
             kept({name: inputs.get(name) for name in INPUTS})
+    if args.world_size > 1:
+        own = {key: features.cpu() for key, features in kept._kept.items()}
+        kept._kept = {key: features.to(model.device) for one in gather_object([own]) for key, features in one.items()}
 
 
 def forget_features(trainer: Trainer) -> None:

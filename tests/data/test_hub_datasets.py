@@ -114,16 +114,23 @@ def test_a_hub_data_set_is_loaded_and_no_network_is_said_at_once(hub: str, tmp_p
     code = """
 import sys, time
 from cr_hf.data import DataConfig, load_rows
+from cr_hf.runs import build_classifier, load_recipe
 start = time.monotonic()
 try:
     print({name: len(rows) for name, rows in load_rows(DataConfig(name="me/rows")).items()})
 except Exception as error:
     print(type(error).__name__, error)
+    try:
+        build_classifier(load_recipe(sys.argv[1], ["backbone=all-MiniLM-L6-v2"]), {})
+    except Exception as error:
+        print(type(error).__name__, error)
     assert time.monotonic() - start < 8
 """
-    done = in_a_fresh_process(["-c", code], hub, tmp_path / "one")
+    done = in_a_fresh_process(["-c", code, str(RECIPE)], hub, tmp_path / "one")
     assert done.stdout.strip() == "{'train': 90, 'validation': 30, 'test': 30}", done.stderr[-3000:]
-    done = in_a_fresh_process(["-c", code], "http://127.0.0.1:9", tmp_path / "two")
+    done = in_a_fresh_process(["-c", code, str(RECIPE)], "http://127.0.0.1:9", tmp_path / "two")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.startswith("DataError Hub data set 'me/rows' cannot be loaded (")
+    data, backbone = done.stdout.splitlines()
+    assert data.startswith("DataError Hub data set 'me/rows' cannot be loaded (no answer from http://127.0.0.1:9:")
+    assert backbone.startswith("RecipeError backbone 'all-MiniLM-L6-v2' cannot be loaded (no answer from http://127.")
     assert "Retrying" not in done.stderr

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
 from data_files import SHARED_DATA, TSV, both, needs_shared_data, rows_of, write
+from hub_server import HubServer
 
-from cr_hf.data import SEVERAL, DataConfig, load_rows
+from cr_hf.data import SEVERAL, DataConfig, load_rows, reach_hub
 from cr_hf.data.paths import split_paths
 from cr_hf.errors import DataError
 
@@ -83,6 +85,22 @@ def test_paths_that_are_not_what_they_should_be(tmp_path: Path) -> None:
 def test_a_hub_failure_names_the_data_set_and_the_mend() -> None:
     with pytest.raises(DataError, match=r"Hub data set 'nobody/nothing' cannot be loaded .*data.name=embedded"):
         load_rows(DataConfig(name="nobody/nothing"))
+
+
+def test_a_hub_that_is_silent_is_given_up_and_one_that_answers_anything_is_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("cr_hf.data.sources.CONNECTION_SECONDS", 0.3)
+    with HubServer() as server:  # it has no front page
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+        reach_hub(tmp_path / "nowhere")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        reach_hub(tmp_path)
+        with pytest.raises(ConnectionError, match=f"no answer from {address}"):
+            reach_hub(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("name", ["csv", "imbd", "./here", "a/b/c"])

@@ -176,6 +176,11 @@ print("logits", model.predict_texts(["a witty film"], AutoTokenizer.from_pretrai
     source = json.loads((tmp_path / "head" / "config.json").read_text(encoding="utf-8"))["backbone_source"]
     assert source["repo_id"] == "me/encoder"
     assert source["revision"] == commit.oid
+    shutil.rmtree(commands.home / "hub")
+    wanted = ["backbone=me/encoder", f"output_dir={tmp_path / 'run'}", "num_train_epochs=1"]
+    demo = Path(__file__).resolve().parents[2] / "recipes" / "demo.yaml"
+    trained = commands.command_line("train", demo, *wanted)
+    assert trained.code == 0, trained.errors[-2000:]
     server.repositories["me/encoder"].add("retrained", {**files, "model.safetensors": File(b"other", True)})
     assert run().output == first.output
     changed = bytearray(files["model.safetensors"].content)

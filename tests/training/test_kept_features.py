@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from children import start_together
 from process_jobs import arguments, text_rows
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
@@ -42,17 +43,17 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return rows
 
 
-def test_the_same_losses_and_weights(tiny_backbone: TinyBackbone, tmp_path: Path, encoded: list[int]) -> None:
-    backbone, trained, read = tiny_backbone("bert"), [], []
+def train_both(folder: Path, backbone: Path, encoded: list[int], batch_size: int = 16) -> list[int]:
+    """Train with features that are kept, and without; the rows that the backbone read."""
+    trained, read = [], []
     for hooked in (False, True):
         model = frozen(backbone)
         if hooked:  # it wants to see the backbone run, so nothing is kept
             model.backbone.register_forward_hook(lambda *_: None)
-        trained.append(trainer_of(model, tmp_path / str(hooked), backbone))
+        trained.append(trainer_of(model, folder / str(hooked), backbone, per_device_train_batch_size=batch_size))
         trained[-1].train()
         read.append(sum(encoded))
         encoded.clear()
-    assert read == [46, 4 * 46 + 3 * 9]  # the rows of evaluation begin as those of training
     assert "_features" not in vars(trained[0].model)
     logs = [[entry for entry in trainer.state.log_history if "train_runtime" not in entry] for trainer in trained]
     for one, other in zip(*logs, strict=True):
@@ -60,6 +61,25 @@ def test_the_same_losses_and_weights(tiny_backbone: TinyBackbone, tmp_path: Path
             assert one[name] == pytest.approx(other[name], rel=1e-9), name
     for name, value in trained[0].model.state_dict().items():
         torch.testing.assert_close(value, trained[1].model.state_dict()[name], rtol=1e-9, atol=1e-11)
+    return read
+
+
+def test_the_same_losses_and_weights(tiny_backbone: TinyBackbone, tmp_path: Path, encoded: list[int]) -> None:
+    read = train_both(tmp_path, tiny_backbone("bert"), encoded)
+    assert read == [46, 4 * 46 + 3 * 9]  # the rows of evaluation begin as those of training
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_encoding(tiny_backbone: TinyBackbone, tmp_path: Path, encoded: list[int]) -> None:
+    backbone = tiny_backbone("bert")
+
+    def divided() -> None:
+        read = train_both(tmp_path, backbone, encoded, batch_size=8)
+        assert read[0] == 23, read
+        assert read[1] >= 4 * 23 + 3 * 4
+
+    for ended in [child.wait() for child in start_together(divided)]:
+        assert ended.code == 0, ended.errors[-4000:]
 
 
 def test_a_resumed_training_reads_the_same_numbers(tiny_backbone: TinyBackbone, tmp_path: Path) -> None:
