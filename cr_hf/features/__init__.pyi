@@ -9,7 +9,9 @@ from .cache import list_caches as list_caches
 from .encode import FeatureDataset as FeatureDataset
 from .encode import classify_features as classify_features
 from .encode import collate_features as collate_features
+from .encode import cut_note as cut_note
 from .encode import encode_splits as encode_splits
 from .encode import encode_texts as encode_texts
+from .encode import text_columns as text_columns
 from .encode_media import encode_media as encode_media
 from .text_encoder import TextEncoder as TextEncoder

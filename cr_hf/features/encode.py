@@ -39,6 +39,9 @@ from .cache import FORMAT, FeatureFile, Features, Rows, default_cache_dir, one_l
 SHARD_ROWS = 1024
 # Short batches pad little and stay in the caches of a processor; an accelerator wants to be filled.
 CPU_TOKEN_BUDGET, ACCELERATOR_TOKEN_BUDGET = 1024, 16384
+LOOKED_AT = 1000
+"""So many texts are drawn to say how much of them is cut; their tokens are counted up to `COUNTED` times the limit."""
+COUNTED = 16
 # What a configuration says of its origin, not of the features; the weights are hashed in their own dtype.
 ORIGIN_FIELDS = ("_name_or_path", "architectures", "dtype", "transformers_version")
 
@@ -269,6 +272,48 @@ def classify_features(model: CRPreTrainedModel, features: Features, batch_size: 
     return torch.cat(logits)
 
 
+def text_columns(rows: Any) -> list[Any]:
+    """The texts of a split and, if its rows are pairs, their second texts: what `encode_texts` takes."""
+    return [rows[name] for name in ("text", "text_pair") if name in rows.column_names]
+
+
+def cut_note(
+    model: CRForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    text_pairs: Sequence[str] | None = None,
+) -> str | None:
+    """A line on texts that have more tokens than the model reads; `None` if there are none, or the texts are no texts.
+
+    Args:
+        model: its maximum length counts, and that of the tokenizer.
+        tokenizer: of the backbone.
+        texts: of which at most `LOOKED_AT` are looked at, drawn at random.
+        text_pairs: second texts, one for each; `None` for single texts.
+    """
+    limit = model.config.max_length_for(tokenizer)
+    drawn = np.random.default_rng(0).permutation(len(texts))[:LOOKED_AT].tolist()
+    columns = [[column[row] for row in drawn] for column in (texts, text_pairs) if column is not None]
+    try:
+        # A token is a byte or more, but for the few that are added.
+        if max(sum(len(text.encode()) for text in row) for row in zip(*columns, strict=True)) + 8 <= limit:
+            return None
+        encoded = tokenize(prepare_tokenizer(tokenizer, COUNTED * limit), *columns)
+    except (AttributeError, ValueError):
+        return None  # those who encode or train say which row it is
+    tokens = np.array([len(ids) for ids in encoded["input_ids"]])
+    over = np.maximum(tokens - limit, 0)
+    if not over.any():
+        return None
+    looked = "" if len(drawn) == len(texts) else " looked at"
+    can_grow = model.config.max_seq_length == limit < model.config.max_positions
+    mend = "a larger max_seq_length reads more" if can_grow else "this backbone reads no more"
+    return (
+        f"{np.count_nonzero(over):,} of {len(drawn):,} texts{looked} are longer than the {limit:,} tokens that are "
+        f"read: {over.sum() / tokens.sum():.1%} of all tokens are left out ({mend})"
+    )
+
+
 # ---- for the trainer ----
 
 
@@ -285,11 +330,8 @@ def encode_splits(
     longest, splits = model.config.max_length_for(tokenizer), {}
     runners = {name: FeatureRunner(model, name, longest) for name in {encoder, exact(encoder)}}
     for name, rows in dataset.items():
-        pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
         own = encoder if name == "train" else exact(encoder)
-        features = encode_texts(
-            model, tokenizer, rows["text"], text_pairs=pairs, description=name, encoder=runners[own]
-        )
+        features = encode_texts(model, tokenizer, *text_columns(rows), description=name, encoder=runners[own])
         splits[name] = (features, np.asarray(rows["label"]))
     return splits
 

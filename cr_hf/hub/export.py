@@ -23,6 +23,7 @@ from transformers.utils import logging
 from .._registration import model_class_of
 from ..data import load_rows
 from ..errors import CheckpointError, DataError, PublishError
+from ..features import text_columns
 from ..files import read_json, write_text
 from ..modeling import CRConfig, CRModel
 from ..runs import CARD, PROBE, RECIPE, RESULTS, TABLE, TOKENIZER_FILES, load_recipe, read_recipe
@@ -239,7 +240,7 @@ def training_texts(run_dir: str | Path) -> list[str]:
     except (DataError, OSError) as error:
         logger.warning(f"the training texts are not at hand ({error}): whether a file quotes them was not checked")
         return []
-    return [text for name in ("text", "text_pair") if name in rows.column_names for text in rows[name]]
+    return [text for column in text_columns(rows) for text in column]
 
 
 def _without_folders(values: Any) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..data import load_rows
 from ..errors import PublishError
-from ..features import TextGraph, graph_inputs, silent, trace, write_onnx
+from ..features import TextGraph, graph_inputs, silent, text_columns, trace, write_onnx
 from ..files import write_json, writing
 from ..modeling import prepare_tokenizer
 from ..runs import PROBE_TEXTS, TABLE, Run
@@ -122,7 +122,7 @@ def _tried_rows(run: Run) -> list[dict[str, Tensor]]:
     return [_tokens(run, list(TEXTS), pairs), *alone]
 
 
-def _tokens(run: Run, texts: list[str], pairs: list[str] | None) -> dict[str, Tensor]:
+def _tokens(run: Run, texts: list[str], pairs: list[str] | None = None) -> dict[str, Tensor]:
     tokenizer = prepare_tokenizer(run.tokenizer, run.model.config.max_length_for(run.tokenizer))
     encoded = tokenizer(texts, pairs, padding=True, truncation=True, return_tensors="pt")
     return graph_inputs(run.model, encoded)
@@ -173,13 +173,11 @@ def _quantize(run: Run, folder: Path) -> dict[str, float]:
     quantize_dynamic(folder / GRAPHS["onnx"], folder / INT8)
     task = run.task
     rows = load_rows(run.data(), task.problem_type, splits=["validation"])["validation"]
-    pairs = rows["text_pair"][:] if "text_pair" in rows.column_names else None
+    columns = [column[:] for column in text_columns(rows)]
     found = {}
     for name, file in (("validation", GRAPHS["onnx"]), ("validation_int8", INT8)):
         answer = _session(folder / file)
         starts = range(0, len(rows), BATCH)
-        logits = [
-            answer(_tokens(run, rows["text"][at : at + BATCH], pairs and pairs[at : at + BATCH])) for at in starts
-        ]
+        logits = [answer(_tokens(run, *(column[at : at + BATCH] for column in columns))) for at in starts]
         found[name] = float(task.measure(np.concatenate(logits), np.asarray(rows["label"][:]))[task.best_metric])
     return found

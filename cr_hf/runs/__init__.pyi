@@ -5,6 +5,7 @@ from .answer import confusion_rows as confusion_rows
 from .answer import worst_lines as worst_lines
 from .build import build_classifier as build_classifier
 from .build import build_model as build_model
+from .build import note_cut_texts as note_cut_texts
 from .build import sweep_head as sweep_head
 from .build import training_arguments as training_arguments
 from .choose_lambda import LambdaChoice as LambdaChoice

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..evaluation import bootstrap_interval
-from ..features import FeatureDataset
+from ..features import FeatureDataset, text_columns
 
 ON_FEATURES, ON_WORDS = "logistic regression on the same features", "logistic regression on TF-IDF"
 FEATURE_STRENGTHS = (1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0)  # of standardised columns
@@ -90,8 +90,7 @@ def beside_head(
 
 def _texts(rows: Any) -> list[str]:
     """Texts, a pair as one."""
-    columns = [rows[name][:] for name in ("text", "text_pair") if name in rows.column_names]
-    return [" ".join(texts) for texts in zip(*columns, strict=True)]
+    return [" ".join(texts) for texts in zip(*text_columns(rows), strict=True)]
 
 
 def _standardized(splits: Mapping[str, FeatureDataset]) -> dict[str, Any]:

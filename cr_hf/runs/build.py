@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from ..data import build_static_backbone, build_word_tokenizer, label_names_of, reach_hub, refuse_unordered
 from ..errors import RecipeError, nearest
+from ..features import cut_note, text_columns
 from ..modeling import (
     CRConfig,
     CRForFeatureClassification,
@@ -82,6 +83,15 @@ def build_model(recipe: Recipe, dataset: datasets.DatasetDict) -> tuple[Any, Any
     return build_classifier(recipe, fields, dataset["train"])
 
 
+def note_cut_texts(model: Any, tokenizer: Any, dataset: Any) -> None:
+    """Say of training texts, or of validation's where those are streamed, how much is cut, and keep it as a note."""
+    split = "train" if isinstance(dataset["train"], datasets.Dataset) else "validation"
+    note = tokenizer and cut_note(model, tokenizer, *text_columns(dataset[split]))
+    if note:
+        dataset.understood.notes.append(f"{split}: {note}")
+        logger.warning(dataset.understood.notes[-1])
+
+
 def build_classifier(recipe: Recipe, fields: dict[str, Any], rows: Any = None) -> tuple[Any, Any]:
     """`build_model` for fields of `CRConfig` that are known; the training rows are the words of `backbone: static`."""
     try:
@@ -117,7 +127,7 @@ def _pretrained(recipe: Recipe, fields: dict[str, Any]) -> tuple[CRForSequenceCl
 
 def _static_model(recipe: Recipe, rows: Any, fields: dict[str, Any]) -> Any:
     """Word embeddings over the words of the training texts, and their tokenizer."""
-    texts = (text for name in ("text", "text_pair") if name in rows.column_names for text in rows[name])
+    texts = (text for column in text_columns(rows) for text in column)
     tokenizer = build_word_tokenizer(texts, recipe.vocabulary_size, max_length=fields.get("max_seq_length") or 512)
     backbone = build_static_backbone(tokenizer, recipe.embedding_size, recipe.vectors_file)
     config = CRConfig(backbone_config=backbone.config, **fields)

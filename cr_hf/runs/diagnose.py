@@ -28,7 +28,7 @@ from ..evaluation import (
     tail_ratios,
     token_gradient_norms,
 )
-from ..features import FeatureDataset, encode_texts
+from ..features import FeatureDataset, encode_texts, text_columns
 from ..modeling import CRConfig, CRForSequenceClassification, CRHead, CRPreTrainedModel
 from ..training import train_heads
 from .build import sweep_head
@@ -109,8 +109,7 @@ def _features(model: Any, tokenizer: Any, rows: Any, split: Any, name: str) -> t
     if not isinstance(rows, datasets.Dataset):
         rows = datasets.Dataset.from_list(list(rows.take(ENCODED_ROWS)))
     rows = rows.select(sample_rows(len(rows), ENCODED_ROWS))
-    pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
-    features = encode_texts(model, tokenizer, rows["text"], pairs, cache_dir=False, description=name)
+    features = encode_texts(model, tokenizer, *text_columns(rows), cache_dir=False, description=name)
     return torch.from_numpy(np.asarray(features)), torch.as_tensor(np.asarray(rows["label"][:]))
 
 

@@ -36,7 +36,15 @@ from ..training import (
     show_epochs,
 )
 from .answer import answer
-from .build import build_model, check_together, recipe_lora_config, sweep_head, training_arguments, trains_on_features
+from .build import (
+    build_model,
+    check_together,
+    note_cut_texts,
+    recipe_lora_config,
+    sweep_head,
+    training_arguments,
+    trains_on_features,
+)
 from .choose_lambda import LambdaChoice, kept_lambda, lambda_of_run
 from .diagnose import reference_diagnostics
 from .directory import (
@@ -99,6 +107,8 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
     set_seed(recipe.seed)
     model, tokenizer = build_model(recipe, dataset)
     check_together(recipe, arguments, model)
+    if arguments.process_index == 0:
+        note_cut_texts(model, tokenizer, dataset)
     if recipe.search is not None:
         check_values(recipe, model.config)
     with contextlib.ExitStack() as stack:

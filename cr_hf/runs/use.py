@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers.utils import logging
 
 from .. import evaluation
 from ..data import DataConfig, Row, load_rows, load_tables, read_inputs, split_named, table_features
 from ..errors import DataError
-from ..features import classify_features, encode_texts
+from ..features import classify_features, cut_note, encode_texts, text_columns
 from ..modeling import TokenizerError, certified_radius
 from .run import Run
 
@@ -72,9 +73,12 @@ def predict_run(
             yield Prediction(f"row {number}", record or {"row": number}, *answer)
         return
     config = run.data(overrides)
+    note = None
     for chunk in _chunks(read_inputs(source, config)):
+        texts, pairs = _columns(chunk, config)
+        if note is None and (note := cut_note(run.model, run.tokenizer, texts, pairs)):
+            logger.warning(note)
         try:
-            texts, pairs = _columns(chunk, config)
             if radius:
                 answers = _answers(run, encode_texts(run.model, run.tokenizer, texts, pairs, cache_dir=False), radius)
             else:
@@ -145,19 +149,17 @@ def evaluate_run(
         data = dataclasses.replace(data, label_names=list(task.label_names))
     if perturb and task.is_regression:
         raise DataError(f"{run_dir} predicts numbers, and robustness is measured in accuracy: leave --perturb out")
+    columns: list[Any] = []
     if run.kind == "table":
         if perturb:
             raise DataError(f"{run_dir} is the run of a table, and --perturb damages texts: leave it out")
         loaded = load_tables(data, [split], run.schema)
-        rows = loaded[split]
-        features, pairs = table_features(rows), None
+        features = table_features(loaded[split])
     else:
         loaded = load_rows(data, task.problem_type, splits=[split])
-        rows = loaded[split]
-        pairs = rows["text_pair"] if "text_pair" in rows.column_names else None
-        # Training kept those of a frozen backbone; those of a trained one are of this run alone.
-        cache_dir: Any = None if run.model.config.freeze_backbone else False
-        features = np.array(encode_texts(run.model, run.tokenizer, rows["text"], pairs, cache_dir=cache_dir))
+        columns = text_columns(loaded[split])
+        features = _encoded(run, columns, split)
+    rows = loaded[split]
     if data.label_start is None and loaded.understood.reading.get("label_start") == 0:
         logger.warning(f"the labels are numbers and count the classes from 0: 0 is {task.label_names[0]!r}")
     labels = np.asarray(rows["label"][:])
@@ -170,8 +172,18 @@ def evaluate_run(
         def is_right(texts: list[str], pairs: list[str] | None) -> Any:
             return task.right_rows(run.model.predict_texts(texts, run.tokenizer, pairs).numpy(), labels)
 
-        metrics["robustness"] = evaluation.text_robustness(is_right, rows["text"], pairs, perturb, seed)
+        texts, pairs, *_ = [*columns, None]
+        metrics["robustness"] = evaluation.text_robustness(is_right, texts, pairs, perturb, seed)
     return metrics
+
+
+def _encoded(run: Run, columns: list[Any], split: str) -> NDArray[np.float32]:
+    """Features of a split; what is cut of its texts is said."""
+    if note := cut_note(run.model, run.tokenizer, *columns):
+        logger.warning(f"{split}: {note}")
+    # Training kept those of a frozen backbone; those of a trained one are of this run alone.
+    cache_dir: Any = None if run.model.config.freeze_backbone else False
+    return np.array(encode_texts(run.model, run.tokenizer, *columns, cache_dir=cache_dir))
 
 
 def diagnose_run(

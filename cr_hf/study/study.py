@@ -23,7 +23,7 @@ from ..errors import RecipeError
 from ..evaluation import RESAMPLES, Comparison, compare_all, crossed_bootstrap, declare, least_wilcoxon_p
 from ..features import encode_splits
 from ..files import write_json, writing
-from ..runs import Recipe, build_model, describe_data, describe_machine, override_recipe
+from ..runs import Recipe, build_model, describe_data, describe_machine, note_cut_texts, override_recipe
 from .arms import HEADS, check_heads
 from .cells import CellStore, StudyData, train_cell
 from .results import Cell, Compared, Fraction, Study
@@ -176,6 +176,7 @@ def read_features(recipe: Recipe) -> tuple[Any, StudyData]:
         raise RecipeError("a study needs a test split: give data.test_file")
     frozen = recipe if is_table else override_recipe(recipe, {"freeze_backbone": True})
     model, tokenizer = build_model(frozen, dataset)
+    note_cut_texts(model, tokenizer, dataset)
     if is_table:
         splits = {name: (table_features(rows), np.asarray(rows["label"][:])) for name, rows in dataset.items()}
     else:

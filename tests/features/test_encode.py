@@ -21,7 +21,7 @@ from cr_hf import CRConfig
 from cr_hf import CRForSequenceClassification as Model
 from cr_hf.errors import DataError
 from cr_hf.features.cache import clear_caches, default_cache_dir, list_caches
-from cr_hf.features.encode import encode_texts
+from cr_hf.features.encode import cut_note, encode_texts
 
 
 def test_features_are_those_of_each_text_alone_for_every_backbone(
@@ -258,3 +258,37 @@ def test_progress_counts_every_row_and_starts_where_the_last_run_stopped(
     assert (first.options["initial"], second.options["initial"]) == (0, ROWS_OF_SHARD)
     assert first.options["desc"] == "encode train"
     assert first.options["delay"] == 2
+
+
+def test_what_is_cut_of_long_texts_is_what_the_tokenizer_leaves_out(folder: Path, tokenizer: Any) -> None:
+    texts = [*TEXTS, "good film " * 30, "film" * 3]
+    for limit in (5, 8):
+        model = build(folder, max_seq_length=limit)
+        lengths = np.array([len(tokenizer(text)["input_ids"]) for text in texts])
+        note = cut_note(model, tokenizer, texts)
+        assert note is not None
+        assert note.startswith(f"{(lengths > limit).sum()} of {len(texts)} texts are longer than the {limit} tokens")
+        assert f" {np.maximum(lengths - limit, 0).sum() / lengths.sum():.1%} of all tokens" in note
+        assert "max_seq_length" in note
+
+
+def test_pairs_are_cut_as_one_and_short_texts_are_not(folder: Path, tokenizer: Any) -> None:
+    model = build(folder, max_seq_length=8)
+    assert cut_note(model, tokenizer, ["good film"], ["bad"]) is None
+    longer = cut_note(model, tokenizer, ["good film"] * 2, ["bad", "bad " * 9])
+    assert longer is not None
+    assert longer.startswith("1 of 2 texts are longer than the 8 tokens")
+
+
+def test_many_texts_are_drawn_and_texts_that_are_none_are_left_to_others(folder: Path, tokenizer: Any) -> None:
+    model = build(folder, max_seq_length=4)
+    note = cut_note(model, tokenizer, ["good " * 9, "bad"] * 1000)
+    assert note is not None
+    assert 450 < int(note.split(" of 1,000 texts looked at")[0]) < 550
+    for bad in ([7, "good " * 9], ["\ud800" * 40]):
+        assert cut_note(model, tokenizer, bad) is None  # type: ignore[arg-type]
+    whole = build(folder)
+    most = whole.config.max_length_for(tokenizer)
+    note = cut_note(whole, tokenizer, ["good " * 2 * most])
+    assert note is not None
+    assert note.endswith("(this backbone reads no more)")

@@ -342,3 +342,17 @@ def test_an_interval_is_explained_where_there_is_one(capsys: pytest.CaptureFixtu
     assert "interval" not in capsys.readouterr().out
     print_metrics({"test": {"rows": 9, "accuracy": 0.5, "accuracy_interval": [0.4, 0.6]}})
     assert "0.5000 [0.4000, 0.6000]\n95 % interval" in capsys.readouterr().out
+
+
+def test_texts_that_are_cut_are_said_by_every_command(train: Train, command: Command, tmp_path: Path) -> None:
+    long = rows("text,label", lambda index, words: f"{f'{words} ' * (1 + 9 * (index % 3 == 0))}{index},{index % 2}")
+    run_dir = train(long, "max_seq_length=12")
+    (note,) = (note for note in Run(run_dir).results["data"]["understood"]["notes"] if "max_seq_length" in note)
+    assert note.startswith("train: ")
+    assert " texts are longer than the 12 tokens that are read: " in note
+    assert "are longer than the 12 tokens that are read" in (run_dir / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "new.csv").write_bytes(long)
+    asked = (("predict", run_dir, "new.csv"), ("evaluate", run_dir, "data.train_file=new.csv", "--split", "train"))
+    for arguments in asked:
+        assert "10 of 30 texts are longer than the 12 tokens that are read: " in command(*arguments)[2]
+    assert "longer" not in command("predict", run_dir, GOOD)[2]
