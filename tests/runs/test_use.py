@@ -352,7 +352,7 @@ def test_texts_that_are_cut_are_said_by_every_command(train: Train, command: Com
     assert " texts are longer than the 12 tokens that are read: " in note
     assert "are longer than the 12 tokens that are read" in (run_dir / "README.md").read_text(encoding="utf-8")
     (tmp_path / "new.csv").write_bytes(long)
-    asked = (("predict", run_dir, "new.csv"), ("evaluate", run_dir, "data.train_file=new.csv", "--split", "train"))
+    asked = (("predict", run_dir, "new.csv"), ("evaluate", run_dir, "data.test_file=new.csv"))
     for arguments in asked:
         assert "10 of 30 texts are longer than the 12 tokens that are read: " in command(*arguments)[2]
     assert "longer" not in command("predict", run_dir, GOOD)[2]
