@@ -106,16 +106,35 @@ def kept_features(
             for shard in shards:
                 features[shard] = encoder(shard, bar)
         return features
-    folder = (default_cache_dir() if cache_dir is None else Path(cache_dir)) / encoder.address()
-    about = {"description": description, "backbone": config.backbone_config.model_type, "texts": count}
-    entry = FeatureFile(folder, shards, config.in_features, about)
-    with one_line_errors(folder):
+    entry = _entry(encoder, shards, description, cache_dir)
+    with one_line_errors(entry.folder):
         missing = entry.missing()
         if missing:
             done = count - sum(len(shards[shard]) for shard in missing)
             with exactly(), _progress(description, count, done) as bar:
                 entry.fill(missing, encoder, bar)
         return entry.open()
+
+
+def _entry(encoder: Any, shards: list[Rows], description: str, cache_dir: str | Path | None) -> FeatureFile:
+    folder = (default_cache_dir() if cache_dir is None else Path(cache_dir)) / encoder.address()
+    config, count = encoder.model.config, sum(map(len, shards))
+    about = {"description": description, "backbone": config.backbone_config.model_type, "texts": count}
+    return FeatureFile(folder, shards, config.in_features, about)
+
+
+def features_if_kept(
+    model: CRForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    encoder: str = "torch",
+) -> Features | None:
+    """What `encode_texts` would read from the cache, shape (len(texts), in_features); `None` if a row is not there."""
+    rows = _SortedTexts(texts, None)
+    runner = FeatureRunner(model, encoder, model.config.max_length_for(tokenizer))
+    entry = _entry(_Encoder(model, tokenizer, rows, None, runner), rows.shards, "texts", None)
+    with one_line_errors(entry.folder):
+        return entry.open() if entry.folder.is_dir() and not entry.missing() else None
 
 
 # ---- from texts to features ----

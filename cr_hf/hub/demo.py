@@ -8,17 +8,27 @@ import runpy
 import shutil
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from ..errors import PublishError
+import numpy as np
+
+from ..data import label_names_of, load_rows
+from ..errors import CRError, PublishError
 from ..evaluation import perturb_text
+from ..features import encode_texts, features_if_kept
 from ..files import write_text
 from ..modeling import CRConfig
 from ..runs import Run
 from .export import require_empty
 
 APP = Path(__file__).parent / "space" / "app.py"
+NEAREST = 10
+"""Training texts whose labels are counted."""
 ABOUT = """---
 title: {title}
 sdk: gradio
@@ -88,7 +98,38 @@ def serve(run: Run, port: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         _write_app(Path(scratch), str(run.path))
         sys.path.insert(0, scratch)
-        runpy.run_path(str(Path(scratch) / APP.name), run_name="__main__")
+        found = {"counts_nearest": partial(nearest_labels, run)}
+        runpy.run_path(str(Path(scratch) / APP.name), found, run_name="__main__")
+
+
+def nearest_labels(run: Run, model: Any, tokenizer: Any) -> Callable[[str], dict[str, int]] | None:
+    """From a text to the number of each label among the training texts nearest to it, by the cosine of their features.
+
+    Args:
+        run: of texts.
+        model: the run's.
+        tokenizer: the run's.
+
+    Returns:
+        `None` unless the features are kept, and the data are where they were.
+    """
+    if not model.config.freeze_backbone:
+        return None
+    try:
+        rows = load_rows(run.data(), splits=["train"])["train"]
+        features = features_if_kept(model, tokenizer, rows["text"], run.recipe.encoder)
+    except CRError:
+        return None
+    if features is None:
+        return None
+    lengths, names, labels = np.linalg.norm(features, axis=1), label_names_of(rows) or [], rows["label"][:]
+
+    def counts(text: str) -> dict[str, int]:
+        (own,) = encode_texts(model, tokenizer, [text], cache_dir=False)
+        nearest = np.argsort(-(features @ own) / lengths)[:NEAREST]
+        return dict(Counter(names[labels[row]] for row in nearest).most_common())
+
+    return counts
 
 
 def _write_app(folder: Path, model: str) -> None:

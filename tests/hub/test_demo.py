@@ -4,17 +4,23 @@ import json
 import runpy
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from conftest import TinyBackbone
+from huggingface_hub import constants
 from published_run import make_run
 
+from cr_hf.data import DataConfig, label_names_of, load_rows
 from cr_hf.errors import PublishError
 from cr_hf.evaluation.perturbations import perturb_text
 from cr_hf.evaluation.tokens import _gradients
-from cr_hf.hub.demo import APP, check_demo, write_space
+from cr_hf.features import encode_texts
+from cr_hf.hub.demo import APP, check_demo, nearest_labels, write_space
 from cr_hf.runs import Run, predict_run
 
 TEXT = "A café, in two words: wonderfully slow!"
@@ -39,7 +45,8 @@ def page(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_a_page_shows_what_predict_says(run: Run, page: Any) -> None:
     [predicted] = predict_run(run, [TEXT], radius=True)
-    read, classes, radius, words = page["classify"](TEXT, 0)
+    read, classes, radius, nearest, words = page["classify"](TEXT, 0)
+    assert nearest == ""  # as on a Space
     assert read == TEXT
     assert list(classes) == list(run.model.config.id2label.values())
     assert list(classes.values()) == pytest.approx(predicted.scores, abs=1e-6)
@@ -47,15 +54,35 @@ def test_a_page_shows_what_predict_says(run: Run, page: Any) -> None:
     [(_, ids, norms)] = _gradients(run.model, run.tokenizer, [TEXT])
     special = run.tokenizer.all_special_ids
     tokens = [norm for one, norm in zip(ids[0].tolist(), norms[0].tolist(), strict=True) if one not in special]
-    assert max(share for _, share in words) == 1.0
+    shares = [share / page["STRONGEST"] for _, share in words]
+    assert max(shares) == pytest.approx(1.0)
     assert [word for word, _ in words] == ["A", "café", ",", "in", "two", "words", ":", "wonderfully", "slow", "!"]
     if len(tokens) == len(words):
-        assert [share for _, share in words] == pytest.approx([norm / max(tokens) for norm in tokens], rel=1e-4)
+        assert shares == pytest.approx([norm / max(tokens) for norm in tokens], rel=1e-4)
 
 
 def test_the_slider_types_worse_and_an_empty_text_is_said(page: Any) -> None:
     assert page["classify"](TEXT, 4)[0] == perturb_text(TEXT, "typos", 4)
     assert page["classify"]("  ", 0)[2] == "Type a text first."
+
+
+def test_labels_of_the_nearest_training_texts_are_counted_where_features_are_kept(
+    run: Run, page: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path))
+    assert nearest_labels(run, run.model, run.tokenizer) is None  # its rows cannot be read
+    monkeypatch.setattr(run.recipe, "data", DataConfig(name="embedded", max_train_samples=50))
+    assert nearest_labels(run, run.model, run.tokenizer) is None
+    rows = load_rows(run.data())["train"]
+    features = np.array(encode_texts(run.model, run.tokenizer, rows["text"]))
+    for number in (0, 7):
+        own = features[number]
+        cosines = torch.cosine_similarity(torch.from_numpy(features), torch.from_numpy(own)[None])
+        names = [label_names_of(rows)[rows[int(row)]["label"]] for row in cosines.topk(10).indices]
+        counts = nearest_labels(run, run.model, run.tokenizer)(rows[number]["text"])
+        assert counts == Counter(names)
+    monkeypatch.setitem(page["classify"].__globals__, "counts_nearest", lambda text: {"fine": 7, "bad": 3})
+    assert page["classify"](TEXT, 0)[3] == "The 10 nearest training texts: 7 fine, 3 bad"
 
 
 def test_a_space_names_its_model_and_no_folder_of_this_machine(run: Run, tmp_path: Path) -> None:
