@@ -90,12 +90,12 @@ def train(
     """Train what a recipe describes and write a run directory."""
     checked = _checked(recipe, overrides)
     from .progress import launch, set_verbosity, stoppable
+    from .runs import check_directory
 
+    if "RANK" not in os.environ:  # before the heavy imports, and in one line where several processes would say it
+        check_directory(checked, overwrite, resume)
     with stoppable("go on with: {command} --resume"):
         if num_processes is not None and num_processes > 1:
-            from .runs import check_directory
-
-            check_directory(checked, overwrite, resume)  # here it is one line, in the processes it would be many
             given = {"--overwrite": overwrite, "--resume": resume, "--quiet": quiet, "--verbose": verbose}
             flags = [flag for flag, is_given in given.items() if is_given]
             sys.exit(launch(num_processes, ["train", str(recipe), *(overrides or []), *flags]))

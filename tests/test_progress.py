@@ -94,3 +94,10 @@ def test_a_phase_without_a_terminal_is_a_line_a_minute(
     assert lines[0] == "encode train: 300 texts of 1,000, 210 s left"
     assert lines[-1] == "encode train: 1,000 texts in 300 s"
     assert len(lines) == 4
+
+
+def test_numbers_of_an_epoch_have_four_digits_whatever_their_size() -> None:
+    from cr_hf.training.progress import _number  # transformers, for which the other tests need not wait
+
+    shown = [_number(value) for value in (28.2, 7.61014, 0.09521, 1.0, 0.0, 1234.5, 123456.0, None)]
+    assert shown == ["28.20", "7.610", "0.09521", "1.000", "0.000", "1234", "1.235e+05", "-"]

@@ -187,9 +187,8 @@ def beside_sentence(found: Answer) -> str:
     parts = [f"{THIS} {100 * found.accuracy:.1f} %"]
     for one in found.beside:
         low, high = (100 * end for end in one.interval)
-        parts.append(
-            f"{one.name} {100 * one.accuracy:.1f} % (difference {100 * one.difference:+.1f} [{low:+.1f}, {high:+.1f}])"
-        )
+        differs = f"difference {100 * one.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+        parts.append(f"{one.name} {100 * one.accuracy:.1f} % ({differs if low < high else 'right on the same rows'})")
     verdicts = [f"{one.name} is better: use it" for one in found.beside if one.interval[1] < 0]
     alike = [one for one in found.beside if one.interval[0] <= 0 <= one.interval[1]]
     if alike:

@@ -102,15 +102,14 @@ class EpochTable(TrainerCallback):
         self._bar = None
 
     def _row(self, values: dict[str, Any], last: str = "") -> None:
-        cells = {name: _number(values.get(name)) for name in COLUMNS} | {"epoch": f"{values['epoch']:.3g}"}
+        cells = {name: _number(values.get(name)) for name in COLUMNS}
+        cells |= {name: f"{values[name]:.3g}" for name in ("epoch", "dreg_lambda") if name in values}
         self._bar.write("".join(f"{cells[name]:>{width}}" for name, width in COLUMNS.items()) + last)
         self._logs = {}
 
 
 def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if 0.1 <= abs(value) < 10 and value != int(value) else f"{value:.4g}"
+    return "-" if value is None else f"{value:#.4g}".rstrip(".")
 
 
 def show_epochs(trainer: Trainer) -> None:

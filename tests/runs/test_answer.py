@@ -85,6 +85,7 @@ def answer_of(*beside: tuple[str, float, float], parameters: int = 500) -> Answe
         (answer_of((ON_FEATURES, -0.1, 0.1), parameters=100), "the smallest is this head"),
         (answer_of((ON_FEATURES, -0.2, -0.1)), f"{ON_FEATURES} is better: use it"),
         (answer_of((ON_FEATURES, 0.1, 0.2)), f"this head is better than {ON_FEATURES}"),
+        (answer_of((ON_FEATURES, 0.0, 0.0)), f"{ON_FEATURES} 80.0 % (right on the same rows): this head and"),
     ],
 )
 def test_the_verdict(answer: Answer, verdict: str) -> None:
