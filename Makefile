@@ -64,7 +64,7 @@ results: setup ## Write RESULTS.md, the tables of README.md and docs/ and the pi
 	$(BIN)/python -m experiments.stability
 
 soak: setup ## Try to break it for an hour, and write experiments/results/soak.json
-	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.soak
+	OMP_NUM_THREADS=1 ONEDNN_PRIMITIVE_CACHE_CAPACITY=16 PYTHONPATH=tests $(BIN)/python tests/support/soak.py
 
 bench: setup ## Install the peers, measure, and write benchmarks/results
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]"

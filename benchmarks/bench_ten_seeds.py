@@ -110,13 +110,13 @@ def warm_start(folder: str) -> float:
     """Seconds from the end of the imports to the first training step of `cr-hf train` with cached features."""
     script = """
 import sys, time, tempfile
-import cr_hf.runs.train
+import cr_hf.runs.job, cr_hf.runs.train
 from cr_hf.runs.recipe import load_recipe
 start = time.perf_counter()
 class Reached(Exception): pass
-class First(cr_hf.runs.train.CRTrainer):
+class First(cr_hf.runs.job.CRTrainer):
     def training_step(self, *a, **k): raise Reached
-cr_hf.runs.train.CRTrainer = First
+cr_hf.runs.job.CRTrainer = First
 with tempfile.TemporaryDirectory() as folder:
     try:
         more = [f"data.dir={sys.argv[2]}", "backbone=offline", f"output_dir={folder}/run"]

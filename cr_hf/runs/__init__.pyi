@@ -24,6 +24,7 @@ from .directory import RESULTS as RESULTS
 from .directory import TABLE as TABLE
 from .directory import TOKENIZER_FILES as TOKENIZER_FILES
 from .directory import check_directory as check_directory
+from .job import split_features as split_features
 from .new import new_recipe as new_recipe
 from .recipe import TRANSFORMERS as TRANSFORMERS
 from .recipe import Recipe as Recipe

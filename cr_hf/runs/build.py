@@ -31,7 +31,6 @@ from ..training import (
     CRTrainingArguments,
     SweepHead,
     check_arguments,
-    check_schedule,
     lora_config,
     normalized_class_weights,
 )
@@ -229,12 +228,7 @@ def check_together(recipe: Recipe, arguments: CRTrainingArguments, model: Any) -
             raise ValueError(f"{refused}={getattr(arguments, refused)!r} is not for a recipe: leave it out")
         if recipe.early_stopping_patience is not None and arguments.eval_strategy == "no":
             raise ValueError("early_stopping_patience needs evaluations: set eval_strategy to epoch or steps")
-        check_schedule(
-            arguments.dreg_schedule,
-            model.config.dreg_lambda,
-            arguments.dreg_lambda_end,
-            arguments.dreg_warmup_steps,
-        )
+        arguments.check_lambda(model.config.dreg_lambda)
         if isinstance(arguments.class_weights, list):
             normalized_class_weights(arguments.class_weights, [1] * int(model.config.num_labels or 0))
         if recipe.data.streaming and (trains_on_features(recipe, model) or model.config.feature_norm == "standardize"):

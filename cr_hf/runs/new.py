@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data import load_rows, load_tables
 from ..files import write_text
 from .draft import draft_recipe
 from .recipe import Recipe, load_recipe
@@ -37,7 +36,7 @@ def new_recipe(path: Path, output: Path) -> list[str]:
     """
     recipe = load_recipe(path)
     is_table = recipe.kind == "table"
-    dataset: Any = load_tables(recipe.data) if is_table else load_rows(recipe.data, recipe.task.problem_type)
+    dataset = recipe.read_data()
     lines = dataset.understood.lines()
     if not is_table:
         texts = {split: rows["text"][:] for split, rows in dataset.items()}

@@ -129,6 +129,19 @@ class Recipe:
         """
         check_files(self.data, self.kind == "table")
 
+    def read_data(self) -> Any:
+        """Its rows, by split.
+
+        Raises:
+            DataError: naming the file, the row and the mend.
+        """
+        from ..data import load_rows, load_streamed, load_tables  # they import datasets
+
+        if self.kind == "table":
+            return load_tables(self.data)
+        load = load_streamed if self.data.streaming else load_rows
+        return load(self.data, self.task.problem_type)
+
     def to_dict(self) -> dict[str, Any]:
         """The recipe as its YAML file would say it, defaults of `data` left out."""
         own, data = _not_default(self), _not_default(self.data)

@@ -6,11 +6,9 @@ import contextlib
 import importlib.util
 import json
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging
 
@@ -18,7 +16,8 @@ from ..errors import NonFiniteError, RecipeError
 from ..files import read_json, write_json
 from ..modeling import CRConfig
 from ..training import CRTrainingArguments
-from .build import build_model, check_together, sweep_head, training_arguments
+from .build import sweep_head, training_arguments
+from .job import Job
 from .keys import TRIALS, as_number, searched_values
 from .recipe import WHOLE, Recipe, override_recipe
 
@@ -52,16 +51,13 @@ def check_values(recipe: Recipe, config: CRConfig) -> None:
         sweep_head(recipe, config, {key: value, "search": None})
 
 
-def search_settings(
-    recipe: Recipe, arguments: CRTrainingArguments, dataset: Any, prepare: Callable[..., tuple[Any, Any]]
-) -> list[dict[str, Any]]:
+def search_settings(recipe: Recipe, arguments: CRTrainingArguments, dataset: Any) -> list[dict[str, Any]]:
     """Try settings, each once. Features of a frozen backbone are encoded by the first trial that reads them.
 
     Args:
         recipe: with a `search:` block.
         arguments: of the run. The trials are kept beside its checkpoints: a search that was stopped goes on.
         dataset: the splits.
-        prepare: makes a trainer of a recipe, its arguments, model, tokenizer and splits.
 
     Returns:
         The trials, best first: their `values`, and their `score`, the best validation metric of all evaluations;
@@ -87,7 +83,7 @@ def search_settings(
         if name not in known:
             known[name] = None
             with contextlib.suppress(NonFiniteError):
-                known[name] = _score(recipe, values, arguments, dataset, prepare)
+                known[name] = _score(recipe, values, arguments, dataset)
             if logging.is_progress_bar_enabled():
                 score = known[name]
                 print(f"trial {number + 1}: {'not finite' if score is None else f'{score:.4g}'} {name}")
@@ -106,21 +102,12 @@ def best_recipe(recipe: Recipe, trials: list[dict[str, Any]]) -> Recipe:
     return override_recipe(recipe, {**trials[0]["values"], "search": None})
 
 
-def _score(
-    recipe: Recipe,
-    values: dict[str, Any],
-    arguments: CRTrainingArguments,
-    dataset: Any,
-    prepare: Callable[..., tuple[Any, Any]],
-) -> float:
+def _score(recipe: Recipe, values: dict[str, Any], arguments: CRTrainingArguments, dataset: Any) -> float:
     metric = f"eval_{str(arguments.metric_for_best_model or 'loss').removeprefix('eval_')}"
     with tempfile.TemporaryDirectory() as folder:
         own = override_recipe(recipe, {**values, **OF_A_TRIAL, "output_dir": folder})
         arguments = training_arguments(own, Path(folder))
-        set_seed(own.seed)
-        model, tokenizer = build_model(own, dataset)
-        check_together(own, arguments, model)
-        trainer, _ = prepare(own, arguments, model, tokenizer, dataset)
+        trainer, _ = Job.of(own, arguments, dataset).trainer()
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     scores = [entry[metric] for entry in trainer.state.log_history if metric in entry]

@@ -1,8 +1,4 @@
-"""A recipe to a finished run directory.
-
-Two ways of data meet here. With a frozen backbone every split is encoded once, the head trains on the features and is
-then mounted on the backbone; with a trained backbone the texts are tokenised. Both end in the same run directory.
-"""
+"""A recipe to a finished run directory: a head that was trained on features is mounted on its backbone first."""
 
 from __future__ import annotations
 
@@ -14,42 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
-from transformers import DataCollatorWithPadding, EarlyStoppingCallback, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging
 
 from .. import __version__
-from ..data import load_rows, load_streamed, load_tables, schema_of, table_features
+from ..data import schema_of
 from ..errors import RecipeError
 from ..evaluation import Task
-from ..features import FeatureDataset, check_encoder, classify_features, collate_features, encode_splits
+from ..features import check_encoder, classify_features
 from ..files import read_json, write_json, writing
-from ..modeling import CRForFeatureClassification, CRForSequenceClassification, tokenize
-from ..training import (
-    CRTrainer,
-    CRTrainingArguments,
-    add_lora,
-    check_same_features,
-    last_complete_checkpoint,
-    merge_lora,
-    show_epochs,
-)
+from ..training import CRTrainer, CRTrainingArguments, last_complete_checkpoint, merge_lora, show_epochs
 from .answer import answer
-from .build import (
-    build_model,
-    check_together,
-    note_cut_texts,
-    recipe_lora_config,
-    sweep_head,
-    training_arguments,
-    trains_on_features,
-)
-from .choose_lambda import LambdaChoice, kept_lambda, lambda_of_run
+from .build import note_cut_texts, training_arguments, trains_on_features
+from .choose_lambda import LambdaChoice, kept_lambda
 from .diagnose import reference_diagnostics
 from .directory import (
     ADAPTER,
-    BASE,
     CARD,
     EVAL_RESULTS,
     LAMBDA_PICTURE,
@@ -63,6 +39,7 @@ from .directory import (
     open_directory,
     staged,
 )
+from .job import Job, phase
 from .recipe import Recipe
 from .results import describe_data, describe_environment, describe_model, text_probe
 from .search import best_recipe, check_search, check_values, search_settings
@@ -101,16 +78,14 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
             publish()
         return run_dir
     with arguments.main_process_first(local=False, desc="reading the data"):
-        dataset = _read_data(recipe)
+        dataset = recipe.read_data()
     if arguments.process_index == 0 and logging.is_progress_bar_enabled():
         print(*dataset.understood.lines(), sep="\n")
-    set_seed(recipe.seed)
-    model, tokenizer = build_model(recipe, dataset)
-    check_together(recipe, arguments, model)
+    job = Job.of(recipe, arguments, dataset)
     if arguments.process_index == 0:
-        note_cut_texts(model, tokenizer, dataset)
+        note_cut_texts(job.model, job.tokenizer, dataset)
     if recipe.search is not None:
-        check_values(recipe, model.config)
+        check_values(recipe, job.model.config)
     with contextlib.ExitStack() as stack:
         with arguments.main_process_first(local=False, desc="opening the run directory"):
             # Every process has read what is there, and only now does one of them write.
@@ -119,12 +94,10 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
         stack.enter_context(writing(run_dir))
         trials: list[Any] = []
         if recipe.search is not None:
-            trials = search_settings(recipe, arguments, dataset, _prepared)
+            trials = search_settings(recipe, arguments, dataset)
             recipe = best_recipe(recipe, trials)
-            arguments = training_arguments(recipe, run_dir)
-            set_seed(recipe.seed)
-            model, tokenizer = build_model(recipe, dataset)
-        _train(recipe, arguments, model, tokenizer, dataset, resume, started, trials)
+            job = Job.of(recipe, training_arguments(recipe, run_dir), dataset)
+        _train(job, resume, started, trials)
     if arguments.process_index == 0:
         publish()
     return run_dir
@@ -167,47 +140,32 @@ def _write_card(run_dir: Path, folder: Path | None = None) -> None:
         plot_lambda(LambdaChoice(**choice), (folder or run_dir) / LAMBDA_PICTURE)
 
 
-def _train(
-    recipe: Recipe,
-    arguments: CRTrainingArguments,
-    model: Any,
-    tokenizer: Any,
-    dataset: Any,
-    resume: bool,
-    started: float,
-    trials: list[Any],
-) -> None:
+def _train(job: Job, resume: bool, started: float, trials: list[Any]) -> None:
     """Train, measure and save, in a run directory that stands open."""
-    checkpoint = last_complete_checkpoint(str(arguments.output_dir)) if resume else None
-    trainer, splits = _prepared(recipe, arguments, model, tokenizer, dataset)
+    folder = str(job.arguments.output_dir)
+    checkpoint = last_complete_checkpoint(folder) if resume else None
+    trainer, splits = job.trainer()
     show_epochs(trainer)
     prepared = time.perf_counter()
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except KeyboardInterrupt as stop:
-        state, last = trainer.state, last_complete_checkpoint(str(arguments.output_dir))
+        state, last = trainer.state, last_complete_checkpoint(folder)
         kept = "there is no checkpoint yet" if last is None else f"{last} is kept"
         raise KeyboardInterrupt(f"at step {state.global_step:,} of {state.max_steps:,}; {kept}") from stop
     seconds = {
         "seconds_preparing": round(prepared - started, 2),
         "seconds_training": round(time.perf_counter() - prepared, 2),
     }
-    with _phase("measure", arguments):
-        _measure_and_save(recipe, trainer, model, tokenizer, dataset, splits, seconds, trials)
+    with phase("measure", job.arguments):
+        _measure_and_save(job, trainer, splits, seconds, trials)
 
 
 def _measure_and_save(
-    recipe: Recipe,
-    trainer: CRTrainer,
-    model: Any,
-    tokenizer: Any,
-    dataset: Any,
-    splits: dict[str, Any],
-    seconds: dict[str, float],
-    trials: list[Any],
+    job: Job, trainer: CRTrainer, splits: dict[str, Any], seconds: dict[str, float], trials: list[Any]
 ) -> None:
-    run_dir = Path(recipe.output_dir)
-    model = _finished_model(recipe, trainer, model)
+    recipe, run_dir, dataset = job.recipe, job.run_dir, job.dataset
+    model = _finished_model(recipe, trainer, job.model)
     predictions: dict[str, Any] = {
         name: trainer.predict(split).predictions for name, split in splits.items() if name != "train"
     }
@@ -229,7 +187,7 @@ def _measure_and_save(
                 name: Task.of(model.config).measure(logits, np.asarray(dataset[name]["label"][:]))
                 for name, logits in predictions.items()
             },
-            "diagnostics": reference_diagnostics(recipe, model.eval(), tokenizer, dataset, splits, predictions),
+            "diagnostics": reference_diagnostics(recipe, model.eval(), job.tokenizer, dataset, splits, predictions),
             "environment": describe_environment(trainer.args),
         }
         if recipe.chooses_lambda:
@@ -241,22 +199,10 @@ def _measure_and_save(
             results["answer"] = answer(model, dataset, splits, predictions, sum(seconds.values()), folder)
             if recipe.kind == "table":
                 write_json(folder / TABLE, dataclasses.asdict(schema_of(dataset["train"])))
-            _save(folder, trainer, model.eval(), tokenizer, recipe.data.text_pair_column is not None)
+            _save(job, folder, trainer, model.eval())
             write_json(folder / RESULTS, results)
             _write_card(run_dir, folder)
     trainer.accelerator.wait_for_everyone()
-
-
-def _phase(name: str, arguments: CRTrainingArguments) -> contextlib.AbstractContextManager[Any]:
-    """Work whose amount is not known, shown by the first process."""
-    return logging.tqdm(desc=name, delay=2, leave=False, disable=arguments.process_index > 0)
-
-
-def _read_data(recipe: Recipe) -> Any:
-    if recipe.kind == "table":
-        return load_tables(recipe.data)
-    load = load_streamed if recipe.data.streaming else load_rows
-    return load(recipe.data, recipe.task.problem_type)
 
 
 def _finished_model(recipe: Recipe, trainer: CRTrainer, model: Any) -> Any:
@@ -282,100 +228,14 @@ def _finished_model(recipe: Recipe, trainer: CRTrainer, model: Any) -> Any:
     return model
 
 
-def _prepared(
-    recipe: Recipe, arguments: CRTrainingArguments, model: Any, tokenizer: Any, dataset: Any
-) -> tuple[CRTrainer, dict[str, Any]]:
-    """The trainer of a recipe, and its splits."""
-    prepare = _frozen_trainer if trains_on_features(recipe, model) else _fine_tuning_trainer
-    return prepare(recipe, arguments, model, tokenizer, dataset)
-
-
-def _frozen_trainer(
-    recipe: Recipe,
-    arguments: CRTrainingArguments,
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase | None,
-    dataset: datasets.DatasetDict,
-) -> tuple[CRTrainer, dict[str, Any]]:
-    """Encode every split once, or take the columns of a table, and train the head on the features."""
-    encoded: Any = (
-        {name: (table_features(rows), np.asarray(rows["label"][:])) for name, rows in dataset.items()}
-        if tokenizer is None
-        else encode_splits(model, tokenizer, dataset, recipe.encoder)
-    )
-    if arguments.process_index == 0:
-        check_same_features(Path(str(arguments.output_dir)), *encoded["train"])
-    splits = {name: FeatureDataset(features, labels) for name, (features, labels) in encoded.items()}
-    if recipe.chooses_lambda:
-        with _phase("choose lambda", arguments):
-            choice = lambda_of_run(recipe, arguments, model.config, encoded["train"], encoded["validation"])
-        model.config.dreg_lambda = choice.chosen
-    config = sweep_head(recipe, model.config).config
-    set_seed(recipe.seed)
-    head = CRForFeatureClassification(config)
-    arguments.remove_unused_columns = False
-    if arguments.train_sampling_strategy == "group_by_length":
-        arguments.train_sampling_strategy = "random"  # features are all of one length
-    return _trainer(recipe, arguments, head, splits, collate_features), splits
-
-
-def _fine_tuning_trainer(
-    recipe: Recipe,
-    arguments: CRTrainingArguments,
-    model: CRForSequenceClassification,
-    tokenizer: PreTrainedTokenizerBase,
-    dataset: datasets.DatasetDict,
-) -> tuple[CRTrainer, dict[str, Any]]:
-    """Tokenise every split with the tokenizer that `build_model` prepared; batches are padded to their longest."""
-
-    def tokenized(rows: dict[str, list]) -> Any:
-        encoded = tokenize(tokenizer, rows["text"], rows.get("text_pair"))
-        return {**encoded, arguments.length_column_name: [len(ids) for ids in encoded["input_ids"]]}
-
-    texts = [name for name in ("text", "text_pair") if name in dataset["train"].column_names]
-    splits: dict[str, Any] = {}
-    with arguments.main_process_first(local=False, desc="tokenising the texts"), _phase("tokenize", arguments):
-        for name, rows in dataset.items():
-            described = {} if recipe.data.streaming and name == "train" else {"desc": f"tokenize {name}"}
-            splits[name] = rows.map(tokenized, batched=True, remove_columns=texts, **described)
-    trained: Any = model
-    if recipe.lora_r is not None:
-        if arguments.process_index == 0:
-            claim(Path(recipe.output_dir), BASE)
-        trained = add_lora(model, Path(recipe.output_dir) / BASE, recipe_lora_config(recipe, model))
-    return _trainer(recipe, arguments, trained, splits, DataCollatorWithPadding(tokenizer)), splits
-
-
-def _trainer(
-    recipe: Recipe,
-    arguments: CRTrainingArguments,
-    model: Any,
-    splits: dict[str, Any],
-    collator: Callable[..., Any],
-) -> CRTrainer:
-    patience = recipe.early_stopping_patience
-    trainer = CRTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=splits["train"],
-        eval_dataset=splits["validation"],
-        data_collator=collator,
-        compute_metrics=Task.of(model.config).trainer_metrics(),
-        callbacks=[] if patience is None else [EarlyStoppingCallback(patience)],
-    )
-    return trainer
-
-
-def _save(
-    folder: Path, trainer: CRTrainer, model: Any, tokenizer: PreTrainedTokenizerBase | None, reads_pairs: bool
-) -> None:
+def _save(job: Job, folder: Path, trainer: CRTrainer, model: Any) -> None:
     model.save_pretrained(folder)
-    if tokenizer is None:
+    if job.tokenizer is None:
         made_up = np.random.default_rng(0).standard_normal((4, model.config.in_features), np.float32)
         probe = {"features": made_up.tolist(), "logits": classify_features(model, made_up).tolist()}
     else:
-        tokenizer.save_pretrained(folder)
-        probe = text_probe(model, tokenizer, reads_pairs)
+        job.tokenizer.save_pretrained(folder)
+        probe = text_probe(model, job.tokenizer, job.recipe.data.text_pair_column is not None)
     write_json(folder / PROBE, probe)
     trainer.state.best_model_checkpoint = None
     write_json(folder / TRAINER_STATE, dataclasses.asdict(trainer.state))

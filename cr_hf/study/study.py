@@ -18,12 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers.utils import logging
 
-from ..data import load_rows, load_tables, table_features
 from ..errors import RecipeError
 from ..evaluation import RESAMPLES, Comparison, compare_all, crossed_bootstrap, declare, least_wilcoxon_p
-from ..features import encode_splits
 from ..files import write_json, writing
-from ..runs import Recipe, build_model, describe_data, describe_machine, note_cut_texts, override_recipe
+from ..runs import (
+    Recipe,
+    build_model,
+    describe_data,
+    describe_machine,
+    note_cut_texts,
+    override_recipe,
+    split_features,
+)
 from .arms import HEADS, check_heads
 from .cells import CellStore, StudyData, train_cell
 from .results import Cell, Compared, Fraction, Study
@@ -170,18 +176,15 @@ def _check_fractions(fractions: Sequence[float], labels: NDArray[np.int64], is_f
 
 def read_features(recipe: Recipe) -> tuple[Any, StudyData]:
     """The rows of a frozen recipe or of a table, and the features of its splits."""
-    is_table = recipe.kind == "table"
-    dataset = load_tables(recipe.data) if is_table else load_rows(recipe.data)
+    frozen = recipe
+    if recipe.kind == "texts":
+        frozen = override_recipe(recipe, {"freeze_backbone": True, "data.streaming": False})
+    dataset = frozen.read_data()
     if "test" not in dataset:
         raise RecipeError("a study needs a test split: give data.test_file")
-    frozen = recipe if is_table else override_recipe(recipe, {"freeze_backbone": True})
     model, tokenizer = build_model(frozen, dataset)
     note_cut_texts(model, tokenizer, dataset)
-    if is_table:
-        splits = {name: (table_features(rows), np.asarray(rows["label"][:])) for name, rows in dataset.items()}
-    else:
-        splits = encode_splits(model, tokenizer, dataset, recipe.encoder)
-    return dataset, StudyData(recipe, model.config, **splits)
+    return dataset, StudyData(recipe, model.config, **split_features(frozen, model, tokenizer, dataset))
 
 
 def compare_cells(cells: dict[tuple[float, str], Cell], declared: Sequence[Comparison]) -> dict[str, Fraction]:

@@ -1,5 +1,4 @@
 from .arguments import CRTrainingArguments as CRTrainingArguments
-from .arguments import check_schedule as check_schedule
 from .checkpoints import check_same_features as check_same_features
 from .checkpoints import last_complete_checkpoint as last_complete_checkpoint
 from .checkpoints import load_model as load_model

@@ -106,6 +106,17 @@ class CRTrainingArguments(TrainingArguments):
                 f"class_weights={self.class_weights!r} is not allowed: use 'balanced' or a list, one number per class"
             )
 
+    def check_lambda(self, of_model: float) -> None:
+        """`check_schedule` for a model whose configuration has this `dreg_lambda`."""
+        start = of_model if self.dreg_lambda is None else self.dreg_lambda
+        check_schedule(self.dreg_schedule, start, self.dreg_lambda_end, self.dreg_warmup_steps)
+
+    def lambda_at(self, step: int, total_steps: int, of_model: float) -> float:
+        """`scheduled_lambda` for a model whose configuration has this `dreg_lambda`."""
+        start = of_model if self.dreg_lambda is None else self.dreg_lambda
+        ends = (start, self.dreg_lambda_end)
+        return scheduled_lambda(step, max(1, total_steps), *ends, self.dreg_schedule, self.dreg_warmup_steps)
+
 
 def check_schedule(schedule: str, start: float, end: float | None, warmup_steps: float) -> None:
     """Refuse a schedule of lambda that `scheduled_lambda` cannot compute.

@@ -17,7 +17,7 @@ from transformers import SchedulerType
 
 from ..evaluation import Task
 from ..modeling import CRConfig
-from .arguments import CRTrainingArguments, check_schedule, scheduled_lambda
+from .arguments import CRTrainingArguments
 from .preparation import normalized_class_weights
 
 # What a sweep has one way of; another value is refused by name.
@@ -90,20 +90,12 @@ class SweepHead:
         metrics = task.metrics
         if self.metric not in metrics:
             raise ValueError(f"metric_for_best_model={self.metric!r} is not allowed: use one of {', '.join(metrics)}")
-        check_schedule(
-            arguments.dreg_schedule, self.dreg_lambda, arguments.dreg_lambda_end, arguments.dreg_warmup_steps
-        )
+        arguments.check_lambda(self.config.dreg_lambda)
 
     @property
     def metric(self) -> str:
         """The metric of the best epoch, that of the task where none is named."""
         return (self.arguments.metric_for_best_model or Task.of(self.config).best_metric).removeprefix("eval_")
-
-    @property
-    def dreg_lambda(self) -> float:
-        """The DREG coefficient at the start, that of the arguments or else of the configuration."""
-        own = self.arguments.dreg_lambda
-        return float(self.config.dreg_lambda if own is None else own)
 
     @property
     def label_smoothing(self) -> float:
@@ -112,10 +104,7 @@ class SweepHead:
 
     def lambda_at(self, step: int, total_steps: int) -> float:
         """The DREG coefficient at a step."""
-        own = self.arguments
-        return scheduled_lambda(
-            step, max(1, total_steps), self.dreg_lambda, own.dreg_lambda_end, own.dreg_schedule, own.dreg_warmup_steps
-        )
+        return self.arguments.lambda_at(step, total_steps, self.config.dreg_lambda)
 
     @property
     def batch_size(self) -> int:

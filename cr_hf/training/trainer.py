@@ -21,7 +21,7 @@ from transformers.utils import is_liger_kernel_available
 from ..errors import CheckpointError, NonFiniteError
 from ..evaluation import default_output, gradient_tail_ratio, input_gradient_norms
 from ..modeling import CRPreTrainedModel
-from .arguments import CRTrainingArguments, check_schedule, scheduled_lambda
+from .arguments import CRTrainingArguments
 from .checkpoints import checkpoint_to_resume, stopped_early
 from .kept_features import forget_features, keep_features
 from .preparation import (
@@ -95,17 +95,10 @@ class CRTrainer(ExactTrainer):
         return None
 
     @property
-    def _dreg_lambda_start(self) -> float:
-        return self._cr_model.config.dreg_lambda if self.args.dreg_lambda is None else self.args.dreg_lambda
-
-    @property
     def dreg_lambda(self) -> float:
         """The DREG coefficient of the current step."""
-        args, state = self.args, self.state
-        ends = (self._dreg_lambda_start, args.dreg_lambda_end)
-        return scheduled_lambda(
-            state.global_step, max(1, state.max_steps), *ends, args.dreg_schedule, args.dreg_warmup_steps
-        )
+        of_model = self._cr_model.config.dreg_lambda
+        return self.args.lambda_at(self.state.global_step, self.state.max_steps, of_model)
 
     def _configure_objective(self) -> None:
         """Settle the loss; label smoothing is the objective's job, since `Trainer`'s own would drop DREG."""
@@ -113,7 +106,7 @@ class CRTrainer(ExactTrainer):
         if args.label_smoothing_factor:
             self._cr_model.config.set_label_smoothing(args.label_smoothing_factor)
             self.label_smoother = None
-        check_schedule(args.dreg_schedule, self._dreg_lambda_start, args.dreg_lambda_end, args.dreg_warmup_steps)
+        args.check_lambda(self._cr_model.config.dreg_lambda)
 
     # ---- before the first step ----
 

@@ -1,4 +1,4 @@
-"""A sample of the faults that `experiments/soak.py` tries in full."""
+"""A sample of the faults that `tests/support/soak.py` tries in full."""
 
 import json
 import random

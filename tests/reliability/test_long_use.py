@@ -1,4 +1,4 @@
-"""A little of the long use that `experiments/soak.py` measures in full."""
+"""A little of the long use that `tests/support/soak.py` measures in full."""
 
 import json
 import os

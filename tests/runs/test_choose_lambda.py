@@ -166,7 +166,9 @@ def test_the_grid_is_trained_as_the_run_would_be(monkeypatch: pytest.MonkeyPatch
     setup = results[0].setup
     fields = {**vars(setup.config), **vars(setup.arguments), **vars(setup)}
     assert {name: fields[name] for name in asked} == asked
-    assert [result.setup.dreg_lambda for result in results] == [value for value in LAMBDA_GRID for _ in range(SEEDS)]
+    assert [result.setup.lambda_at(0, 25) for result in results] == [
+        value for value in LAMBDA_GRID for _ in range(SEEDS)
+    ]
     assert len(results[0].accuracies) == 4
     counts = torch.bincount(TRAIN[1])
     assert results[0].config.label_smoothing == 0.1

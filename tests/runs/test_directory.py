@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-import cr_hf.runs.train
+import cr_hf.runs.job
 from cr_hf.errors import CheckpointError, DataError, RecipeError
 from cr_hf.runs.directory import CARD, OWN_FILES, claim, staged
 from cr_hf.runs.recipe import Recipe, load_recipe
@@ -197,7 +197,7 @@ def test_a_run_that_is_refused_late_leaves_nothing(
     def refuse(*_: object) -> None:
         raise DataError("a row that was not read before")
 
-    monkeypatch.setattr(cr_hf.runs.train, "encode_splits", refuse)
+    monkeypatch.setattr(cr_hf.runs.job, "encode_splits", refuse)
     with pytest.raises(DataError):
         train_recipe(recipe_for(tiny_backbone, tmp_path / "some" / "where"))
     assert not list(tmp_path.iterdir())

@@ -200,7 +200,7 @@ def test_evaluation_on_a_split_that_is_not_there(finished: Path) -> None:
 
 
 def test_an_encoder_is_refused_before_the_data_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cr_hf.runs.train._read_data", lambda recipe: pytest.fail("the data were read"))
+    monkeypatch.setattr("cr_hf.runs.recipe.Recipe.read_data", lambda recipe: pytest.fail("the data were read"))
     recipe = load_recipe(RECIPES[0].parent / "demo.yaml", [f"output_dir={tmp_path / 'run'}", "encoder=onnxx"])
     with pytest.raises(RecipeError, match="onnxx"):
         train_recipe(recipe)

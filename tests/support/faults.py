@@ -1,6 +1,6 @@
 """Faults of encoding, training and studies: what they left goes on to the same result, or one clear error is told.
 
-`tests/reliability/test_faults.py` tries a sample of them, `experiments/soak.py` all.
+`tests/reliability/test_faults.py` tries a sample of them, `tests/support/soak.py` all.
 """
 
 import contextlib

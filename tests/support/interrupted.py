@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+import cr_hf.runs.job
 import cr_hf.runs.train
 from cr_hf.runs.recipe import Recipe
 
@@ -13,7 +14,7 @@ class Interrupted(Exception):
     """Raised in the second step."""
 
 
-class InterruptedTrainer(cr_hf.runs.train.CRTrainer):
+class InterruptedTrainer(cr_hf.runs.job.CRTrainer):
     """Takes one step."""
 
     def training_step(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
@@ -26,6 +27,6 @@ class InterruptedTrainer(cr_hf.runs.train.CRTrainer):
 def interrupt(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """Train a recipe until its second step."""
     with monkeypatch.context() as patch:
-        patch.setattr(cr_hf.runs.train, "CRTrainer", InterruptedTrainer)
+        patch.setattr(cr_hf.runs.job, "CRTrainer", InterruptedTrainer)
         with pytest.raises(Interrupted):
             cr_hf.runs.train.train_recipe(recipe)

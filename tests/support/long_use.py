@@ -1,6 +1,6 @@
 """A process that is used for long: what it holds of memory, files and temporary files, and predictions from threads.
 
-`tests/reliability/test_long_use.py` uses it a little, `experiments/soak.py` for long.
+`tests/reliability/test_long_use.py` uses it a little, `tests/support/soak.py` for long.
 """
 
 import contextlib

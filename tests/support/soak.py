@@ -1,10 +1,12 @@
 """Everything that the package is to survive, in full; the tests try a sample of it.
 
-The cases are those of `hostile.py`, `faults.py` and `long_use.py` in `tests/support`. Writes
-experiments/results/soak.json, in which parts that are not asked for stay as they are.
+The cases are those of `hostile.py`, `faults.py` and `long_use.py`. `make soak` runs it, with what it needs in the
+environment. Writes experiments/results/soak.json, in which parts that are not asked for stay as they are.
 """
 
 from __future__ import annotations
+
+import conftest  # isort: skip, before anything of Hugging Face: it turns the network off
 
 import argparse
 import json
@@ -22,26 +24,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import faults
+import hostile
+import long_use
+import torch
+from children import Child
 from packaging.requirements import Requirement
+from transformers import AutoModel
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "support")]
-# oneDNN keeps what it has compiled for up to 1024 shapes: filling up, that looks like a leak.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+from cr_hf.files import write_json
+from cr_hf.runs.recipe import load_recipe
+from cr_hf.runs.results import describe_machine
+from cr_hf.runs.train import train_recipe
 
-import conftest  # isort: skip  # noqa: E402, before anything of Hugging Face: it turns the network off
-import faults  # noqa: E402
-import hostile  # noqa: E402
-import long_use  # noqa: E402
-import torch  # noqa: E402
-from children import Child  # noqa: E402
-from transformers import AutoModel  # noqa: E402
-
-from cr_hf.files import write_json  # noqa: E402
-from cr_hf.runs.recipe import load_recipe  # noqa: E402
-from cr_hf.runs.results import describe_machine  # noqa: E402
-from cr_hf.runs.train import train_recipe  # noqa: E402
-
+ROOT = Path(__file__).resolve().parents[2]
 GROUPS = ("report", "images", "test")
 TESTS = ("modeling", "evaluation", "training", "data", "runs")
 COUNTS = ("tried", "survived", "lost")
@@ -164,7 +160,7 @@ def try_lower_bounds(environment: Path) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the parts that were asked for, all by default, and merge them into the report."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.soak", description=__doc__)
+    parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
     parser.add_argument("parts", nargs="*", default=PARTS, metavar="PART", help=f"{', '.join(PARTS)}; by default all")
     parser.add_argument("--times", type=int, default=20, help="kills of each job; other faults a quarter of it")
     parser.add_argument("--only", default="", help="faults whose name holds this")
