@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import Ridge
 
-from cr_hf.evaluation import LEVEL, crossed_bootstrap, pooled_bootstrap
+from cr_hf.evaluation import LEVEL, RESAMPLES, crossed_bootstrap
+from cr_hf.evaluation.statistics import crossed_means, percentiles
 from cr_hf.modeling import CRConfig
 from cr_hf.study.arms import HEADS, NO_DREG, Arm, Setting
 from cr_hf.study.cells import StudyData, predict_classes
@@ -162,6 +163,18 @@ def best_of(names: Sequence[str], found: Cells, hits: dict[str, Hits]) -> tuple[
     best = np.argmax([found[name]["cross_validated"] for name in names], axis=0)
     chosen = np.stack([hits[names[one]][subset] for subset, one in enumerate(best)])
     return chosen, Counter(names[one] for one in best)
+
+
+def pooled_bootstrap(
+    strata: Sequence[Hits], confidences: Sequence[float] = (0.95,), resamples: int = RESAMPLES
+) -> NDArray[np.float64]:
+    """Intervals of the mean over test sets of the mean over seeds and rows of each, shape (len(confidences), 2).
+
+    All sets, each of shape (seeds, rows), count alike; seeds and rows are resampled within each, as in
+    `crossed_bootstrap`.
+    """
+    means = [crossed_means([one], resamples, number)[0] for number, one in enumerate(strata)]
+    return percentiles(np.mean(means, axis=0, keepdims=True), confidences)[0]
 
 
 def difference(strata: Sequence[Hits]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from cr_hf.modeling import polynomial
 from cr_hf.runs import build_model
 from cr_hf.study.arms import HEADS
 from cr_hf.study.penalties import PENALTIES
-from cr_hf.training import HeadGroup, stacked_forward
+from cr_hf.training import HeadGroup
 
 from .runner import Hits, Regime, hits_of, read_regime, start, subsets_of, train, write_result
 
@@ -48,16 +48,12 @@ class AlongNoiseGroup(HeadGroup):
 
     root: Tensor
 
-    def train_step(self, features: Tensor, labels: Tensor) -> None:
-        """One optimizer step of every head, on features (1 or K, batch, in_features) and labels (1 or K, batch)."""
-        masks = self.dropout.masks(self.step, features.shape[1])
-        rows = features.expand(len(self.heads), -1, -1)
-        logits, dreg = stacked_forward(self.parameters, rows, self.config, masks)
+    def penalty(self, rows: Tensor, logits: Tensor, losses: Tensor) -> Tensor:
+        """The penalty of each head times its weight, shape (K,)."""
         weight, bias = (self.parameters[f"layers.0.linear.{name}"] for name in ("weight", "bias"))
         z = torch.baddbmm(bias.unsqueeze(1), rows, weight.mT)
         slopes = polynomial(z, self.parameters["layers.0.coefficients"], self.config.polynomial_range)[1]
-        along = ((weight @ self.root).square().sum(-1) * slopes.square().mean(1)).sum(-1)
-        self.update(self.task_losses(logits, labels) + self.lambdas[self.step] * dreg + self.penalty_weights * along)
+        return self.penalty_weights * ((weight @ self.root).square().sum(-1) * slopes.square().mean(1)).sum(-1)
 
 
 def damaged(regime: Regime) -> dict[str, list[NDArray[np.float32]]]:

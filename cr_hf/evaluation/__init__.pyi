@@ -26,7 +26,6 @@ from .statistics import crossed_bootstrap as crossed_bootstrap
 from .statistics import declare as declare
 from .statistics import least_wilcoxon_p as least_wilcoxon_p
 from .statistics import permutation_interval as permutation_interval
-from .statistics import pooled_bootstrap as pooled_bootstrap
 from .statistics import sample_rows as sample_rows
 from .tasks import Task as Task
 from .text_damage import check_kinds as check_kinds

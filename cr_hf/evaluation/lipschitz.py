@@ -41,7 +41,7 @@ class CertifiedShares(TypedDict):
     accuracy: NotRequired[dict[str, float]]
 
 
-def certified_rows(head: CRHead) -> int:
+def affordable_rows(head: CRHead) -> int:
     """For how many rows certificates are affordable: for all but very many, unless the layers are very wide."""
     first, *others = (layer.linear.weight for layer in head.layers) if head.layers else (head.readout.weight,)
     columns = min(first.shape)
@@ -56,7 +56,7 @@ def certified_shares(head: CRHead, features: Tensor, labels: Tensor | None = Non
 
     Args:
         head: a fitted head.
-        features: raw, shape (rows, in_features). Of more than `certified_rows` a random sample is looked at.
+        features: raw, shape (rows, in_features). Of more than `affordable_rows` a random sample is looked at.
         labels: class indices, shape (rows,), for the accuracy.
 
     Returns:
@@ -65,7 +65,7 @@ def certified_shares(head: CRHead, features: Tensor, labels: Tensor | None = Non
     """
     if head.config.problem_type != SINGLE:
         return None
-    sample = torch.from_numpy(sample_rows(len(features), certified_rows(head)))
+    sample = torch.from_numpy(sample_rows(len(features), affordable_rows(head)))
     features = features[sample].to(head.readout.weight)
     radii = certified_radius(head, features)
 

@@ -13,6 +13,7 @@ import datasets
 import evaluate
 import numpy as np
 import scipy.special
+import sklearn.metrics
 from numpy.typing import ArrayLike, NDArray
 
 from .statistics import calibration_bins
@@ -72,10 +73,7 @@ class MacroF1(_OfflineMetric):
 
     @staticmethod
     def score(predictions: NDArray[Any], references: NDArray[Any]) -> float:
-        table = _confusion(predictions, references)
-        occurrences = table.sum(0) + table.sum(1)
-        present = occurrences > 0
-        return float(np.mean(2 * np.diag(table)[present] / occurrences[present]))
+        return float(sklearn.metrics.f1_score(references, predictions, average="macro"))
 
 
 class MeanAbsoluteError(_OfflineMetric):
@@ -102,11 +100,9 @@ class QuadraticWeightedKappa(_OfflineMetric):
 
     @staticmethod
     def score(predictions: NDArray[Any], references: NDArray[Any]) -> float:
-        table = _confusion(predictions, references)
-        classes = np.arange(len(table))
-        distance = (classes[:, None] - classes[None, :]) ** 2
-        by_chance = (distance * np.outer(table.sum(1), table.sum(0))).sum() / table.sum()
-        return float(1 - (distance * table).sum() / by_chance) if by_chance > 0 else 0.0
+        if len({*references, *predictions}) == 1:
+            return 0.0
+        return float(sklearn.metrics.cohen_kappa_score(references, predictions, weights="quadratic"))
 
 
 class ExpectedCalibrationError(_ProbabilityMetric):
@@ -141,13 +137,6 @@ METRICS = (
 def classification_metrics(ordered: bool) -> list[type[_OfflineMetric]]:
     """Those of `METRICS` that a task has whose classes are ordered, or are not."""
     return [metric for metric in METRICS if ordered or not metric.needs_order]
-
-
-def _confusion(predictions: NDArray[Any], references: NDArray[Any]) -> NDArray[np.float64]:
-    """Counts by (reference, prediction), shape (classes, classes)."""
-    size = int(max(predictions.max(), references.max())) + 1
-    flat = np.bincount(references * size + predictions, minlength=size * size)
-    return flat.reshape(size, size).astype(np.float64)
 
 
 def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -228,9 +217,8 @@ def compute_multi_label_metrics(logits: ArrayLike, targets: ArrayLike) -> dict[s
         targets: zeros and ones of the same shape.
     """
     predicted, wanted = np.asarray(logits) > 0, np.asarray(targets) > 0.5
-    hits, total = (predicted & wanted).sum(0), predicted.sum(0) + wanted.sum(0)
     return {
         "accuracy": float((predicted == wanted).all(-1).mean()),
-        "micro_f1": float(2 * hits.sum() / max(1, total.sum())),
-        "macro_f1": float((2 * hits / np.maximum(1, total)).mean()),
+        "micro_f1": float(sklearn.metrics.f1_score(wanted, predicted, average="micro", zero_division=0)),
+        "macro_f1": float(sklearn.metrics.f1_score(wanted, predicted, average="macro", zero_division=0)),
     }

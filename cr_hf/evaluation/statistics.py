@@ -161,7 +161,7 @@ def crossed_bootstrap(
 
     Source: Owen (2007), The pigeonhole bootstrap.
     """
-    return _percentiles(_crossed_means(values, resamples, 0), confidences)
+    return percentiles(crossed_means(values, resamples, 0), confidences)
 
 
 def sample_rows(rows: int, limit: int) -> NDArray[np.int64]:
@@ -169,26 +169,7 @@ def sample_rows(rows: int, limit: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(0).permutation(rows)[:limit])
 
 
-def pooled_bootstrap(
-    strata: Sequence[NDArray[np.float64]], confidences: Sequence[float] = (0.95,), resamples: int = RESAMPLES
-) -> NDArray[np.float64]:
-    """Percentile intervals of the mean over test sets of the mean over seeds and rows of each: all sets count alike.
-
-    Seeds and rows are resampled as in `crossed_bootstrap`, within each set on its own.
-
-    Args:
-        strata: hits, or paired differences of hits, one array of shape (seeds, rows) a test set.
-        confidences: coverage of the intervals.
-        resamples: bootstrap samples.
-
-    Returns:
-        Low and high ends, shape (len(confidences), 2).
-    """
-    means = [_crossed_means([one], resamples, number)[0] for number, one in enumerate(strata)]
-    return _percentiles(np.mean(means, axis=0, keepdims=True), confidences)[0]
-
-
-def _crossed_means(values: Sequence[NDArray[np.float64]], resamples: int, seed: int) -> NDArray[np.float64]:
+def crossed_means(values: Sequence[NDArray[np.float64]], resamples: int, seed: int) -> NDArray[np.float64]:
     """Means of the resamples of seeds and rows, shape (len(values), resamples)."""
     seeds, rows = values[0].shape
     generator = np.random.default_rng(seed)
@@ -203,7 +184,8 @@ def _crossed_means(values: Sequence[NDArray[np.float64]], resamples: int, seed: 
     return means
 
 
-def _percentiles(means: NDArray[np.float64], confidences: Sequence[float]) -> NDArray[np.float64]:
+def percentiles(means: NDArray[np.float64], confidences: Sequence[float]) -> NDArray[np.float64]:
+    """Intervals of such means, low and high ends, shape (len(values), len(confidences), 2)."""
     tails = np.array([[(1 - confidence) / 2, (1 + confidence) / 2] for confidence in confidences])
     return np.moveaxis(np.quantile(means, tails, axis=1), -1, 0)
 

@@ -1,6 +1,7 @@
 from .backends import TextGraph as TextGraph
 from .backends import check_encoder as check_encoder
 from .backends import graph_inputs as graph_inputs
+from .backends import open_onnx as open_onnx
 from .backends import silent as silent
 from .backends import trace as trace
 from .backends import write_onnx as write_onnx

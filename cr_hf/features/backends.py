@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import RecipeError, nearest
@@ -112,16 +113,11 @@ class FeatureRunner:
             hints = {"INFERENCE_PRECISION_HINT": self.precision or "f32", "INFERENCE_NUM_THREADS": threads}
             request = core.compile_model(core.read_model(path), "CPU", hints).create_infer_request()
             return lambda batch: request.infer({name: values.numpy() for name, values in batch.items()})[0].copy()
-        import onnxruntime
-
         if self.precision == "int8":
             from onnxruntime.quantization import quantize_dynamic
 
             quantize_dynamic(path, path, per_channel=True, op_types_to_quantize=["MatMul", "Gemm"])
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(path, options)
-        return lambda batch: session.run(None, {name: values.numpy() for name, values in batch.items()})[0]
+        return open_onnx(path, threads)
 
 
 # ---- graphs ----
@@ -159,6 +155,16 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, weights: nn.Mo
     """Write a program as ONNX; weights of more than a GiB in a file of their own."""
     graph: Any = torch.onnx.export(program, dynamo=True, verbose=False, output_names=[output])
     graph.save(path, external_data=sum(p.nbytes for p in weights.parameters()) > 2**30)
+
+
+def open_onnx(path: Path, threads: int = 0) -> Callable[[Mapping[str, Tensor]], NDArray[Any]]:
+    """From named inputs to the output of a graph, by ONNX Runtime; with 0 threads (default) it chooses how many."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options)
+    return lambda batch: session.run(None, {name: values.numpy() for name, values in batch.items()})[0]
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..data import load_rows
 from ..errors import PublishError
-from ..features import TextGraph, graph_inputs, silent, text_columns, trace, write_onnx
+from ..features import TextGraph, graph_inputs, open_onnx, silent, text_columns, trace, write_onnx
 from ..files import write_json, writing
 from ..modeling import prepare_tokenizer
 from ..runs import PROBE_TEXTS, TABLE, Run
@@ -98,7 +98,7 @@ def _write(run: Run, folder: Path, format: str, int8: bool) -> dict[str, float]:
             root = root.__cause__
         cause = (str(root).splitlines() or [type(root).__name__])[0]
         raise PublishError(f"{run.path}: its model cannot be exported as {format} ({cause})") from error
-    answer = _session(path) if format == "onnx" else _program(path)
+    answer = open_onnx(path) if format == "onnx" else _program(path)
     found = [
         np.abs(answer(batch) - own) / np.maximum(1, np.abs(own)) for batch, own in zip(rows, expected, strict=True)
     ]
@@ -141,13 +141,6 @@ def _trace(run: Run, batch: dict[str, Tensor]) -> Any:
     return trace(graph, batch, model.config.max_length_for(run.tokenizer))
 
 
-def _session(path: Path) -> Any:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path)
-    return lambda batch: session.run(None, {name: values.numpy() for name, values in batch.items()})[0]
-
-
 def _program(path: Path) -> Any:
     graph = torch.export.load(path).module()
     return lambda batch: graph(**batch).detach().numpy()
@@ -176,7 +169,7 @@ def _quantize(run: Run, folder: Path) -> dict[str, float]:
     columns = [column[:] for column in text_columns(rows)]
     found = {}
     for name, file in (("validation", GRAPHS["onnx"]), ("validation_int8", INT8)):
-        answer = _session(folder / file)
+        answer = open_onnx(folder / file)
         starts = range(0, len(rows), BATCH)
         logits = [answer(_tokens(run, *(column[at : at + BATCH] for column in columns))) for at in starts]
         found[name] = float(task.measure(np.concatenate(logits), np.asarray(rows["label"][:]))[task.best_metric])

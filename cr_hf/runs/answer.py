@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.metrics import precision_recall_fscore_support
 
 from ..evaluation import Task
 from ..files import open_whole
@@ -93,6 +94,7 @@ def answer(
     names, count = list(task.label_names), logits.shape[-1]
     truth = np.eye(count, dtype=bool)[labels] if task.is_single else labels > 0.5
     predicted = np.eye(count, dtype=bool)[logits.argmax(-1)] if task.is_single else logits > 0
+    of_classes = (one.tolist() for one in precision_recall_fscore_support(truth, predicted, zero_division=0))
     _write_worst(folder / ERRORS, task, logits, truth, right, dataset[split])
     beside, left_out = beside_head(right, split, dataset, splits, seconds) if task.is_single else ([], [])
     return asdict(
@@ -101,18 +103,11 @@ def answer(
             rows=len(labels),
             accuracy=float(right.mean()),
             parameters=sum(parameter.numel() for parameter in model.classifier.parameters()),
-            classes=[_scores(*one) for one in zip(names, truth.T, predicted.T, strict=True)],
+            classes=[ClassScores(*one) for one in zip(names, *of_classes, strict=True)],
             confusion=(truth.astype(int).T @ predicted.astype(int)).tolist() if task.is_single else None,
             beside=beside,
             left_out=left_out,
         )
-    )
-
-
-def _scores(name: str, truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> ClassScores:
-    hits, support, called = int((truth & predicted).sum()), int(truth.sum()), int(predicted.sum())
-    return ClassScores(
-        name, hits / max(1, called), hits / max(1, support), 2 * hits / max(1, support + called), support
     )
 
 

@@ -16,7 +16,6 @@ import transformers
 
 from .. import __version__
 from ..data import DataConfig, Understood, label_names_of, table_fingerprint
-from ..training import CRTrainingArguments
 
 MODEL_FIELDS = (
     *("activation", "degree", "polynomial_range", "coefficient_init", "hidden_sizes", "in_features", "dropout"),
@@ -168,13 +167,8 @@ def describe_trainer(trainer: Any, model: Any) -> dict[str, Any]:
             "seconds_training": seconds,
         },
         "metrics": {"validation": {**metrics, "rows": rows.get("validation", 0)}} if metrics else {},
-        "environment": describe_environment(arguments),
+        "environment": {**describe_machine(arguments.device), "processes": arguments.world_size},
     }
-
-
-def describe_environment(arguments: CRTrainingArguments) -> dict[str, Any]:
-    """Versions and hardware of a training run."""
-    return {**describe_machine(arguments.device), "processes": arguments.world_size}
 
 
 def describe_machine(device: torch.device | None = None) -> dict[str, Any]:

@@ -97,11 +97,6 @@ def search_settings(recipe: Recipe, arguments: CRTrainingArguments, dataset: Any
     return [*sorted(found, key=lambda trial: trial["score"], reverse=more), *failed]
 
 
-def best_recipe(recipe: Recipe, trials: list[dict[str, Any]]) -> Recipe:
-    """The recipe with the values of the first of its trials, and no search."""
-    return override_recipe(recipe, {**trials[0]["values"], "search": None})
-
-
 def _score(recipe: Recipe, values: dict[str, Any], arguments: CRTrainingArguments, dataset: Any) -> float:
     metric = f"eval_{str(arguments.metric_for_best_model or 'loss').removeprefix('eval_')}"
     with tempfile.TemporaryDirectory() as folder:

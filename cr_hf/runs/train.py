@@ -40,9 +40,9 @@ from .directory import (
     staged,
 )
 from .job import Job, phase
-from .recipe import Recipe
-from .results import describe_data, describe_environment, describe_model, text_probe
-from .search import best_recipe, check_search, check_values, search_settings
+from .recipe import Recipe, override_recipe
+from .results import describe_data, describe_machine, describe_model, text_probe
+from .search import check_search, check_values, search_settings
 
 logger = logging.get_logger(__name__)
 
@@ -95,7 +95,7 @@ def train_recipe(recipe: Recipe, overwrite: bool = False, resume: bool = False) 
         trials: list[Any] = []
         if recipe.search is not None:
             trials = search_settings(recipe, arguments, dataset)
-            recipe = best_recipe(recipe, trials)
+            recipe = override_recipe(recipe, {**trials[0]["values"], "search": None})
             job = Job.of(recipe, training_arguments(recipe, run_dir), dataset)
         _train(job, resume, started, trials)
     if arguments.process_index == 0:
@@ -188,7 +188,7 @@ def _measure_and_save(
                 for name, logits in predictions.items()
             },
             "diagnostics": reference_diagnostics(recipe, model.eval(), job.tokenizer, dataset, splits, predictions),
-            "environment": describe_environment(trainer.args),
+            "environment": {**describe_machine(trainer.args.device), "processes": trainer.args.world_size},
         }
         if recipe.chooses_lambda:
             results["lambda_choice"] = dataclasses.asdict(kept_lambda(trainer.args))

@@ -133,7 +133,7 @@ def evaluate_run(
         seed: of the perturbations.
 
     Returns:
-        What `Task.measure` returns; `certified_accuracy` by radius, of `certified_rows`, where one class is right
+        What `Task.measure` returns; `certified_accuracy` by radius and its `certified_rows`, where one class is right
         (see `certified_shares`); and with `perturb` also `robustness`, what `text_robustness` returns.
 
     Raises:

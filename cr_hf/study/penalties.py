@@ -9,21 +9,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from ..training import HeadGroup, Rows, Stacked, stacked_forward
+from ..training import HeadGroup, Rows, Stacked
 
 
 class DoubleBackwardGroup(HeadGroup):
     """Heads whose penalty is the squared norm of a gradient by the normalised features, by double backward."""
 
-    def train_step(self, features: Tensor, labels: Tensor) -> None:
-        """One optimizer step of every head, on features (1 or K, batch, in_features) and labels (1 or K, batch)."""
-        masks = self.dropout.masks(self.step, features.shape[1])
-        leaf = features.expand(len(self.heads), -1, -1).clone().requires_grad_()
-        logits, dreg = stacked_forward(self.parameters, leaf, self.config, masks)
-        losses = self.task_losses(logits, labels)
-        (gradient,) = torch.autograd.grad(self.output(logits, losses).sum(), leaf, create_graph=True)
-        penalty = gradient.square().sum(dim=(1, 2)) / features.shape[1]
-        self.update(losses + self.lambdas[self.step] * dreg + self.penalty_weights * penalty)
+    def read_rows(self, features: Tensor) -> Tensor:
+        """The rows as leaves of the graph."""
+        return super().read_rows(features).clone().requires_grad_()
+
+    def penalty(self, rows: Tensor, logits: Tensor, losses: Tensor) -> Tensor:
+        """The squared norm of the gradient of `output`, a mean over rows, times the weight of each head."""
+        (gradient,) = torch.autograd.grad(self.output(logits, losses).sum(), rows, create_graph=True)
+        return self.penalty_weights * (gradient.square().sum(dim=(1, 2)) / rows.shape[1])
 
     def output(self, logits: Tensor, losses: Tensor) -> Tensor:
         """What is differentiated: a sum over rows, shape (K,)."""
@@ -72,25 +71,19 @@ class SpectralNormGroup(HeadGroup):
             if name.endswith(".weight")
         }
 
-    def train_step(self, features: Tensor, labels: Tensor) -> None:
-        """One optimizer step of every head, on features (1 or K, batch, in_features) and labels (1 or K, batch)."""
-        masks = self.dropout.masks(self.step, features.shape[1])
-        rows = features.expand(len(self.heads), -1, -1)
-        logits, dreg = stacked_forward(self._effective(), rows, self.config, masks)
-        self.update(self.task_losses(logits, labels) + self.lambdas[self.step] * dreg)
-
     def evaluate(self, features: Rows, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As in a sweep, with the weights that are in force; they are what is kept."""
         every = [norm for norms in self.norms.values() for norm in norms]
         for norm in every:
             norm.eval()  # a look at the weights takes no step of the power iteration
         with torch.no_grad():
-            self.parameters = self._effective()
+            self.parameters = self.effective_parameters()
         for norm in every:
             norm.train()
         return super().evaluate(features, labels)
 
-    def _effective(self) -> Stacked:
+    def effective_parameters(self) -> Stacked:
+        """The weights over their largest singular values."""
         return {
             name: torch.stack([norm(weight) for norm, weight in zip(self.norms[name], values, strict=True)])
             if name in self.norms

@@ -111,12 +111,18 @@ def _about(recipe: Recipe, dataset: Any, data: StudyData) -> dict[str, Any]:
 
 
 def _all_cells(
-    store: CellStore, keys: Sequence[tuple[float, str]], train: Any, progress: Callable[[str], None]
+    store: CellStore, keys: Sequence[tuple[float, str]], train: Callable[..., Cell], progress: Callable[[str], None]
 ) -> dict[tuple[float, str], Cell]:
+    """Every cell, kept from before, or else trained and kept."""
+    cells = {}
     with logging.tqdm(desc="study", total=len(keys), unit=" cells", leave=False) as bar:
-        cells = {}
-        for key in keys:
-            cells[key] = _kept_or_trained(store, *key, train, progress)
+        for fraction, head in keys:
+            kept = store.load(head, fraction)
+            cell = cells[fraction, head] = kept or store.save(head, fraction, train(head, fraction=fraction))
+            accuracy = spread(100 * cell.per_seed("test_accuracies"))
+            amount = f"{100 * fraction:.3g}% of the labels" if fraction <= 1 else f"{fraction:g} labels a class"
+            seconds = f"({cell.seconds:.0f} s)" + (" (kept from before)" if kept else "")
+            progress(f"{amount}, {head}: {accuracy} {seconds}")
             bar.update(1)
     return cells
 
@@ -136,19 +142,6 @@ def _declaration(
         "recipe": {**recipe.model, **recipe.training, "early_stopping_patience": recipe.early_stopping_patience},
         "features_sha256": data.fingerprint(),
     }
-
-
-def _kept_or_trained(
-    store: CellStore, fraction: float, head: str, train: Callable[..., Cell], progress: Callable[[str], None]
-) -> Cell:
-    """A cell that is kept from before, or else trained and kept."""
-    cell = store.load(head, fraction)
-    kept = " (kept from before)" if cell else ""
-    cell = cell or store.save(head, fraction, train(head, fraction=fraction))
-    accuracy = spread(100 * cell.per_seed("test_accuracies"))
-    amount = f"{100 * fraction:.3g}% of the labels" if fraction <= 1 else f"{fraction:g} labels a class"
-    progress(f"{amount}, {head}: {accuracy} ({cell.seconds:.0f} s){kept}")
-    return cell
 
 
 def _check_size(recipe: Recipe, fractions: Sequence[float], seeds: int, search_seeds: int, is_few: bool) -> None:

@@ -140,9 +140,23 @@ class HeadGroup:
     def train_step(self, features: Tensor, labels: Tensor) -> None:
         """One optimizer step of every head, on features (1 or K, batch, in_features) and labels (1 or K, batch)."""
         masks = self.dropout.masks(self.step, features.shape[1])
-        logits, dreg = stacked_forward(self.parameters, features.expand(len(self.heads), -1, -1), self.config, masks)
+        rows = self.read_rows(features)
+        logits, dreg = stacked_forward(self.effective_parameters(), rows, self.config, masks)
         losses = self.task_losses(logits, labels)
-        self.update(losses + self.lambdas[self.step] * dreg if self.penalised else losses)
+        total = losses + self.lambdas[self.step] * dreg if self.penalised else losses
+        self.update(total + self.penalty(rows, logits, losses))
+
+    def read_rows(self, features: Tensor) -> Tensor:
+        """What the heads read of features (1 or K, batch, in_features), shape (K, batch, in_features)."""
+        return features.expand(len(self.heads), -1, -1)
+
+    def effective_parameters(self) -> Stacked:
+        """The parameters that are in force."""
+        return self.leaves
+
+    def penalty(self, rows: Tensor, logits: Tensor, losses: Tensor) -> Tensor | float:
+        """What is added to the losses of the heads, shape (K,), beside DREG; nothing unless a subclass says."""
+        return 0.0
 
     def task_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """`objectives.task_loss` of each head, (K,), from logits (K, batch, num_labels) and labels (1 or K, batch)."""

@@ -17,7 +17,6 @@ from cr_hf.evaluation.statistics import (
     holm,
     least_wilcoxon_p,
     paired_tests,
-    pooled_bootstrap,
 )
 
 HEADS = ["linear", "mlp-relu", "mlp-gelu", "cr", "cr+dreg", "gelu+dreg"]
@@ -37,25 +36,6 @@ class TestCompare:
             expected = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
             assert found[0, level] == pytest.approx(expected, abs=0.17)
             assert found[1, level] == pytest.approx(-expected[::-1], abs=0.17)
-
-    def test_pooled_over_sets_is_that_of_plain_numpy(self) -> None:
-        generator = np.random.default_rng(1)
-        strata = [generator.integers(-1, 2, shape).astype(float) for shape in ((4, 30), (3, 70))]
-        means = np.zeros(400)
-        for number, values in enumerate(strata):
-            seeds, rows = values.shape
-            drawn = np.random.default_rng(number)
-            seed_counts = drawn.multinomial(seeds, np.full(seeds, 1 / seeds), size=400)
-            row_counts = drawn.multinomial(rows, np.full(rows, 1 / rows), size=400)
-            for sample in range(400):
-                chosen = np.repeat(np.arange(seeds), seed_counts[sample])
-                means[sample] += values[np.ix_(chosen, np.repeat(np.arange(rows), row_counts[sample]))].mean() / 2
-        found = pooled_bootstrap(strata, (0.5, 0.95), resamples=400)
-        assert found[0] == pytest.approx(np.quantile(means, [0.25, 0.75]))
-        assert found[1] == pytest.approx(np.quantile(means, [0.025, 0.975]))
-        # Of one set it is the crossed bootstrap; the mean of two sets is known better than that of one.
-        assert pooled_bootstrap(strata[:1]) == pytest.approx(crossed_bootstrap(strata[:1])[0])
-        assert np.ptp(pooled_bootstrap([strata[1]] * 2)[0]) < np.ptp(crossed_bootstrap(strata[1:])[0, 0])
 
 
 class TestPairedTests:

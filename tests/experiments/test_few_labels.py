@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import RidgeClassifier
 
+from cr_hf.evaluation import crossed_bootstrap
 from cr_hf.modeling.configuration_cr import CRConfig
 from cr_hf.runs.recipe import load_recipe
 from cr_hf.study import shots
@@ -68,3 +69,23 @@ def test_the_simplest_head_is_advised_unless_it_is_certainly_worse() -> None:
     found = few_labels.advise(8, "classes", [hits])
     assert (found["use"], found["best"]) == ("b", max(hits, key=lambda name: hits[name].mean()))
     assert few_labels.advise(8, "classes", [{"a": hits["b"], "b": hits["a"]}])["use"] == "a"
+
+
+def test_pooled_over_sets_is_that_of_plain_numpy() -> None:
+    generator = np.random.default_rng(1)
+    strata = [generator.integers(-1, 2, shape).astype(float) for shape in ((4, 30), (3, 70))]
+    means = np.zeros(400)
+    for number, values in enumerate(strata):
+        seeds, rows = values.shape
+        drawn = np.random.default_rng(number)
+        seed_counts = drawn.multinomial(seeds, np.full(seeds, 1 / seeds), size=400)
+        row_counts = drawn.multinomial(rows, np.full(rows, 1 / rows), size=400)
+        for sample in range(400):
+            chosen = np.repeat(np.arange(seeds), seed_counts[sample])
+            means[sample] += values[np.ix_(chosen, np.repeat(np.arange(rows), row_counts[sample]))].mean() / 2
+    found = few_labels.pooled_bootstrap(strata, (0.5, 0.95), resamples=400)
+    assert found[0] == pytest.approx(np.quantile(means, [0.25, 0.75]))
+    assert found[1] == pytest.approx(np.quantile(means, [0.025, 0.975]))
+    # Of one set it is the crossed bootstrap; the mean of two sets is known better than that of one.
+    assert few_labels.pooled_bootstrap(strata[:1]) == pytest.approx(crossed_bootstrap(strata[:1])[0])
+    assert np.ptp(few_labels.pooled_bootstrap([strata[1]] * 2)[0]) < np.ptp(crossed_bootstrap(strata[1:])[0, 0])
