@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 from cr_hf.study.arms import HEADS
+from cr_hf.training import HeadResult
 
 from .runner import Regime, compare, hits_of, part, pick_lambda, read_regime, start, subsets_of, train, write_result
 
@@ -23,11 +25,11 @@ def measure(regime: Regime, fraction: float, seeds: int) -> dict[str, Any]:
     """The picks and the paired difference of one fraction."""
     subsets = subsets_of(regime.data.train[1], fraction, seeds)
     choices = [pick_lambda(regime, subset, fraction) for subset in subsets]
-    heads = []
+    heads: list[HeadResult] = []
     for seed, choice in enumerate(choices):
         print(f"{fraction:.0%}, seed {seed}: lambda {choice.chosen:.3g}, best {choice.best:.3g}", flush=True)
         settings = [{"dreg_lambda": value} for value in (choice.chosen, FIXED)]
-        heads += train(regime, HEADS["cr+dreg"], settings, [seed], subsets, fraction)
+        heads += chain(*train(regime, HEADS["cr+dreg"], settings, [seed], subsets, fraction))
     hits = hits_of(heads, *regime.data.test)
     picked, fixed = hits[0::2], hits[1::2]
     found = compare(picked, fixed)

@@ -89,18 +89,15 @@ def choose(tried: dict[str, list[dict[str, Any]]]) -> dict[str, int]:
 def search(arm: Arm, regime: Regime) -> dict[str, Any]:
     """Every setting of a family: clean and certified accuracies on dev, means over seeds."""
     subsets = subsets_of(regime.data.train[1], 1.0, SEARCH_SEEDS)
-    heads = train(regime, arm, arm.settings, range(SEARCH_SEEDS), subsets)
-    tried = []
-    for index, setting in enumerate(arm.settings):
-        own = heads[index * SEARCH_SEEDS : (index + 1) * SEARCH_SEEDS]
-        tried.append({"setting": setting, "dev": measured_hits(own, *regime.data.validation).mean((1, 2)).tolist()})
-    return {"tried": tried}
+    every = train(regime, arm, arm.settings, range(SEARCH_SEEDS), subsets)
+    dev = [measured_hits(heads, *regime.data.validation).mean((1, 2)).tolist() for heads in every]
+    return {"tried": [{"setting": setting, "dev": one} for setting, one in zip(arm.settings, dev, strict=True)]}
 
 
 def measure(arm: Arm, setting: dict[str, Any], regime: Regime, seeds: int) -> dict[str, Any]:
     """The chosen setting of a family with all seeds on test; hits are packed, radius by radius."""
     subsets = subsets_of(regime.data.train[1], 1.0, seeds)
-    heads = train(regime, arm, [setting], range(seeds), subsets)
+    (heads,) = train(regime, arm, [setting], range(seeds), subsets)
     hits = measured_hits(heads, *regime.data.test)
     slopes = [margin_slope_bound(head.head()) for head in heads]
     return {"setting": setting, "margin_slopes": slopes, "hits": [pack_hits(one > 0) for one in hits]}

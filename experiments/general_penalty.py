@@ -25,6 +25,7 @@ from .runner import (
     choose,
     hits_of,
     interval_text,
+    noise_of,
     read_regime,
     start,
     subsets_of,
@@ -46,16 +47,14 @@ Comparisons = dict[str, PairedDifference]
 def measure(regime: Regime, seeds: int) -> tuple[dict[str, dict[str, Any]], dict[str, Hits], dict[str, Hits]]:
     """What is recorded of every head, its hits on clean test rows and its mean hits over the noises."""
     features, labels = np.array(regime.data.test[0]), regime.data.test[1]
-    deviation = np.asarray(regime.data.train[0]).std(0)
-    noise = np.random.default_rng(0).standard_normal(features.shape, dtype=np.float32)
-    subsets = subsets_of(regime.data.train[1], 1.0, seeds)
+    noise, subsets = noise_of(regime), subsets_of(regime.data.train[1], 1.0, seeds)
     rows = torch.from_numpy(features)
     records, clean, noisy = {}, {}, {}
     for name in (OURS, *OTHERS, *BESIDE):
         heads, record = choose(regime, HEADS[name], subsets)
         modules = [one.head() for one in heads]
         clean[name] = hits_of(heads, features, labels)
-        under = {scale: hits_of(heads, features + scale * deviation * noise, labels) for scale in DEVIATIONS}
+        under = {scale: hits_of(heads, features + scale * noise, labels) for scale in DEVIATIONS}
         noisy[name] = np.mean(list(under.values()), axis=0)
         records[name] = {
             **record,

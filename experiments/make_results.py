@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -20,24 +21,7 @@ from . import short_tables, stability, tables
 from .runner import ROOT, Claim, Verdict, interval_text
 from .tables import FINETUNED, ORDERED, paragraphs, percent, read, regime
 
-HEAD = """# What ChainzRule and DREG do, measured
-
-Made by `make results` from `experiments/results/*.json` and `benchmarks/results/*.json` alone; each file is written by
-the command named beside it. The verdicts are given by rules, which stand beside them.
-
-- **reproduced**: the claim holds here, by the margin that the rule asks for.
-- **in direction only**: the sign is right, the size or the certainty is not.
-- **not reproduced**: it was looked at in the same setting and is not there.
-- **definition unknown**: the abstracts do not say what was measured, and we could not read the papers; ours is shown.
-- **not testable here**: the data or the model could not be had.
-
-We could read the papers' abstracts only: code, splits and settings are ours, so a number that differs may mean another
-protocol.
-
-Since 0.1.0 a study trains what `cr-hf train` trains from the same recipe, the polynomials' linear tails begin at 1.5
-(they began at 6), and every head of a study tries six settings. All was measured with that but the files of 0.1.0:
-phrases, fine-tuning and Yelp on static vectors. A repetition changes their numbers.
-"""
+HEAD = Path(__file__).with_name("results_head.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 CLAIMED_SST5 = 0.462
 COST = 0.01

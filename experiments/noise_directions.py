@@ -99,14 +99,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, arm in ARMS.items():
         heads = train(regime, arm, arm.settings, range(options.seeds), subsets)
         tried = []
-        for index, setting in enumerate(arm.settings):
-            own = heads[index * options.seeds : (index + 1) * options.seeds]
+        for setting, own in zip(arm.settings, heads, strict=True):
             clean = hits_of(own, *data.validation).mean()
             harmed = np.mean([hits_of(own, one, data.validation[1]).mean() for one in copies["validation"]])
             tried.append({"setting": setting, "dev_accuracy": float(clean), "damaged_dev_accuracy": float(harmed)})
             print(name, tried[-1], flush=True)
         chosen = int(np.argmax([one["dev_accuracy"] + one["damaged_dev_accuracy"] for one in tried]))
-        kept = heads[chosen * options.seeds : (chosen + 1) * options.seeds]
+        kept = heads[chosen]
         harmed_hits = np.mean([hits_of(kept, one, data.test[1]) for one in copies["test"]], axis=0)
         hits[name] = [hits_of(kept, *data.test), harmed_hits]
         accuracies = [float(one.mean()) for one in hits[name]]

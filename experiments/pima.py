@@ -134,7 +134,7 @@ def train_on(
     places = [np.arange(*bounds[number : number + 2]) for number in range(len(row_sets))]
     unused = (features[:1], labels[:1])
     regime = replace(table.regime, data=replace(table.regime.data, train=(features, labels), validation=unused))
-    return train(regime, arm, settings, numbers, places, fraction)
+    return [head for heads in train(regime, arm, settings, numbers, places, fraction) for head in heads]
 
 
 def measure_head(arm: Arm, table: Table, splits: list[Split], fraction: float) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from cr_hf.files import write_json
 from cr_hf.runs import Recipe, describe_data, describe_machine, load_recipe, override_recipe, sweep_head
 from cr_hf.runs.choose_lambda import LambdaChoice, choose_dreg_lambda
 from cr_hf.study.arms import Arm
-from cr_hf.study.cells import StudyData, best_setting, scaling, train_settings
+from cr_hf.study.cells import StudyData, scaling, train_settings
 from cr_hf.study.cells import subsets_of as subsets_of
 from cr_hf.study.results import unpack_hits
 from cr_hf.study.study import read_features
@@ -134,8 +134,8 @@ def train(
     seeds: Sequence[int],
     subsets: Sequence[NDArray[np.int64]],
     fraction: float = 1.0,
-) -> list[HeadResult]:
-    """Every setting with every seed, setting by setting: the one place where experiments train heads on features.
+) -> list[list[HeadResult]]:
+    """For every setting a head of every seed: the one place where experiments train heads on features.
 
     Seed s trains on the rows `subsets[s]`. Fewer labels get more epochs and smaller batches, as in a study.
     """
@@ -151,9 +151,10 @@ def choose(
     Returns:
         Its heads, one a seed, and what a result file says of the choice.
     """
-    results = train(regime, arm, arm.settings, range(len(subsets)), subsets, fraction)
-    kept, chosen, dev = best_setting(results, len(arm.settings))
-    tried = zip(arm.settings, dev.mean(1).tolist(), strict=True)
+    heads = train(regime, arm, arm.settings, range(len(subsets)), subsets, fraction)
+    dev = [float(np.mean([head.accuracy for head in own])) for own in heads]
+    chosen = int(np.argmax(dev))
+    kept, tried = heads[chosen], zip(arm.settings, dev, strict=True)
     return kept, {
         "hidden_sizes": kept[0].config.hidden_sizes,
         "parameters": sum(value.numel() for value in kept[0].head().parameters()),
@@ -170,6 +171,12 @@ def pick_lambda(regime: Regime, subset: NDArray[np.int64], fraction: float) -> L
     scaled = override_recipe(data.recipe, scaling(data.recipe, len(subset), fraction))
     features, labels = data.train
     return choose_dreg_lambda(sweep_head(scaled, data.config), (features[subset], labels[subset]), data.validation)
+
+
+def noise_of(regime: Regime) -> NDArray[np.float32]:
+    """Gaussian noise on the test features, of one deviation of a feature over the training rows."""
+    noise = np.random.default_rng(0).standard_normal(regime.data.test[0].shape, dtype=np.float32)
+    return noise * np.asarray(regime.data.train[0]).std(0)
 
 
 def hits_of(heads: Sequence[HeadResult], features: Rows, labels: NDArray[np.int64]) -> Hits:

@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         entries.append({"noise": scale, **record, "test_accuracies": hits.mean(1).tolist()})
         print(scale, record["setting"], hits.mean(), flush=True)
         if scale:
-            others = train(noisy, ARM, [entries[0]["setting"]], range(options.seeds), subsets, FRACTION)
+            (others,) = train(noisy, ARM, [entries[0]["setting"]], range(options.seeds), subsets, FRACTION)
             differences.append(hits - hits_of(others, *noisy.data.test))
     compared = compare_all(differences)
     for entry, comparison in zip(entries[1:], compared, strict=True):

@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     study = json.loads((RESULTS / "sst5_study.json").read_text(encoding="utf-8"))["fractions"]["1.0"]["heads"]
     subsets, seeds = subsets_of(regime.data.train[1], 1.0, options.seeds), range(options.seeds)
     settings = {name: Cell.from_json(study[name]).setting for name in ARMS}
-    heads = {name: train(regime, HEADS[name], [settings[name]], seeds, subsets) for name in ARMS}
+    heads = {name: train(regime, HEADS[name], [settings[name]], seeds, subsets)[0] for name in ARMS}
     features, labels = regime.data.test
     # At random: the file has most of its positive texts first.
     rows = np.random.default_rng(0).permutation(len(labels))[:TEXTS]

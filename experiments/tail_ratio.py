@@ -21,7 +21,7 @@ from cr_hf.modeling import certified_radius
 from cr_hf.study.arms import HEADS, Arm
 from cr_hf.training import HeadResult
 
-from .runner import Claim, Regime, Verdict, hits_of, read_regime, start, subsets_of, train, write_result
+from .runner import Claim, Regime, Verdict, hits_of, noise_of, read_regime, start, subsets_of, train, write_result
 
 CLAIMED = 1.02
 TOLERANCE = 0.002
@@ -51,9 +51,7 @@ def measure(head: HeadResult, regime: Regime) -> dict[str, float]:
     """Accuracy of one head on test, clean and under noise, and what is known of it without labels."""
     features, labels = regime.data.test
     rows, module = torch.from_numpy(np.array(features, dtype=np.float32)), head.head()
-    deviation = np.asarray(regime.data.train[0]).std(0)
-    noise = np.random.default_rng(0).standard_normal(rows.shape, dtype=np.float32) * deviation
-    radii = certified_radius(module, rows)
+    noise, radii = noise_of(regime), certified_radius(module, rows)
     found = {
         "tail_ratio": gradient_tail_ratio(input_gradient_norms(module, rows).cpu().numpy()),
         "median_radius": float(radii.median()),
@@ -71,9 +69,8 @@ def measure_set(regime: Regime, share: float, seeds: int) -> list[dict[str, Any]
     for kind, overrides in KINDS.items():
         settings = tuple({"dreg_lambda": factor * own} for factor in LAMBDAS)
         arm: Arm = replace(HEADS["cr+dreg"], overrides=overrides, settings=settings)
-        heads = train(regime, arm, settings, range(seeds), subsets)
-        for index, setting in enumerate(settings):
-            each = [measure(head, regime) for head in heads[index * seeds : (index + 1) * seeds]]
+        for setting, heads in zip(settings, train(regime, arm, settings, range(seeds), subsets), strict=True):
+            each = [measure(head, regime) for head in heads]
             means = {name: float(np.nanmean([one[name] for one in each])) for name in each[0]}
             points.append({"kind": kind, **setting, **means})
             print(points[-1], flush=True)

@@ -17,40 +17,6 @@ from .sensitivity import default_output, top_output
 from .tasks import Task
 
 TOKEN_BUDGET = 2048
-STRIP = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Token sensitivity</title>
-<style>
-:root { color-scheme: light dark; --text: #1a1a1a; --page: #ffffff; --quiet: #5a5a5a; --mark: 230 159 0; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #f2f2f2; --page: #16181c; --quiet: #a8adb5; --mark: 0 114 178; }
-}
-body { font: 17px/1.9 system-ui, sans-serif; color: var(--text); background: var(--page); max-width: 46rem;
-  margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
-h1 { font-size: 1.3rem; }
-p, figcaption { color: var(--quiet); font-size: .9rem; line-height: 1.5; }
-figure { margin: 1.5rem 0; }
-span { padding: .15em .25em; border-radius: .25em; background: rgb(var(--mark) / var(--share)); }
-</style>
-</head>
-<body>
-<h1>Token sensitivity</h1>
-<p>The stronger the colour, the more sensitive the {{ output }} is to the word: the L2 norm of its gradient by the
-word's input embeddings, relative to the largest of the same text. A pointer held over a word shows the number. It says
-where a small change would move the answer, not why the answer is what it is.</p>
-{% for strip in strips %}
-<figure>
-<div>{% for word, norm, share in strip.words %}<span style="--share: {{ '%.3f' | format(share) }}"
- title="{{ '%.4g' | format(norm) }}">{{ word }}</span> {% endfor %}</div>
-<figcaption>{{ strip.answer }}; largest sensitivity: {{ '%.4g' | format(strip.peak) }}</figcaption>
-</figure>
-{% endfor %}
-</body>
-</html>
-"""
 STRONGEST = 0.85
 LIKELIEST = 5
 """Classes whose probabilities a page shows."""
@@ -106,7 +72,7 @@ def write_strips(
         path: of the HTML file.
         text_pairs: second texts, of a model of pairs; those beyond `texts` are left out.
     """
-    from jinja2 import Environment
+    from jinja2 import Environment, PackageLoader
 
     strips, task = [], Task.of(model.config)
     pairs = None if text_pairs is None else text_pairs[: len(texts)]
@@ -117,7 +83,8 @@ def write_strips(
         peak = max((norm for _, norm in found), default=0.0)
         words = [(word, norm, STRONGEST * norm / peak if peak else 0.0) for word, norm in found]
         strips.append({"words": words, "answer": _answer(task, row), "peak": peak})
-    page = Environment(autoescape=True).from_string(STRIP)
+    environment = Environment(loader=PackageLoader("cr_hf.evaluation", "."), autoescape=True)
+    page = environment.get_template("strips.html")
     write_text(path, page.render(strips=strips, output=default_output(model.config)))
 
 

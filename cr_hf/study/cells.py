@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import scipy.special
@@ -40,8 +40,6 @@ from .arms import HEADS, Arm, Setting
 from .classical import FittedEstimator, fit_settings, log_probabilities
 from .penalties import PENALTIES
 from .results import Cell, Tried
-
-Trained = TypeVar("Trained", HeadResult, FittedEstimator)
 
 FORMAT = 2
 DECLARED, CELLS = "declared.json", "cells"
@@ -155,9 +153,10 @@ def train_cell(name: str, data: StudyData, seeds: int, search_seeds: int, fracti
     subsets = subsets_of(labels, fraction, seeds)
     scaled = scaling(data.recipe, len(subsets[0]), fraction)
     tried = train_settings(arm, arm.settings, range(search_seeds), subsets, data, scaled)
-    kept, chosen, dev = best_setting(tried, len(arm.settings))
-    rest = range(search_seeds, seeds)
-    kept += train_settings(arm, arm.settings[chosen : chosen + 1], rest, subsets, data, scaled)
+    dev = np.array([[head.accuracy for head in heads] for heads in tried])
+    chosen = int(dev.mean(1).argmax())  # of equal ones the first
+    (rest,) = train_settings(arm, [arm.settings[chosen]], range(search_seeds, seeds), subsets, data, scaled)
+    kept = [*tried[chosen], *rest]
     spread = zip(arm.settings, dev.mean(1).tolist(), dev.std(1, ddof=1).tolist(), strict=True)
     return Cell(
         rows=len(subsets[0]),
@@ -187,14 +186,15 @@ def train_settings(
     subsets: Sequence[NDArray[np.int64]],
     data: StudyData,
     scaled: dict[str, Any],
-) -> list[Any]:
-    """Every setting of a head with every seed, on the rows of the seed's subset: setting by setting, seed by seed.
+) -> list[list[Any]]:
+    """For every setting of a head one of every seed, on the rows of the seed's subset.
 
     Returns:
         `HeadResult`s, or `FittedEstimator`s of a head that is no network.
     """
     if arm.estimator is not None:
-        return fit_settings(arm.estimator, settings, seeds, subsets, data.train, data.validation)
+        fitted = fit_settings(arm.estimator, settings, seeds, subsets, data.train, data.validation)
+        return _by_setting(fitted, len(settings))
     heads = []
     for setting, seed in product(settings, seeds):
         overrides = {**arm.overrides, **scaled, **setting, "seed": seed}
@@ -205,27 +205,23 @@ def train_settings(
             heads[-1].check()
         except ValueError as error:
             raise RecipeError(str(error)) from error
-    return train_heads(
+    results = train_heads(
         *data.train,
         heads,
         validation_features=data.validation[0],
         validation_labels=data.validation[1],
         group_type=HeadGroup if arm.penalty is None else PENALTIES[arm.penalty],
     )
+    return _by_setting(results, len(settings))
 
 
-def best_setting(results: Sequence[Trained], settings: int) -> tuple[list[Trained], int, NDArray[np.float64]]:
-    """The setting with the best mean accuracy on dev, of equal ones the first: its heads, its number, all accuracies.
-
-    `results` stand setting by setting, seed by seed; the accuracies have the shape (settings, seeds).
-    """
-    dev = np.array([result.accuracy for result in results]).reshape(settings, -1)
-    chosen, seeds = int(dev.mean(1).argmax()), dev.shape[1]
-    return list(results[chosen * seeds : (chosen + 1) * seeds]), chosen, dev
+def _by_setting(heads: Sequence[Any], settings: int) -> list[list[Any]]:
+    seeds = len(heads) // settings
+    return [list(heads[number * seeds : (number + 1) * seeds]) for number in range(settings)]
 
 
 def predict_classes(heads: Sequence[Any], features: Rows) -> NDArray[np.int64]:
-    """Of heads as `train_settings` returns them, shape (heads, rows)."""
+    """Of heads of one setting, as `train_settings` returns them, shape (heads, rows)."""
     if isinstance(heads[0], FittedEstimator):
         return np.stack([head.pipeline.predict(np.asarray(features)) for head in heads])
     return predict_heads(heads, features).argmax(-1).numpy()

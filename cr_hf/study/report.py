@@ -122,45 +122,38 @@ def pictures_of(study: Study) -> list[Picture]:
     from .pictures import heads_with, heads_with_coefficient
 
     at = f"at {study.amount()}"
-    pictures = [
+    pictures: dict[Picture, object] = {
         Picture(
             "differences",
             "What one head gains over another",
             "Paired differences in test accuracy with 95 % intervals by bootstrap over seeds and test rows; a filled "
             "mark is a claimed difference. Left of the dashed line the head is worse than its reference.",
-        ),
+        ): study.comparisons,
         Picture(
             "tail_ratio",
             "Gradient tail ratio by number of labels",
             "Means with 95 % t intervals over seeds. The ratio depends on how non-linear a head is: a linear one has "
             "1 by construction, so compare heads of similar non-linearity (in the table).",
-        ),
+        ): heads_with(study, "gradient_tail_ratios"),
         Picture(
             "lambda",
             f"{study.chosen_by.capitalize()} accuracy by lambda",
             f"Means {at} with 95 % t intervals over the {study.search_seeds} seeds that choose; a ring marks the "
             "chosen lambda. Lambdas of different penalties are not on one scale.",
-        ),
+        ): heads_with_coefficient(study),
         Picture(
             "polynomials",
             "Learned polynomials",
             f"Some units of the first layer {at} (seed 0), from the one with the lowest slope at 0 to the one with "
             "the highest. They start near the dashed line unless the recipe says coefficient_init: identity, then at "
             "the dotted one.",
-        ),
+        ): heads_with(study, "coefficients"),
         Picture(
             "reliability",
             "Reliability",
             f"Accuracy on test by confidence {at}, all seeds together, with 95 % Wilson intervals over rows; on the "
             "dashed line confidence is right, below it too high. Bins of fewer than 10 rows are left out. The "
             "number is the expected calibration error of all rows.",
-        ),
-    ]
-    something: dict[str, object] = {
-        "differences": study.comparisons,
-        "tail_ratio": heads_with(study, "gradient_tail_ratios"),
-        "lambda": heads_with_coefficient(study),
-        "polynomials": heads_with(study, "coefficients"),
-        "reliability": heads_with(study, "reliability"),
+        ): heads_with(study, "reliability"),
     }
-    return [picture for picture in pictures if something[picture.name]]
+    return [picture for picture, something in pictures.items() if something]

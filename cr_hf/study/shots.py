@@ -63,7 +63,7 @@ def train_few(
         data: its dev split is not looked at.
 
     Returns:
-        The heads, as `train_settings` returns them, and the accuracies of all settings, shape (settings, subsets).
+        The heads, and the accuracies of all settings, shape (settings, subsets).
     """
     features, labels = data.train
     blind = replace(data, validation=(features[:1], labels[:1]))
@@ -75,11 +75,11 @@ def train_few(
         tried = train_settings(arm, settings, range(len(folds)), parts, blind, scaled)
         right = np.zeros(len(settings))
         for number, fold in enumerate(folds):
-            found = predict_classes(tried[number :: len(folds)], features[rows[fold]])
+            found = predict_classes([heads[number] for heads in tried], features[rows[fold]])
             right += (found == labels[rows[fold]]).sum(1)
         accuracies[:, seed] = right / len(rows)
         best = settings[int(right.argmax())]
-        kept += train_settings(arm, [best], [seed], subsets, blind, scaled)
+        kept += train_settings(arm, [best], [seed], subsets, blind, scaled)[0]
     return kept, accuracies
 
 

@@ -201,7 +201,7 @@ def test_a_cell_on_texts_has_the_logits_of_its_command(tiny_backbone: Callable[.
     recipe = load_recipe(RECIPES / "demo.yaml", own)
     dataset, data = read_features(recipe)
     arm, every = HEADS["cr+dreg-cosine"], np.arange(len(data.train[1]))
-    (head,) = train_settings(arm, arm.settings[1:2], [0], [every], data, scaling(recipe, len(every), 1.0))
+    ((head,),) = train_settings(arm, arm.settings[1:2], [0], [every], data, scaling(recipe, len(every), 1.0))
     run = train_recipe(
         override_recipe(recipe, {**arm.overrides, **arm.settings[1], "output_dir": str(tmp_path / "r")})
     )
