@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from .evaluation import Task
+    from .files import Json
     from .runs import Prediction, Run
 
 Number = TypeVar("Number", int, float)
@@ -219,7 +220,7 @@ def _cell_of(value: Any, safe: bool) -> Any:
     return f"'{cell}" if safe and isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
-def print_metrics(metrics: dict[str, dict[str, Any]]) -> None:
+def print_metrics(metrics: dict[str, Json]) -> None:
     """A table of metrics, one column a split."""
     from .runs import metric_table
 
@@ -245,7 +246,7 @@ def print_run(run: Run) -> None:
     typer.echo(f"Saved in {run.path}, with its card README.md. Try: cr-hf predict {run.path} {example}")
 
 
-def print_search(found: dict[str, Any]) -> None:
+def print_search(found: Json) -> None:
     """The settings that were tried, the best first."""
     rows = []
     for trial in found["trials"][:10]:
@@ -255,7 +256,7 @@ def print_search(found: dict[str, Any]) -> None:
     _print_table([header, *rows], f"{len(found['trials'])} settings; the first is trained, and recipe.yaml has it.")
 
 
-def print_answer(run_dir: Path, results: dict[str, Any]) -> None:
+def print_answer(run_dir: Path, results: Json) -> None:
     """Scores by class, what is confused, the worst errors, simpler classifiers, and what was noted of the data."""
     from .runs import ERRORS, Answer, beside_sentence, class_rows, confusion_rows, worst_lines
 
@@ -274,7 +275,7 @@ def print_answer(run_dir: Path, results: dict[str, Any]) -> None:
             typer.echo(visible(line))
 
 
-def print_robustness(found: dict[str, Any]) -> None:
+def print_robustness(found: Json) -> None:
     """A table of accuracies on damaged texts, one row a kind of damage."""
     rows = [["damage", "none", *"12345", "mean - none [95 %]"]]
     for kind, curve in found["kinds"].items():
@@ -286,7 +287,7 @@ def print_robustness(found: dict[str, Any]) -> None:
     _print_table(rows, f"accuracy in % on damaged texts ({found['rows']} rows, seed {found['seed']})")
 
 
-def print_diagnostics(columns: dict[str, dict[str, Any]], output: str) -> None:
+def print_diagnostics(columns: dict[str, Json], output: str) -> None:
     """A table of diagnostics, one column a split."""
     from .runs import diagnostic_rows
 

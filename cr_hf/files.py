@@ -12,13 +12,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 from .errors import CheckpointError
 
 if sys.platform != "win32":
     import fcntl
 
+Json: TypeAlias = dict[str, Any]
+"""An object of JSON: what a file of a run or of a study holds, or a part of it."""
 PART = re.compile(r"\..+\.\d+\.part")
 """Names of files that are not whole yet: a process that was killed leaves them."""
 OF_THE_DISK = (
@@ -81,7 +83,7 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path, mend: str) -> dict[str, Any]:
+def read_json(path: Path, mend: str) -> Json:
     """Read a JSON object that may be missing or damaged.
 
     Args:

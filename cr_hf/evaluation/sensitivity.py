@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..errors import DataError
+from ..files import Json
 from ..modeling import CRConfig, CRHead, configured_loss, network_dreg
 from .lipschitz import certified_shares, largest_slope_found, lipschitz_bound
 from .metrics import ExpectedCalibrationError, NegativeLogLikelihood
@@ -116,7 +117,7 @@ def tail_ratios(norms: NDArray[np.float64], axis: int = -1) -> Any:
     return np.quantile(norms, 0.99, axis=axis) / np.maximum(norms.mean(axis=axis), TINY)
 
 
-def summarise_gradients(norms: ArrayLike) -> dict[str, Any]:
+def summarise_gradients(norms: ArrayLike) -> Json:
     """Mean, tail ratio and peak (largest) of gradient norms; 95 % percentile bootstrap intervals, 1000 resamples."""
     values = np.asarray(norms, dtype=np.float64)
 
@@ -239,7 +240,7 @@ def calibration(logits: ArrayLike, labels: ArrayLike, temperature: float) -> dic
 
 def diagnose_features(
     head: CRHead, features: Tensor, labels: Tensor | None = None, linear: CRHead | None = None
-) -> dict[str, Any]:
+) -> Json:
     """Every diagnostic of a head on given rows, ready for JSON.
 
     Args:

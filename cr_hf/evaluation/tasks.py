@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data import NUMBERS, SEPARATOR, SINGLE
+from ..files import Json
 from ..modeling import CRConfig
 from .statistics import bootstrap_interval
 
@@ -94,9 +95,9 @@ class Task:
 
         return compute
 
-    def measure(self, logits: NDArray[Any], labels: NDArray[Any]) -> dict[str, Any]:
+    def measure(self, logits: NDArray[Any], labels: NDArray[Any]) -> Json:
         """`compute_metrics`, the number of `rows`, and for classes `accuracy_interval`, a 95 % bootstrap over rows."""
-        metrics: dict[str, Any] = {**self.compute_metrics(logits, labels), "rows": len(labels)}
+        metrics: Json = {**self.compute_metrics(logits, labels), "rows": len(labels)}
         if not self.is_regression:
             right = self.right_rows(logits, labels).astype(float)
             metrics["accuracy_interval"] = list(bootstrap_interval(right)) if len(labels) > 1 else [0.0, 1.0]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, nearest
+from ..files import Json
 from .perturbations import SEVERITIES, TEXT_RATES, perturb_text
 from .statistics import bootstrap_interval
 
@@ -28,7 +28,7 @@ def check_kinds(kinds: Sequence[str]) -> None:
             )
 
 
-def robustness_curves(clean: Hits, perturbed: Mapping[str, Sequence[Hits]]) -> dict[str, Any]:
+def robustness_curves(clean: Hits, perturbed: Mapping[str, Sequence[Hits]]) -> Json:
     """Accuracy by severity, and the mean accuracy over all kinds and severities ("mean corruption accuracy").
 
     Args:
@@ -62,7 +62,7 @@ def text_robustness(
     pairs: Sequence[str] | None = None,
     kinds: Sequence[str] = tuple(TEXT_RATES),
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Json:
     """Accuracy on perturbed texts.
 
     Args:

@@ -15,7 +15,7 @@ from huggingface_hub import eval_result_entries_to_yaml as entries_to_yaml
 
 from .._registration import model_class_of
 from ..errors import CheckpointError
-from ..files import markdown_table, read_json, write_text
+from ..files import Json, markdown_table, read_json, write_text
 from ..runs import (
     CARD,
     CARD_BEGINS,
@@ -86,11 +86,11 @@ def write_card(
 
 
 def render_card(
-    results: dict[str, Any],
-    config: dict[str, Any],
+    results: Json,
+    config: Json,
     name: str,
     license: str | None = None,
-    study: dict[str, Any] | None = None,
+    study: Json | None = None,
     earlier: Sequence[str] = (),
 ) -> ModelCard:
     """The card of a run.
@@ -147,7 +147,7 @@ def render_card(
     )
 
 
-def _what(results: dict[str, Any], read: str) -> str:
+def _what(results: Json, read: str) -> str:
     """One sentence: the task, the head and what it reads."""
     model, labels = results["model"], results["data"]["labels"] or []
     kind = (
@@ -186,11 +186,11 @@ def code(text: Any) -> str:
     return f"`{' '.join(str(text).replace('`', ' ').split())}`"
 
 
-def _widths(model: dict[str, Any]) -> list[int]:
+def _widths(model: Json) -> list[int]:
     return [int(size) for size in model["hidden_sizes"]]
 
 
-def _metadata(results: dict[str, Any], config: dict[str, Any], name: str, license: str | None) -> ModelCardData:
+def _metadata(results: Json, config: Json, name: str, license: str | None) -> ModelCardData:
     base = config.get("backbone_source") or {}
     source = results["data"]["source"]
     is_hub_data = _is_of_the_hub(results)
@@ -223,21 +223,21 @@ def _metadata(results: dict[str, Any], config: dict[str, Any], name: str, licens
     return ModelCardData(**{key: value for key, value in values.items() if value})
 
 
-def _pipeline_tag(results: dict[str, Any], config: dict[str, Any]) -> str:
+def _pipeline_tag(results: Json, config: Json) -> str:
     return "tabular-classification" if _is_table(results) else model_class_of(config).pipeline_tag
 
 
-def _is_table(results: dict[str, Any]) -> bool:
+def _is_table(results: Json) -> bool:
     """Whether the run is that of a table, which has no backbone."""
     return results["model"]["backbone_type"] is None
 
 
-def _is_of_the_hub(results: dict[str, Any]) -> bool:
+def _is_of_the_hub(results: Json) -> bool:
     """Whether the rows came from the Hub: local files may be a sample, and must not stand on a leaderboard."""
     return bool(HUB_ID.fullmatch(results["data"]["source"]))
 
 
-def _entries(results: dict[str, Any]) -> list[EvalResultEntry]:
+def _entries(results: Json) -> list[EvalResultEntry]:
     """Accuracy on the test split, where the data are a data set of the Hub."""
     data, measured = results["data"], results["metrics"].get("test")
     if not _is_of_the_hub(results) or measured is None or "accuracy" not in measured:
@@ -255,7 +255,7 @@ def _entries(results: dict[str, Any]) -> list[EvalResultEntry]:
     ]
 
 
-def _backbone(config: dict[str, Any]) -> str:
+def _backbone(config: Json) -> str:
     if not config.get("head_only"):
         return ""
     source, places = config["backbone_source"], []
@@ -268,7 +268,7 @@ def _backbone(config: dict[str, Any]) -> str:
     return f"This repository holds the head alone. The frozen encoder comes from {where}; its SHA-256 is checked."
 
 
-def _training(results: dict[str, Any]) -> list[str]:
+def _training(results: Json) -> list[str]:
     data, model, run, machine = (results[key] for key in ("data", "model", "training", "environment"))
     rows = ", ".join(f"{count:,} {escape(split)}" for split, count in data["rows"].items())
     revision = f" at revision {code(data['revision'])}" if data["revision"] else ""
@@ -292,7 +292,7 @@ def _training(results: dict[str, Any]) -> list[str]:
     ]
 
 
-def _certified(results: dict[str, Any]) -> list[str]:
+def _certified(results: Json) -> list[str]:
     """Certified accuracy of every split, in one line."""
     lines = []
     for split, found in (results.get("diagnostics") or {}).get("splits", {}).items():
@@ -306,7 +306,7 @@ def _certified(results: dict[str, Any]) -> list[str]:
     return [f"certified accuracy ({about}): {'; '.join(lines)}"] if lines else []
 
 
-def _order(model: dict[str, Any]) -> str:
+def _order(model: Json) -> str:
     """How the order of the classes was used, if it was; runs of 0.1.0 knew the cumulative link alone."""
     loss = (
         f", loss {code(model.get('ordinal_loss', 'cumulative_link'))}" if model.get("objective") == "ordinal" else ""
@@ -329,14 +329,14 @@ def _lambda_choice(choice: LambdaChoice) -> str:
     )
 
 
-def _results_table(metrics: dict[str, dict[str, Any]]) -> str:
+def _results_table(metrics: dict[str, Json]) -> str:
     if not metrics:
         return ""
     header, *rows = metric_table({escape(split): values for split, values in metrics.items()})
     return markdown_table([header, *([escape(name.replace("_", " ")), *cells] for name, *cells in rows)])
 
 
-def _answer(results: dict[str, Any]) -> str:
+def _answer(results: Json) -> str:
     """Simpler classifiers beside the head, the scores of the classes and, unless they are many, what is confused."""
     found = Answer.of(results)
     if found is None:
@@ -349,7 +349,7 @@ def _answer(results: dict[str, Any]) -> str:
     return "\n\n".join(part for part in (escape(beside_sentence(found)), table) if part)
 
 
-def _comparison(study: dict[str, Any]) -> str:
+def _comparison(study: Json) -> str:
     """Test accuracy of the study's heads at its largest share of the labels."""
     fraction = max(study["fractions"], key=float)
     rows = []
@@ -362,7 +362,7 @@ def _comparison(study: dict[str, Any]) -> str:
     ) + markdown_table([["head", "accuracy"], *rows])
 
 
-def _limits(results: dict[str, Any]) -> list[str]:
+def _limits(results: Json) -> list[str]:
     labels = ", ".join(map(escape, results["data"]["labels"] or []))
     row, encoder = ("row", "") if _is_table(results) else ("text", " and of its encoder")
     others = "populations" if _is_table(results) else "domains, languages and lengths"

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_fscore_support
 
 from ..evaluation import Task
-from ..files import open_whole
+from ..files import Json, open_whole
+from ..modeling import CRPreTrainedModel
 from .baselines import ON_WORDS, Beside, beside_head
 from .directory import ERRORS
 
@@ -68,13 +69,13 @@ class Answer:
 
 
 def answer(
-    model: Any,
+    model: CRPreTrainedModel,
     dataset: Mapping[str, Any],
     splits: Mapping[str, Any],
     predictions: Mapping[str, NDArray[Any]],
     seconds: float,
     folder: Path,
-) -> dict[str, Any] | None:
+) -> Json | None:
     """What `results.json` holds under `answer`; the worst errors are written to `worst_errors.jsonl` in the folder.
 
     Args:

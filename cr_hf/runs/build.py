@@ -14,7 +14,7 @@ from accelerate.utils import is_deepspeed_available, parse_flag_from_env
 from huggingface_hub import constants
 from huggingface_hub.errors import StrictDataclassError
 from numpy.typing import NDArray
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..data import build_static_backbone, build_word_tokenizer, label_names_of, reach_hub, refuse_unordered
@@ -134,7 +134,7 @@ def _static_model(recipe: Recipe, rows: Any, fields: dict[str, Any]) -> Any:
     return model, _own_tokenizer(tokenizer, model)
 
 
-def _own_tokenizer(tokenizer: Any, model: CRForSequenceClassification) -> Any:
+def _own_tokenizer(tokenizer: PreTrainedTokenizerBase, model: CRForSequenceClassification) -> Any:
     """The tokenizer as the run keeps it: it knows the model's length, so that whoever loads it cuts texts alike."""
     own = prepare_tokenizer(tokenizer, model.config.max_length_for(tokenizer))
     embeddings: Any = model.get_input_embeddings()

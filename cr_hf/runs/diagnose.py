@@ -29,6 +29,7 @@ from ..evaluation import (
     token_gradient_norms,
 )
 from ..features import FeatureDataset, encode_texts, text_columns
+from ..files import Json
 from ..modeling import CRConfig, CRForSequenceClassification, CRHead, CRPreTrainedModel
 from ..training import train_heads
 from .build import sweep_head
@@ -61,7 +62,7 @@ def reference_diagnostics(
     dataset: Mapping[str, Any],
     splits: Mapping[str, Any],
     logits: Mapping[str, NDArray[Any]],
-) -> dict[str, Any]:
+) -> Json:
     """Diagnostics of a finished model on its validation and test rows, for `results.json`.
 
     Args:
@@ -80,7 +81,7 @@ def reference_diagnostics(
     chosen = {name: _features(model, tokenizer, rows, splits[name], name) for name, rows in dataset.items()}
     linear, about = _linear_head(recipe, model.config, chosen)
     head, output = model.classifier, default_output(model.config)
-    found: dict[str, Any] = {"linear_head": about, "output": output, "splits": {}}
+    found: Json = {"linear_head": about, "output": output, "splits": {}}
     single = Task.of(model.config).is_single
     temperature = 1.0
     if single:
@@ -115,7 +116,7 @@ def _features(model: Any, tokenizer: Any, rows: Any, split: Any, name: str) -> t
 
 def _linear_head(
     recipe: Recipe, config: CRConfig, chosen: Mapping[str, tuple[Tensor, Tensor]]
-) -> tuple[CRHead | None, dict[str, Any] | None]:
+) -> tuple[CRHead | None, Json | None]:
     """The linear head that the recipe trains on the same features, its learning rate chosen on validation.
 
     There is none for problems other than classification, and where a sweep cannot train as the recipe says.
@@ -141,7 +142,7 @@ def _linear_head(
 # ---- new rows ----
 
 
-def diagnose_new(model: CRPreTrainedModel, features: ArrayLike, reference: dict[str, Any]) -> dict[str, Any]:
+def diagnose_new(model: CRPreTrainedModel, features: ArrayLike, reference: Json) -> Json:
     """Diagnostics of a finished run on features of new rows, which need no labels, beside its reference.
 
     Args:
@@ -167,9 +168,9 @@ def diagnose_texts(
     model: CRForSequenceClassification,
     tokenizer: Any,
     texts: Sequence[str],
-    reference: dict[str, Any],
+    reference: Json,
     text_pairs: Sequence[str] | None = None,
-) -> dict[str, Any]:
+) -> Json:
     """`diagnose_new` of the features of texts or pairs, with `token_gradients` of 200 of them at most.
 
     Raises:
@@ -184,7 +185,7 @@ def diagnose_texts(
     return {**found, "token_gradients": summarise_gradients(norms)}
 
 
-def compare_with_reference(norms: ArrayLike, reference_norms: ArrayLike) -> dict[str, dict[str, Any]]:
+def compare_with_reference(norms: ArrayLike, reference_norms: ArrayLike) -> dict[str, Json]:
     """Tail ratio and peak gradient of new rows beside what as many rows like those of the reference would give.
 
     Few rows have a lower peak and a less certain tail than many, and the reference is a sample too: the interval is
@@ -222,7 +223,7 @@ def compare_with_reference(norms: ArrayLike, reference_norms: ArrayLike) -> dict
 # ---- in words ----
 
 
-def diagnostic_rows(columns: dict[str, dict[str, Any]], output: str) -> list[list[str]]:
+def diagnostic_rows(columns: dict[str, Json], output: str) -> list[list[str]]:
     """A table: one row a diagnostic, its name and a cell for each column (validation, test, new texts)."""
     every = list(columns.values())
     kinds = [kind for kind in ("margin", "logit", "loss") if any(kind in column["gradients"] for column in every)]
@@ -231,7 +232,7 @@ def diagnostic_rows(columns: dict[str, dict[str, Any]], output: str) -> list[lis
     def add(title: str, values: Iterable[float | None]) -> None:
         rows.append([title, *map(_number, values)])
 
-    def add_intervals(title: str, parts: Iterable[dict[str, Any] | None], name: str) -> None:
+    def add_intervals(title: str, parts: Iterable[Json | None], name: str) -> None:
         rows.append([title, *(_with_interval(part, name) for part in parts)])
 
     for kind in kinds:
@@ -251,7 +252,7 @@ def diagnostic_rows(columns: dict[str, dict[str, Any]], output: str) -> list[lis
     add(f"Lipschitz bound, {every[0]['lipschitz_of']}", (c["lipschitz_bound"] for c in every))
     if any(c["lipschitz_bound_raw"] is not None for c in every):
         add("  by raw features", (c["lipschitz_bound_raw"] for c in every))
-    certified = [c.get("certified") or {} for c in every]
+    certified: list[Json] = [c.get("certified") or {} for c in every]
     curves = {"certified accuracy": "accuracy", "class certain": "unchanged"}
     rows += radius_rows(
         {title: [found.get(name) for found in certified] for title, name in curves.items()},
@@ -291,7 +292,7 @@ def sensitivity_verdict(reference: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def comparison_lines(found: dict[str, Any], what: str) -> list[str]:
+def comparison_lines(found: Json, what: str) -> list[str]:
     """What the comparison of new rows (`what` they are: texts, rows) with the reference says, in plain language."""
     rows, lines = found["rows"], []
     for name, title in (("tail_ratio", "gradient tail ratio"), ("peak", "peak gradient")):
@@ -310,7 +311,7 @@ def comparison_lines(found: dict[str, Any], what: str) -> list[str]:
     return lines
 
 
-def _with_interval(part: dict[str, Any] | None, name: str) -> str:
+def _with_interval(part: Json | None, name: str) -> str:
     if part is None or part[name] is None:
         return "-"
     low, high = part[f"{name}_interval"]

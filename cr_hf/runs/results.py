@@ -13,9 +13,11 @@ from typing import Any
 import datasets
 import torch
 import transformers
+from transformers import PreTrainedTokenizerBase
 
 from .. import __version__
 from ..data import DataConfig, Understood, label_names_of, table_fingerprint
+from ..files import Json
 
 MODEL_FIELDS = (
     *("activation", "degree", "polynomial_range", "coefficient_init", "hidden_sizes", "in_features", "dropout"),
@@ -50,7 +52,7 @@ def data_fingerprint(dataset_dict: datasets.DatasetDict) -> dict[str, str]:
     return found
 
 
-def describe_data(config: DataConfig, dataset: datasets.DatasetDict) -> dict[str, Any]:
+def describe_data(config: DataConfig, dataset: datasets.DatasetDict) -> Json:
     """Source, labels, rows and SHA-256 of the splits. A local folder is not named: paths do not travel.
 
     Files that are read in place of the data set that the recipe names may be a sample of it, or something else: they
@@ -81,7 +83,7 @@ def _title(config: DataConfig) -> str | None:
     return ", ".join(Path(file).name for file in ([files] if isinstance(files, str) else files)) or None
 
 
-def describe_model(model: Any) -> dict[str, Any]:
+def describe_model(model: Any) -> Json:
     """What was trained: the fields of the head and the number of parameters."""
     config = model.config
     head = sum(parameter.numel() for parameter in model.classifier.parameters())
@@ -93,14 +95,14 @@ def describe_model(model: Any) -> dict[str, Any]:
     }
 
 
-def text_probe(model: Any, tokenizer: Any, reads_pairs: bool = False) -> dict[str, Any]:
+def text_probe(model: Any, tokenizer: PreTrainedTokenizerBase, reads_pairs: bool = False) -> Json:
     """Made-up texts and the model's logits, to see that a saved or published model still answers as it did."""
     pairs = list(PROBE_TEXTS[::-1]) if reads_pairs else None
     probe = {"texts": list(PROBE_TEXTS), "logits": model.predict_texts(PROBE_TEXTS, tokenizer, pairs).tolist()}
     return {**probe, "text_pairs": pairs} if pairs else probe
 
 
-def input_probe(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+def input_probe(model: Any, batch: Mapping[str, Any]) -> Json:
     """`text_probe` of other models: shapes of one row of a batch, and the logits of made-up inputs."""
     shapes = {name: [1, *value.shape[1:]] for name, value in batch.items() if name != "labels"}
     return {"shapes": shapes, "logits": model.probe(shapes).tolist()}
@@ -137,7 +139,7 @@ def _metric(name: str, values: Mapping[str, Any]) -> str:
     return f"{values[name]:.4f}" + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
 
 
-def describe_trainer(trainer: Any, model: Any) -> dict[str, Any]:
+def describe_trainer(trainer: Any, model: Any) -> Json:
     """What a trainer knows of its own training, in the form of a run's `results.json`."""
     arguments, state = trainer.args, trainer.state
     measured: dict[str, float] = {}
@@ -171,7 +173,7 @@ def describe_trainer(trainer: Any, model: Any) -> dict[str, Any]:
     }
 
 
-def describe_machine(device: torch.device | None = None) -> dict[str, Any]:
+def describe_machine(device: torch.device | None = None) -> Json:
     """Versions and hardware; the device is the GPU if there is one, unless it is given."""
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {

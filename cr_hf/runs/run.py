@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data import DataConfig, TableSchema, check_inputs, input_paths, separator_of
 from ..errors import CheckpointError, DataError
-from ..files import html_table, read_json
+from ..files import Json, html_table, read_json
 from .directory import RECIPE, RESULTS, TABLE, check_finished
 from .recipe import Kind, load_recipe
 
@@ -55,7 +55,7 @@ class Run:
         return self.recipe.kind
 
     @cached_property
-    def results(self) -> dict[str, Any]:
+    def results(self) -> Json:
         """What `results.json` holds."""
         return read_json(self.path / RESULTS, "train the run again")
 
@@ -92,7 +92,7 @@ class Run:
             raise CheckpointError(f"{path} is damaged ({error}): {mend}") from error
 
     @property
-    def reference(self) -> dict[str, Any]:
+    def reference(self) -> Json:
         """What `reference_diagnostics` kept in the results.
 
         Raises:

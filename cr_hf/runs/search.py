@@ -13,7 +13,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging
 
 from ..errors import NonFiniteError, RecipeError
-from ..files import read_json, write_json
+from ..files import Json, read_json, write_json
 from ..modeling import CRConfig
 from ..training import CRTrainingArguments
 from .build import sweep_head, training_arguments
@@ -51,7 +51,7 @@ def check_values(recipe: Recipe, config: CRConfig) -> None:
         sweep_head(recipe, config, {key: value, "search": None})
 
 
-def search_settings(recipe: Recipe, arguments: CRTrainingArguments, dataset: Any) -> list[dict[str, Any]]:
+def search_settings(recipe: Recipe, arguments: CRTrainingArguments, dataset: Any) -> list[Json]:
     """Try settings, each once. Features of a frozen backbone are encoded by the first trial that reads them.
 
     Args:
@@ -75,7 +75,7 @@ def search_settings(recipe: Recipe, arguments: CRTrainingArguments, dataset: Any
     before = read_json(kept, "train the run anew with --overwrite")["trials"] if kept.is_file() else []
     known = {json.dumps(trial["values"]): trial["score"] for trial in before}
     kept.parent.mkdir(parents=True, exist_ok=True)
-    space, trials = dict(recipe.search or {}), dict[str, dict[str, Any]]()
+    space, trials = dict(recipe.search or {}), dict[str, Json]()
     for number in range(space.pop("trials", TRIALS)):
         asked = study.ask()
         values = {key: _suggest(asked, key, wanted) for key, wanted in space.items()}
@@ -97,7 +97,7 @@ def search_settings(recipe: Recipe, arguments: CRTrainingArguments, dataset: Any
     return [*sorted(found, key=lambda trial: trial["score"], reverse=more), *failed]
 
 
-def _score(recipe: Recipe, values: dict[str, Any], arguments: CRTrainingArguments, dataset: Any) -> float:
+def _score(recipe: Recipe, values: Json, arguments: CRTrainingArguments, dataset: Any) -> float:
     metric = f"eval_{str(arguments.metric_for_best_model or 'loss').removeprefix('eval_')}"
     with tempfile.TemporaryDirectory() as folder:
         own = override_recipe(recipe, {**values, **OF_A_TRIAL, "output_dir": folder})

@@ -19,6 +19,7 @@ from ..errors import RecipeError
 from ..evaluation import Task
 from ..features import check_encoder, classify_features
 from ..files import read_json, write_json, writing
+from ..modeling import CRPreTrainedModel
 from ..training import CRTrainer, CRTrainingArguments, last_complete_checkpoint, merge_lora, show_epochs
 from .answer import answer
 from .build import note_cut_texts, training_arguments, trains_on_features
@@ -205,7 +206,7 @@ def _measure_and_save(
     trainer.accelerator.wait_for_everyone()
 
 
-def _finished_model(recipe: Recipe, trainer: CRTrainer, model: Any) -> Any:
+def _finished_model(recipe: Recipe, trainer: CRTrainer, model: CRPreTrainedModel) -> Any:
     """The classifier that was trained: the head back on its backbone, the adapters saved and then merged."""
     trained: Any = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_fsdp_enabled:
@@ -228,7 +229,7 @@ def _finished_model(recipe: Recipe, trainer: CRTrainer, model: Any) -> Any:
     return model
 
 
-def _save(job: Job, folder: Path, trainer: CRTrainer, model: Any) -> None:
+def _save(job: Job, folder: Path, trainer: CRTrainer, model: CRPreTrainedModel) -> None:
     model.save_pretrained(folder)
     if job.tokenizer is None:
         made_up = np.random.default_rng(0).standard_normal((4, model.config.in_features), np.float32)

@@ -20,6 +20,7 @@ from .. import evaluation
 from ..data import DataConfig, Row, load_rows, load_tables, read_inputs, split_named, table_features
 from ..errors import DataError
 from ..features import classify_features, cut_note, encode_texts, text_columns
+from ..files import Json
 from ..modeling import TokenizerError, certified_radius
 from .run import Run
 
@@ -122,7 +123,7 @@ def evaluate_run(
     data_overrides: Mapping[str, Any] | None = None,
     perturb: Sequence[str] = (),
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Json:
     """Metrics of a finished run on a split of its data, or of other data with the same classes.
 
     Args:
@@ -188,7 +189,7 @@ def _encoded(run: Run, columns: list[Any], split: str) -> NDArray[np.float32]:
 
 def diagnose_run(
     run: Run, source: Sequence[str], overrides: Mapping[str, Any] | None = None, html: Path | None = None
-) -> dict[str, Any]:
+) -> Json:
     """Diagnostics of new rows beside the run's reference.
 
     Args:

@@ -32,7 +32,7 @@ from ..evaluation import (
     non_linearity,
     sample_rows,
 )
-from ..files import read_json, write_json
+from ..files import Json, read_json, write_json
 from ..modeling import CRConfig
 from ..runs import Recipe, sweep_head, training_arguments
 from ..training import HeadGroup, HeadResult, Rows, predict_heads, train_heads
@@ -95,7 +95,7 @@ class CellStore:
         RecipeError: if the folder holds another study; the message names what differs.
     """
 
-    def __init__(self, folder: Path, declared: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, declared: Json) -> None:
         self.folder = folder
         declared = json.loads(json.dumps({"format": FORMAT, **declared}))
         self.fingerprint = hashlib.sha256(json.dumps(declared, sort_keys=True).encode()).hexdigest()
@@ -227,7 +227,7 @@ def predict_classes(heads: Sequence[Any], features: Rows) -> NDArray[np.int64]:
     return predict_heads(heads, features).argmax(-1).numpy()
 
 
-def measure(kept: Sequence[Any], test: tuple[Rows, NDArray[np.int64]]) -> dict[str, Any]:
+def measure(kept: Sequence[Any], test: tuple[Rows, NDArray[np.int64]]) -> Json:
     """Fields of a `Cell`: what `train_settings` returned for one setting, on the test rows, seed by seed.
 
     What is no network has predictions alone, and no calibration where there are no probabilities.
@@ -239,7 +239,7 @@ def measure(kept: Sequence[Any], test: tuple[Rows, NDArray[np.int64]]) -> dict[s
     return _measure_predictions(hits, [log_probabilities(fitted, features) for fitted in kept], labels)
 
 
-def _measure_networks(kept: Sequence[HeadResult], features: Rows, labels: NDArray[np.int64]) -> dict[str, Any]:
+def _measure_networks(kept: Sequence[HeadResult], features: Rows, labels: NDArray[np.int64]) -> Json:
     predicted = scipy.special.log_softmax(predict_heads(kept, features).double().numpy(), axis=-1)
     rows = torch.from_numpy(np.array(features))
     modules = [result.head() for result in kept]
@@ -264,7 +264,7 @@ def _measure_networks(kept: Sequence[HeadResult], features: Rows, labels: NDArra
 
 def _measure_predictions(
     hits: NDArray[np.bool_], predicted: Sequence[NDArray[np.float64] | None], labels: NDArray[np.int64]
-) -> dict[str, Any]:
+) -> Json:
     known = [one for one in predicted if one is not None]
     confidence = np.exp(np.stack(known).max(-1)) if known else None
     return {

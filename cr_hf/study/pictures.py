@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ..files import Json
 from ..modeling import hermite_coefficients
 from ..runs import LambdaChoice
 from .results import Cell, Study
@@ -205,7 +206,7 @@ def plot_lambda(choice: LambdaChoice, path: Path) -> None:
 
 
 @matplotlib.rc_context(STYLE)
-def plot_robustness(found: dict[str, Any], path: Path) -> None:
+def plot_robustness(found: Json, path: Path) -> None:
     """Accuracy against the severity of each kind of damage, with 95 % Wilson intervals over rows.
 
     `found` is what `evaluation.text_robustness` returns.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..evaluation import CalibrationBin, Comparison, PairedDifference
-from ..files import html_table
+from ..files import Json, html_table
 from .arms import HEADS, Setting
 
 
@@ -98,7 +98,7 @@ class Cell:
         seeds = {"seed": seed} | ({"data.seed": seed} if "data.train_fraction" in self.overrides else {})
         return f"cr-hf train RECIPE {override_words({**self.overrides, **seeds})}"
 
-    def to_json(self, is_own_file: bool = False) -> dict[str, Any]:
+    def to_json(self, is_own_file: bool = False) -> Json:
         """As `study.json` has it, or with what is in the cell's own file alone."""
         tried = [
             {**one.setting, "dev_accuracy": one.dev_accuracy, "dev_deviation": one.dev_deviation} for one in self.tried
@@ -109,7 +109,7 @@ class Cell:
         return {**own, **packed, "seconds": seconds} if is_own_file else own
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Cell:
+    def from_json(cls, values: Json) -> Cell:
         """The inverse of `to_json`; also reads the cells of version 0.1.0."""
         own = {item.name: values[item.name] for item in fields(cls) if values.get(item.name) is not None}
         settings = [dict(one) for one in own["tried"]]
@@ -152,15 +152,15 @@ class Study:
             head, and the ends of its 95 % interval over seeds and test rows.
     """
 
-    data: dict[str, Any]
-    features: dict[str, Any]
+    data: Json
+    features: Json
     hidden_sizes: list[int]
     seeds: int
     search_seeds: int
     resamples: int
     comparisons: list[Comparison]
     fingerprint: str
-    environment: dict[str, Any]
+    environment: Json
     tests: int
     least_wilcoxon_p: float
     fractions: dict[str, Fraction]
@@ -199,7 +199,7 @@ class Study:
 
         return html_table(accuracy_rows(self))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """The content of `study.json`."""
         own = asdict(self)
         for name, fraction in self.fractions.items():
@@ -207,7 +207,7 @@ class Study:
         return own
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Study:
+    def from_json(cls, values: Json) -> Study:
         """The inverse of `to_json`; also reads the studies of version 0.1.0."""
         own = {item.name: values[item.name] for item in fields(cls) if item.name in values}
         own["comparisons"] = [Comparison(**pair) for pair in own["comparisons"]]
@@ -221,12 +221,12 @@ class Study:
         return cls(**own)
 
 
-def pack_hits(hits: NDArray[np.bool_]) -> dict[str, Any]:
+def pack_hits(hits: NDArray[np.bool_]) -> Json:
     """Hits of shape (seeds, rows) as text, one bit each."""
     return {"shape": list(hits.shape), "bits": base64.b64encode(np.packbits(hits).tobytes()).decode()}
 
 
-def unpack_hits(packed: dict[str, Any]) -> NDArray[np.bool_]:
+def unpack_hits(packed: Json) -> NDArray[np.bool_]:
     """The inverse of `pack_hits`."""
     seeds, rows = packed["shape"]
     bits = np.unpackbits(np.frombuffer(base64.b64decode(packed["bits"]), np.uint8), count=seeds * rows)

@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from ..errors import RecipeError
 from ..evaluation import RESAMPLES, Comparison, compare_all, crossed_bootstrap, declare, least_wilcoxon_p
-from ..files import write_json, writing
+from ..files import Json, write_json, writing
 from ..runs import (
     Recipe,
     build_model,
@@ -101,7 +101,7 @@ def run_study(
     return study
 
 
-def _about(recipe: Recipe, dataset: Any, data: StudyData) -> dict[str, Any]:
+def _about(recipe: Recipe, dataset: Any, data: StudyData) -> Json:
     return {
         "data": describe_data(recipe.data, dataset),
         "features": {name: getattr(data.config, name) for name in ("in_features", "pooling", "feature_layers")},
@@ -129,7 +129,7 @@ def _all_cells(
 
 def _declaration(
     data: StudyData, heads: Sequence[str], fractions: Sequence[float], declared: Sequence[Comparison]
-) -> dict[str, Any]:
+) -> Json:
     """JSON of what a study is made from."""
     recipe = data.recipe
     arms = {name: asdict(HEADS[name]) for name in heads}
