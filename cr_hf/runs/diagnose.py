@@ -252,11 +252,11 @@ def diagnostic_rows(columns: dict[str, Json], output: str) -> list[list[str]]:
     add(f"Lipschitz bound, {every[0]['lipschitz_of']}", (c["lipschitz_bound"] for c in every))
     if any(c["lipschitz_bound_raw"] is not None for c in every):
         add("  by raw features", (c["lipschitz_bound_raw"] for c in every))
-    certified: list[Json] = [c.get("certified") or {} for c in every]
+    certified = [c.get("certified") or {} for c in every]
     curves = {"certified accuracy": "accuracy", "class certain": "unchanged"}
     rows += radius_rows(
         {title: [found.get(name) for found in certified] for title, name in curves.items()},
-        [(found.get("rows", c["rows"]), c["rows"]) for found, c in zip(certified, every, strict=True)],
+        [((found or c)["rows"], c["rows"]) for found, c in zip(certified, every, strict=True)],
     )
     for name in ("expected_calibration_error", "temperature", "expected_calibration_error_at_temperature"):
         if any("calibration" in c for c in every):
