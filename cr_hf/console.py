@@ -242,7 +242,8 @@ def print_run(run: Run) -> None:
     if results["data"]["synthetic"]:
         typer.echo("The demo reviews are synthetic: these figures say that it runs, not how good it is.")
     needs_file = run.kind == "table" or run.recipe.data.text_pair_column is not None
-    example = "rows.csv" if needs_file else '"a text of your own"'
+    rows = "images.npz" if run.recipe.reads_images else "rows.csv"
+    example = rows if needs_file else '"a text of your own"'
     typer.echo(f"Saved in {run.path}, with its card README.md. Try: cr-hf predict {run.path} {example}")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cr_hf.data import load_rows
+from cr_hf.data import load_rows, load_tables, table_features
 from cr_hf.evaluation import Task
 from cr_hf.features import encode_texts
 from cr_hf.runs import Run, train_recipe
@@ -50,6 +50,7 @@ REGIMES = {
     "sst5_finetune": Arms("sst5_finetune", "sst5", FINETUNE, AGAINST_LINEAR),
     "yelp_static": Arms("yelp_full", "yelp5", (), OBJECTIVES),
     "yelp_static_pool": Arms("yelp_full", "yelp5", POOL, OBJECTIVES),
+    "cifar10_vision": Arms("cifar10_vision", "cifar10", (), {**AGAINST_LINEAR, "gelu": GELU}),
     "yelp_minilm": Arms("yelp_minilm", "yelp5", ("backbone=offline",), OBJECTIVES),
 }
 KEPT = ("metrics", "training", "model", "environment", "data")
@@ -65,17 +66,21 @@ def run_arm(options: argparse.Namespace, arm: str, seed: int) -> dict[str, Any]:
         train_recipe(recipe, resume=True)
     run = Run(folder)
     results = run.results
-    rows = load_rows(recipe.data, splits=["test"])["test"]
+    is_table = recipe.kind == "table"
+    rows = (load_tables(recipe.data, ["test"], run.schema) if is_table else load_rows(recipe.data, splits=["test"]))[
+        "test"
+    ]
     labels = np.asarray(rows["label"][:])
     model, tokenizer = run.model, run.tokenizer
     if model.config.freeze_backbone:
-        features = torch.from_numpy(np.array(encode_texts(model, tokenizer, rows["text"])))
+        encoded = run.row_features(table_features(rows)) if is_table else encode_texts(model, tokenizer, rows["text"])
+        features = torch.from_numpy(np.array(encoded))
         with torch.no_grad():
             logits = model.eval().classifier(features)[0].numpy()
     else:
         logits = model.predict_texts(rows["text"][:], tokenizer).numpy()
     # Absolute error and kappa of every arm, whatever its objective.
-    results["metrics"]["test"] = Task(is_ordered=True).measure(logits, labels)
+    results["metrics"]["test"] = Task(is_ordered=not is_table).measure(logits, labels)
     hits = pack_hits(logits.argmax(-1)[None] == labels)
     return {"arm": arm, "seed": seed, "hits": hits, **{name: results[name] for name in KEPT}}
 

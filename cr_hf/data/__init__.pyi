@@ -13,6 +13,7 @@ from .parts import stratified_order as stratified_order
 from .paths import check_files as check_files
 from .paths import check_inputs as check_inputs
 from .paths import input_paths as input_paths
+from .paths import names_arrays as names_arrays
 from .paths import split_named as split_named
 from .sources import Row as Row
 from .sources import reach_hub as reach_hub

@@ -28,6 +28,12 @@ LONGEST_PATH = 4096
 SHARD = re.compile(r"-\d+-of-\d+$")
 
 
+def names_arrays(files: str | Sequence[str] | None) -> bool:
+    """Whether rows are arrays of numbers by the names of their files: npz or IDX."""
+    names = [files] if isinstance(files, str) else files or ()
+    return any(re.search(r"\.npz$|-idx3-ubyte(\.gz)?$", str(name)) for name in names)
+
+
 def check_files(config: DataConfig, is_table: bool = False) -> None:
     """Refuse files that are missing, and text files whose first record lacks a column; no more of them is read.
 

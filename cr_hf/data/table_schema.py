@@ -24,12 +24,14 @@ class TableSchema:
         label_column: name of the label's column; `None` where labels stand apart, as in npz and IDX.
         width: number of columns of the training table.
         medians: of the training rows, by column, for those whose missing values are replaced.
+        shape: of an image whose pixels the columns are: height, width and perhaps channels; empty for a table.
     """
 
     columns: list[str]
     label_column: str | None
     width: int
     medians: dict[str, float] = field(default_factory=dict)
+    shape: list[int] = field(default_factory=list)
 
 
 def read_header(path: Path, config: DataConfig) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:

@@ -46,6 +46,7 @@ class _Table(NamedTuple):
     rows: Any
     lines: Sequence[int]
     labels: NDArray[Any] | None
+    shape: tuple[int, ...] = ()
 
     def place(self, row: int) -> str:
         return f"{self.path}, {'line' if self.labels is None else 'row'} {self.lines[row]}"
@@ -69,7 +70,10 @@ class _Table(NamedTuple):
 
 
 def load_tables(
-    config: DataConfig, splits: Sequence[str] | None = None, schema: TableSchema | None = None
+    config: DataConfig,
+    splits: Sequence[str] | None = None,
+    schema: TableSchema | None = None,
+    are_images: bool = False,
 ) -> RowSplits:
     """Read and check tables, split them, and replace missing values.
 
@@ -77,6 +81,7 @@ def load_tables(
         config: where the files are, and what their columns mean.
         splits: those to return; None means train, validation and, where there is one, test.
         schema: of a trained model; None takes it from the training rows in use, the only ones medians are taken of.
+        are_images: the rows are images, which a backbone is to read; a trained model's schema says so itself.
 
     Returns:
         Splits with the columns `features`, (in_features,) float32, and `label`, a `ClassLabel`. `schema_of` tells the
@@ -105,6 +110,8 @@ def load_tables(
             table = _read_table(path, split, config)
             is_first = base is None
             base = base or schema_of_columns(table.columns, path, config, has_labels=table.labels is None)
+            if is_first and are_images:
+                base = dataclasses.replace(base, shape=list(table.shape))
             parts.append(_numbers(table, base, config, schema is not None))
             column_notes += _column_notes(table, base, parts[0]) if is_first and table.labels is None else []
             labels[split] += table.written_labels(base, config, seen[split])
@@ -230,7 +237,8 @@ def _read_arrays(path: Path, split: str, labelled: bool) -> _Table:
     if labels.shape != (len(x),):
         raise DataError(f"{path}: labels of shape {labels.shape} for {len(x)} rows: give one a row")
     flat = x.reshape(len(x), -1)
-    return _Table(path, [str(index) for index in range(flat.shape[1])], flat, range(1, len(x) + 1), labels)
+    columns = [str(index) for index in range(flat.shape[1])]
+    return _Table(path, columns, flat, range(1, len(x) + 1), labels, x.shape[1:])
 
 
 def _npz_arrays(path: Path, split: str, labelled: bool) -> tuple[NDArray[Any], NDArray[Any] | None]:
@@ -257,6 +265,8 @@ def _numbers(table: _Table, schema: TableSchema, config: DataConfig, is_trained:
     """The features as float32; NaN where a value is missing, which only `missing_columns` may be, and to a trained
     model only those that have a median.
     """
+    if schema.shape:
+        _check_images(table, schema.shape)
     positions = column_positions(table.columns, schema, table.path)
     may_miss = [name in map(column_name, config.missing_columns or schema.columns) for name in schema.columns]
     text = None if config.missing_value is None else str(config.missing_value).lower()
@@ -285,6 +295,18 @@ def _numbers(table: _Table, schema: TableSchema, config: DataConfig, is_trained:
     features = values.astype(np.float32)
     features[missing] = math.nan
     return features
+
+
+def _check_images(table: _Table, shape: list[int]) -> None:
+    """Refuse rows that are no images, or of another shape than those a model was trained on."""
+    kind = getattr(table.rows, "dtype", "text")
+    if kind != np.uint8 or len(table.shape) not in (2, 3) or table.shape[2:] not in ((), (1,), (3,), (4,)):
+        raise DataError(
+            f"{table.path}: rows are {kind} of shape {table.shape}: images are bytes (uint8) of shape (height, width) "
+            "or (height, width, 3)"
+        )
+    if list(table.shape) != shape:
+        raise DataError(f"{table.path}: images have the shape {table.shape}, those of training {tuple(shape)}")
 
 
 def _with_classes(rows: NDArray[np.float32], labels: list[str], classes: Classes, split: str) -> datasets.Dataset:

@@ -15,5 +15,5 @@ from .encode import encode_splits as encode_splits
 from .encode import encode_texts as encode_texts
 from .encode import features_if_kept as features_if_kept
 from .encode import text_columns as text_columns
-from .encode_media import encode_media as encode_media
+from .media import encode_media as encode_media
 from .text_encoder import TextEncoder as TextEncoder

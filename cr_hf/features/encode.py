@@ -97,12 +97,12 @@ def kept_features(
     encoder: Any, shards: list[Rows], description: str, cache_dir: str | Path | Literal[False] | None
 ) -> Features:
     """Features of all rows, from the cache or from `encoder(rows, bar)`, which has a `model` and an `address()`."""
-    config, count = encoder.model.config, sum(map(len, shards))
+    config, count, unit = encoder.model.config, sum(map(len, shards)), getattr(encoder, "what", "texts")
     # Without autocast: the address of the features does not know of it.
     exactly = partial(torch.autocast, encoder.model.device.type, enabled=False)
     if cache_dir is False:
         features = np.empty((count, config.in_features), np.float32)
-        with exactly(), _progress(description, count) as bar:
+        with exactly(), _progress(description, count, unit) as bar:
             for shard in shards:
                 features[shard] = encoder(shard, bar)
         return features
@@ -111,7 +111,7 @@ def kept_features(
         missing = entry.missing()
         if missing:
             done = count - sum(len(shards[shard]) for shard in missing)
-            with exactly(), _progress(description, count, done) as bar:
+            with exactly(), _progress(description, count, unit, done) as bar:
                 entry.fill(missing, encoder, bar)
         return entry.open()
 
@@ -272,12 +272,12 @@ def _weights_digest(module: nn.Module) -> bytes:
         return b"".join(pool.map(digest, [*module.named_parameters(), *module.named_buffers()]))
 
 
-def _progress(description: str, texts: int, done: int = 0) -> Any:
+def _progress(description: str, count: int, unit: str, done: int = 0) -> Any:
     """A progress bar on the first process, for what takes over two seconds."""
     in_group = torch.distributed.is_available() and torch.distributed.is_initialized()
     hidden = in_group and torch.distributed.get_rank() > 0
     name = f"encode {description}"
-    return logging.tqdm(desc=name, total=texts, initial=done, unit=" texts", delay=2, disable=hidden)
+    return logging.tqdm(desc=name, total=count, initial=done, unit=f" {unit}", delay=2, disable=hidden)
 
 
 def classify_features(model: CRPreTrainedModel, features: Features, batch_size: int = 4096) -> Tensor:

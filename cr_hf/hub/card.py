@@ -117,6 +117,7 @@ def render_card(
                 setattr(data, key, value)
         head, tail = _by_hand(old.text)
         before, after = _join(before, head), _join(after, tail)
+    read = READ.get(_pipeline_tag(results, config), "text")
     return ModelCard.from_template(
         data,
         template_path=str(_template()),
@@ -124,7 +125,7 @@ def render_card(
         name=name.replace('"', ""),
         is_table=_is_table(results),
         task="" if _is_table(results) else model_class_of(config).pipeline_tag,
-        what=_what(results, READ.get(_pipeline_tag(results, config), "text")),
+        what=_what(results, read),
         backbone=_backbone(config),
         training=_training(results),
         lambda_choice=_lambda_choice(LambdaChoice(**results["lambda_choice"])) if results.get("lambda_choice") else "",
@@ -139,7 +140,7 @@ def render_card(
             if isinstance(value, int | float)
         ]
         + _certified(results),
-        limits=_limits(results),
+        limits=_limits(results, "row" if _is_table(results) else read),
         data_licence=DATA_LICENCES.get(results["data"].get("in_place_of") or results["data"]["source"], ""),
         version=escape(results["cr_hf_version"]),
         user_before=before,
@@ -362,10 +363,10 @@ def _comparison(study: Json) -> str:
     ) + markdown_table([["head", "accuracy"], *rows])
 
 
-def _limits(results: Json) -> list[str]:
+def _limits(results: Json, row: str) -> list[str]:
     labels = ", ".join(map(escape, results["data"]["labels"] or []))
-    row, encoder = ("row", "") if _is_table(results) else ("text", " and of its encoder")
-    others = "populations" if _is_table(results) else "domains, languages and lengths"
+    encoder = "" if _is_table(results) else " and of its encoder"
+    others = "domains, languages and lengths" if row == "text" else "populations"
     classes = f"It knows these classes only: {labels}. Any {row} gets one of them, whatever it is about."
     noted = (results["data"].get("understood") or {}).get("notes", [])
     return [

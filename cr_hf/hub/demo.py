@@ -48,7 +48,7 @@ def check_demo(run: Run) -> None:
         PublishError: if the run reads no single texts, or has no classes of which one is right.
     """
     if run.kind != "texts" or run.recipe.data.text_pair_column:
-        what = "pairs of texts" if run.kind == "texts" else "a table"
+        what = "pairs of texts" if run.kind == "texts" else "images" if run.recipe.reads_images else "a table"
         raise PublishError(f"{run.path} reads {what}: the page takes one text, use `cr-hf predict`")
     problem_type = CRConfig.from_pretrained(run.path).problem_type  # the page itself loads the model
     if problem_type != "single_label_classification":

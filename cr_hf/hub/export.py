@@ -232,7 +232,7 @@ def check_loads(folder: Path) -> None:
 
 def training_texts(run_dir: str | Path) -> list[str]:
     """The texts a run was trained on, where its data can still be read; empty where they cannot."""
-    if not (Path(run_dir) / RECIPE).is_file():
+    if not (Path(run_dir) / RECIPE).is_file() or (Path(run_dir) / TABLE).is_file():
         return []
     recipe = load_recipe(Path(run_dir) / RECIPE)
     try:
@@ -290,7 +290,7 @@ def require_results(run_dir: Path) -> None:
     for file in (RESULTS, "config.json", PROBE):
         if not (run_dir / file).is_file():
             raise CheckpointError(f"{run_dir} has no {file}: only a finished run can be published")
-    if (run_dir / TABLE).is_file():
+    if not read_json(run_dir / "config.json", "train it again").get("backbone_config"):
         raise PublishError(
-            f"{run_dir} is the run of a table: text classifiers alone are published, keep it as a folder"
+            f"{run_dir} is the run of a table: classifiers on a backbone alone are published, keep it as a folder"
         )

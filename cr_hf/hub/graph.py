@@ -62,6 +62,8 @@ def export_graph(
         raise PublishError(f"format={format!r} is unknown: use {' or '.join(GRAPHS)}")
     if int8 and (format != "onnx" or run.kind == "table"):
         raise PublishError("int8 is for the ONNX graph of a run of texts: leave it out")
+    if run.recipe.reads_images:
+        raise PublishError(f"{run.path} is of images, and a graph of texts or of a table: use torch.onnx.export")
     if folder.exists():
         raise PublishError(f"{folder} is there already: choose another folder")
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")

@@ -33,12 +33,13 @@ def read_backbone_config(values: Any) -> PreTrainedConfig | None:
 
 
 def width_of(config: PreTrainedConfig, default: int | None = None) -> int:
-    """Width of the last hidden state; of a convolutional network that of the last stage.
+    """Width of the last hidden state; of a convolutional network that of its neck or its last stage.
 
     Raises:
         ValueError: if the configuration does not tell, and there is no default.
     """
-    widths = [getattr(config, "hidden_size", None), *(getattr(config, "hidden_sizes", None) or ())[-1:]]
+    stages = (getattr(config, "neck_hidden_sizes", None) or getattr(config, "hidden_sizes", None) or ())[-1:]
+    widths = [getattr(config, "hidden_size", None), *stages]
     for width in (*widths, getattr(config, "num_features", None), default):
         if width is not None:
             return width

@@ -120,13 +120,14 @@ class CRBackboneModel(CRPreTrainedModel):
             loaded, found = given_backbone(backbone, cls.reads, own_pooling)
         if loaded is not None:
             own = copy.deepcopy(loaded.config)  # ours says how to attend, and must not change that of the object
-            config = CRConfig(backbone_config=own, **{**cls.config_defaults, **found, **config_kwargs})
+            config = CRConfig(backbone_config=own, **{**cls._fields_of(own), **found, **config_kwargs})
             return cls(config, backbone=loaded)._beside_backbone()
         hub_kwargs: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         backbone_config = tower(AutoConfig.from_pretrained(name, **hub_kwargs), cls.reads)
         if backbone_config.model_type == CRConfig.model_type:
             raise ValueError("a CR checkpoint is no backbone: name the one that it was trained on")
-        config = CRConfig(backbone_config=backbone_config, **{**cls.config_defaults, **found, **config_kwargs})
+        fields = {**cls._fields_of(backbone_config), **found, **config_kwargs}
+        config = CRConfig(backbone_config=backbone_config, **fields)
         if not trust_remote_code and Path(name).is_dir():
             check_weight_files(Path(name), lambda: new_backbone(backbone_config, cls.reads))
         options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation, **hub_kwargs}
@@ -135,6 +136,11 @@ class CRBackboneModel(CRPreTrainedModel):
         if config.freeze_backbone:
             config.backbone_source = backbone_source(name, revision)
         return cls(config, backbone=loaded)._beside_backbone()
+
+    @classmethod
+    def _fields_of(cls, backbone_config: PreTrainedConfig) -> dict[str, Any]:
+        """Fields of `CRConfig` that a task and a backbone settle."""
+        return cls.config_defaults
 
     def _beside_backbone(self) -> Self:
         """The model in evaluation mode, its head on the device of its backbone."""

@@ -295,7 +295,7 @@ class CRConfig(PreTrainedConfig):
         if backbone is None:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         backbone = backbone.get_text_config()
-        return width_of(backbone) if name == "hidden_size" else getattr(backbone, name)
+        return width_of(backbone, vars(self).get("in_features")) if name == "hidden_size" else getattr(backbone, name)
 
     def _check_backbone(self) -> None:
         """Refuse what would fail, or be no number, only when a text is classified."""

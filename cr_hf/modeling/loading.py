@@ -39,6 +39,7 @@ UNSUPPORTED = {
     "canine": "reads characters in blocks",
     "mra": "attends on GPUs alone",
     "reformer": "hashes at random",
+    "vit_mae": "hides patches at random (ViTModel reads its weights)",
     **dict.fromkeys(("funnel", "pegasus_x"), "gives hidden states of several lengths"),
 }
 SENTENCE_TRANSFORMERS_NAMES = ("all-", "multi-qa-", "paraphrase-")

@@ -10,11 +10,12 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+import transformers
 from accelerate.utils import is_deepspeed_available, parse_flag_from_env
 from huggingface_hub import constants
 from huggingface_hub.errors import StrictDataclassError
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..data import build_static_backbone, build_word_tokenizer, label_names_of, reach_hub, refuse_unordered
@@ -23,6 +24,7 @@ from ..features import cut_note, text_columns
 from ..modeling import (
     CRConfig,
     CRForFeatureClassification,
+    CRForImageClassification,
     CRForSequenceClassification,
     backbone_path,
     prepare_tokenizer,
@@ -35,7 +37,8 @@ from ..training import (
     normalized_class_weights,
 )
 from .directory import CHECKPOINTS
-from .recipe import STATIC_BACKBONE, Recipe, override_recipe
+from .recipe import Recipe, override_recipe
+from .row_kinds import NO_BACKBONE, STATIC_BACKBONE
 
 logger = logging.get_logger(__name__)
 
@@ -59,7 +62,7 @@ NOT_FOR_RUNS: dict[str, Any] = {
 
 
 def build_model(recipe: Recipe, dataset: datasets.DatasetDict) -> tuple[Any, Any]:
-    """The classifier that a recipe describes, with a fresh head, and its tokenizer; a table's classifier has none.
+    """The classifier that a recipe describes, with a fresh head, and its tokenizer or image processor.
 
     Raises:
         RecipeError: if a field of the model is not allowed, or the backbone cannot be loaded.
@@ -76,7 +79,7 @@ def build_model(recipe: Recipe, dataset: datasets.DatasetDict) -> tuple[Any, Any
     fields.update(recipe.model)
     if recipe.chooses_lambda:
         del fields["dreg_lambda"]  # the default's place is taken by the choice, before training
-    if recipe.kind == "table":
+    if recipe.backbone == NO_BACKBONE:
         width = len(dataset["train"][0]["features"])
         return build_classifier(recipe, {"in_features": width, **fields})
     return build_classifier(recipe, fields, dataset["train"])
@@ -85,7 +88,7 @@ def build_model(recipe: Recipe, dataset: datasets.DatasetDict) -> tuple[Any, Any
 def note_cut_texts(model: Any, tokenizer: Any, dataset: Any) -> None:
     """Say of training texts, or of validation's where those are streamed, how much is cut, and keep it as a note."""
     split = "train" if isinstance(dataset["train"], datasets.Dataset) else "validation"
-    note = tokenizer and cut_note(model, tokenizer, *text_columns(dataset[split]))
+    note = "text" in dataset[split].column_names and cut_note(model, tokenizer, *text_columns(dataset[split]))
     if note:
         dataset.understood.notes.append(f"{split}: {note}")
         logger.warning(dataset.understood.notes[-1])
@@ -94,12 +97,12 @@ def note_cut_texts(model: Any, tokenizer: Any, dataset: Any) -> None:
 def build_classifier(recipe: Recipe, fields: dict[str, Any], rows: Any = None) -> tuple[Any, Any]:
     """`build_model` for fields of `CRConfig` that are known; the training rows are the words of `backbone: static`."""
     try:
-        if recipe.kind == "table":
+        if recipe.backbone == NO_BACKBONE:
             return CRForFeatureClassification(CRConfig(**fields)), None
         if recipe.backbone == STATIC_BACKBONE:
             return _static_model(recipe, rows, fields)
-        model, tokenizer = _pretrained(recipe, fields)
-        return model, _own_tokenizer(tokenizer, model)
+        model, processor = _pretrained(recipe, fields)
+        return model, processor if recipe.reads_images else _own_tokenizer(processor, model)
     except ValueError as error:
         raise RecipeError(f"{recipe.backbone}: {str(error).splitlines()[0]}") from error
     except OSError as error:
@@ -111,14 +114,15 @@ def build_classifier(recipe: Recipe, fields: dict[str, Any], rows: Any = None) -
         ) from error
 
 
-def _pretrained(recipe: Recipe, fields: dict[str, Any]) -> tuple[CRForSequenceClassification, Any]:
+def _pretrained(recipe: Recipe, fields: dict[str, Any]) -> tuple[Any, Any]:
+    kind: Any = CRForImageClassification if recipe.reads_images else CRForSequenceClassification
     name = backbone_path(recipe.backbone)
     if re.match(r"\w", name) and not Path(name).exists():
         reach_hub(Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}"))
     try:
-        model = CRForSequenceClassification.from_backbone(name, revision=recipe.backbone_revision, **fields)
+        model = kind.from_backbone(name, revision=recipe.backbone_revision, **fields)
         options: Any = {"revision": recipe.backbone_revision, "trust_remote_code": False}
-        return model, AutoTokenizer.from_pretrained(name, **options)
+        return model, getattr(transformers, kind.auto_processor).from_pretrained(name, **options)
     except (AssertionError, ImportError, KeyError, TypeError, StrictDataclassError) as error:
         # What transformers makes of values in config.json and tokenizer.json that it does not check.
         raise ValueError(f"its config.json or its tokenizer is refused: {' '.join(str(error).split())}") from error

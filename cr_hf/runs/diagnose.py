@@ -89,7 +89,7 @@ def reference_diagnostics(
     for name, predicted in logits.items():
         features, labels = chosen[name]
         found["splits"][name] = diagnose_features(head, features, labels, linear)
-        if tokenizer is not None:
+        if recipe.kind == "texts":
             rows = dataset[name].select(sample_rows(len(dataset[name]), TOKEN_ROWS))[:]
             tokens = token_gradient_norms(model, tokenizer, rows["text"], rows.get("text_pair"))
             found["splits"][name]["token_gradients"] = summarise_gradients(tokens)

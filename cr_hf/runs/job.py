@@ -16,7 +16,7 @@ import numpy as np
 from transformers import DataCollatorWithPadding, EarlyStoppingCallback, set_seed
 from transformers.utils import logging
 
-from ..data import table_features
+from ..data import schema_of, table_features
 from ..evaluation import Task
 from ..features import FeatureDataset, collate_features, encode_splits
 from ..modeling import CRForFeatureClassification, tokenize
@@ -25,12 +25,17 @@ from .build import build_model, check_together, recipe_lora_config, sweep_head, 
 from .choose_lambda import lambda_of_run
 from .directory import BASE, claim
 from .recipe import Recipe
+from .row_features import row_features
 
 
 def split_features(recipe: Recipe, model: Any, tokenizer: Any, dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Features and labels of every split, encoded by a frozen backbone or the columns of a table."""
     if recipe.kind == "table":
-        return {name: (table_features(rows), np.asarray(rows["label"][:])) for name, rows in dataset.items()}
+        found = {}
+        for name, rows in dataset.items():
+            features = row_features(model, tokenizer, table_features(rows), schema_of(rows).shape, name)
+            found[name] = (features, np.asarray(rows["label"][:]))
+        return found
     return encode_splits(model, tokenizer, dataset, recipe.encoder)
 
 
@@ -47,7 +52,7 @@ class Job:
         recipe: what is trained.
         arguments: of the trainer.
         model: the classifier, with a fresh head.
-        tokenizer: of its backbone; `None` for a table.
+        tokenizer: of its backbone, or its image processor; `None` for a table.
         dataset: the rows, by split.
     """
 

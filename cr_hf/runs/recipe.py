@@ -18,11 +18,11 @@ from ..errors import RecipeError, nearest
 from ..files import write_text
 from .draft import draft_recipe
 from .keys import as_number, check_types, declared_fields, described_fields, searched_values
+from .row_kinds import NO_BACKBONE, STATIC_BACKBONE, check_rows, reads_images
 
 if TYPE_CHECKING:
     from ..evaluation import Task
 
-STATIC_BACKBONE, NO_BACKBONE = "static", "none"
 AUTO_LAMBDA = "auto"
 Kind: TypeAlias = Literal["texts", "table"]
 DATA_FIELDS = declared_fields("cr_hf.data.config", "DataConfig")
@@ -37,10 +37,6 @@ MODEL_KEYS = {*declared_fields("cr_hf.modeling.configuration_cr", "CRConfig"), "
 DECIDED = {"output_dir", "do_train", "do_eval", "do_predict", "resume_from_checkpoint", "remove_unused_columns"}
 TRAINING_KEYS = {*TRAINING_FIELDS} - DECIDED
 WHOLE = {key for key, types in TRAINING_FIELDS.items() if "int" in types and "float" not in types}
-FOR_TABLES = {"feature_columns", "missing_value", "missing_columns", "test_fraction"}
-FOR_TEXTS = {"backbone_revision", "lora_r", "freeze_backbone", "pooling", "feature_layers", "max_seq_length"}
-FOR_TEXTS |= {"name", "text_column", "text_pair_column", "streaming", "push_to_hub"}
-FOR_TEXTS |= {"encoder", "label_columns", "label_separator"}
 # Values that are taken as they are written: names such as no, null and 1.0 are not YAML's values of these forms, and
 # "#2.csv" is a path.
 NAMES = {"label_names", "label_columns", "feature_columns", "missing_columns"}
@@ -100,8 +96,13 @@ class Recipe:
 
     @property
     def kind(self) -> Kind:
-        """What its rows are: "texts", or "table" for rows of numbers, which have no backbone."""
-        return "table" if self.backbone == NO_BACKBONE else "texts"
+        """What its rows are: "texts", or "table" for rows of numbers: columns, or pixels of images."""
+        return "table" if self.backbone == NO_BACKBONE or self.reads_images else "texts"
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether its rows are images: arrays, which a backbone reads."""
+        return reads_images(self.backbone, self.data.train_file)
 
     @property
     def seed(self) -> int:
@@ -138,7 +139,7 @@ class Recipe:
         from ..data import load_rows, load_streamed, load_tables  # they import datasets
 
         if self.kind == "table":
-            return load_tables(self.data)
+            return load_tables(self.data, are_images=self.reads_images)
         load = load_streamed if self.data.streaming else load_rows
         return load(self.data, self.task.problem_type)
 
@@ -331,7 +332,7 @@ def _check(values: dict[str, Any], place: str) -> Recipe:
         raise RecipeError(f"{place}: vectors_file is only for backbone: static")
     if sorted_out["own"]["backbone"] == STATIC_BACKBONE and sorted_out["own"].get("backbone_revision"):
         raise RecipeError(f"{place}: backbone_revision is of a backbone on the Hub: leave it out")
-    _check_table(sorted_out, values["data"], place)
+    check_rows(sorted_out, values["data"], place)
     check_types(sorted_out["own"], declared_fields(__name__, "Recipe"), place)
     check_types(sorted_out["training"], TRAINING_FIELDS, place)
     check_types(values["data"], DATA_FIELDS, place, "data.")
@@ -371,21 +372,6 @@ def _check_auto_lambda(recipe: Recipe, place: str) -> None:
     ):
         if wrong:
             raise RecipeError(f"{place}: dreg_lambda: auto needs {what}, or give dreg_lambda a number")
-
-
-def _check_table(sorted_out: dict[str, dict[str, Any]], data: dict[str, Any], place: str) -> None:
-    """Refuse what has no meaning for a table, and what has one only there."""
-    is_table = sorted_out["own"]["backbone"] == NO_BACKBONE
-    if is_table and sorted_out["model"].get("problem_type", SINGLE) != SINGLE:
-        raise RecipeError(f"{place}: backbone: none trains classifiers alone: leave problem_type out")
-    keys = {name: value for part in sorted_out.values() for name, value in part.items()}
-    keys |= {f"data.{name}": value for name, value in data.items()}
-    for key, value in keys.items():
-        if value is None or value is False:
-            continue
-        if key.removeprefix("data.") in (FOR_TEXTS if is_table else FOR_TABLES):
-            kind = "texts, and backbone: none is for a table" if is_table else "a table, with backbone: none"
-            raise RecipeError(f"{place}: {key} is only for {kind}: leave it out")
 
 
 def _data_value(name: str, value: Any) -> Any:

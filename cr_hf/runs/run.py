@@ -17,6 +17,7 @@ from ..errors import CheckpointError, DataError
 from ..files import Json, html_table, read_json
 from .directory import RECIPE, RESULTS, TABLE, check_finished
 from .recipe import Kind, load_recipe
+from .row_kinds import NO_BACKBONE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,9 +62,11 @@ class Run:
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
+        from ..modeling import CRForImageClassification, CRForSequenceClassification
         from ..training import load_model
 
-        return load_model(self.path, is_table=self.kind == "table")
+        kind = CRForImageClassification if self.recipe.reads_images else CRForSequenceClassification
+        return load_model(self.path, self.recipe.backbone == NO_BACKBONE, kind)
 
     @property
     def model(self) -> Any:
@@ -72,7 +75,7 @@ class Run:
 
     @property
     def tokenizer(self) -> Any:
-        """Of the backbone; `None` for the run of a table."""
+        """Of the backbone: its tokenizer or image processor; `None` for the run of a table."""
         return self._loaded[1]
 
     @property
@@ -151,4 +154,13 @@ class Run:
         """
         from ..data import read_rows
 
-        return read_rows(self._table_file(files), self.data(overrides), self.schema)
+        rows, records = read_rows(self._table_file(files), self.data(overrides), self.schema)
+        return self.row_features(rows), records
+
+    def row_features(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Features of the rows of a table, or of images, as `load_tables` reads them."""
+        import numpy as np
+
+        from .row_features import row_features
+
+        return np.array(row_features(self.model, self.tokenizer, rows, self.schema.shape))

@@ -42,7 +42,7 @@ from .directory import (
 )
 from .job import Job, phase
 from .recipe import Recipe, override_recipe
-from .results import describe_data, describe_machine, describe_model, text_probe
+from .results import describe_data, describe_machine, describe_model, input_probe, text_probe
 from .search import check_search, check_values, search_settings
 
 logger = logging.get_logger(__name__)
@@ -116,8 +116,8 @@ def _check_publishing(recipe: Recipe, arguments: CRTrainingArguments) -> Callabl
 
     run_dir = Path(recipe.output_dir)
     repo_id, token = str(arguments.hub_model_id or run_dir.name), arguments.hub_token
-    if recipe.kind == "table":
-        raise RecipeError("push_to_hub: text classifiers alone are published, leave it out for a table")
+    if recipe.kind == "table" and not recipe.reads_images:
+        raise RecipeError("push_to_hub: classifiers on a backbone alone are published, leave it out for a table")
     check_access(repo_id, token)
 
     def publish() -> None:
@@ -231,12 +231,15 @@ def _finished_model(recipe: Recipe, trainer: CRTrainer, model: CRPreTrainedModel
 
 def _save(job: Job, folder: Path, trainer: CRTrainer, model: CRPreTrainedModel) -> None:
     model.save_pretrained(folder)
-    if job.tokenizer is None:
+    if job.tokenizer is not None:
+        job.tokenizer.save_pretrained(folder)
+    if job.recipe.kind == "texts":
+        probe = text_probe(model, job.tokenizer, job.recipe.data.text_pair_column is not None)
+    elif job.recipe.reads_images:
+        probe = input_probe(model, job.tokenizer([np.zeros((9, 9, 3), np.uint8)], return_tensors="pt"))
+    else:
         made_up = np.random.default_rng(0).standard_normal((4, model.config.in_features), np.float32)
         probe = {"features": made_up.tolist(), "logits": classify_features(model, made_up).tolist()}
-    else:
-        job.tokenizer.save_pretrained(folder)
-        probe = text_probe(model, job.tokenizer, job.recipe.data.text_pair_column is not None)
     write_json(folder / PROBE, probe)
     trainer.state.best_model_checkpoint = None
     write_json(folder / TRAINER_STATE, dataclasses.asdict(trainer.state))

@@ -155,7 +155,7 @@ def evaluate_run(
         if perturb:
             raise DataError(f"{run_dir} is the run of a table, and --perturb damages texts: leave it out")
         loaded = load_tables(data, [split], run.schema)
-        features = table_features(loaded[split])
+        features = run.row_features(table_features(loaded[split]))
     else:
         loaded = load_rows(data, task.problem_type, splits=[split])
         columns = text_columns(loaded[split])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from classifiers import assert_same_state
-from modalities import CLASSES, KINDS, batch_of, model_on, rows_read
+from modalities import CLASSES, KINDS, SIZES, TOWER, batch_of, model_on, rows_read
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModel
 
@@ -183,6 +183,25 @@ def test_a_backbone_that_does_not_fit_is_one_line(
     with pytest.raises(ValueError, match=message) as caught:
         model_class.from_backbone(str(tmp_path), **fields)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "message"),
+    [
+        ("vit_mae", TOWER, "hides patches at random"),
+        ("siglip2_vision_model", {**SIZES, "num_patches": 4}, "does not run on images alone"),
+        ("videomae", {**TOWER, "num_frames": 2}, "does not run on images alone"),
+        ("sam_vision_model", {**TOWER, "output_channels": 8}, "gives 8 features, its configuration tells of 16"),
+    ],
+)
+def test_a_backbone_that_reads_more_than_an_image_is_one_line(
+    kind: str, fields: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    AutoModel.from_config(CONFIG_MAPPING[kind](**fields)).save_pretrained(tmp_path)
+    for backbone in (str(tmp_path), AutoModel.from_pretrained(tmp_path)):
+        with pytest.raises(ValueError, match=message) as caught:
+            CRForImageClassification.from_backbone(backbone, num_labels=2)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_wrapper_of_timm_tells_its_width_or_is_told() -> None:

@@ -44,6 +44,10 @@ IMAGES: dict[str, dict[str, Any]] = {
     },
     "convnext": {"hidden_sizes": [8, 8, 12, 16], "depths": [1, 1, 1, 1], "patch_size": 2},
     "convnextv2": {"hidden_sizes": [8, 8, 12, 16], "depths": [1, 1, 1, 1], "patch_size": 2},
+    "mobilenet_v2": {"depth_multiplier": 0.1, "image_size": 16},
+    "mobilevit": {"hidden_sizes": [8, 8, 8], "neck_hidden_sizes": [4, 4, 4, 4, 4, 4, 12], "image_size": 16},
+    "cvt": {"embed_dim": [8, 8, 12], "num_heads": [1, 1, 1], "depth": [1, 2, 3], "image_size": 16},
+    "textnet": {"stem_out_channels": 8, "hidden_sizes": [8, 8, 8, 8, 12]},
     "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
 }
 SOUNDS: dict[str, dict[str, Any]] = {
