@@ -73,7 +73,7 @@ def write_card(
     cards = [card for card in (mine.read_text(encoding="utf-8") if mine.is_file() else None, published) if card]
     title = name or (str(run_dir) if not run_dir.is_absolute() else run_dir.name)
     try:
-        card = render_card(results, config, title, license=license, study=study, earlier=cards)
+        card = render_card(results, config, title, license, study, cards, is_local=name is None)
         entries = _entries(results)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, yaml.YAMLError, RecursionError) as error:
         cause = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
@@ -92,6 +92,7 @@ def render_card(
     license: str | None = None,
     study: Json | None = None,
     earlier: Sequence[str] = (),
+    is_local: bool = False,
 ) -> ModelCard:
     """The card of a run.
 
@@ -102,6 +103,7 @@ def render_card(
         license: of the model.
         study: `study.json`, for the comparison with other heads.
         earlier: earlier cards; what was written by hand in them is kept.
+        is_local: of a run, which has no code beside it as a published model has.
 
     Returns:
         The card; `str()` of it is `README.md`.
@@ -123,6 +125,7 @@ def render_card(
         template_path=str(_template()),
         title=escape(name.rstrip("/").split("/")[-1]),
         name=name.replace('"', ""),
+        is_local=is_local,
         is_table=_is_table(results),
         task="" if _is_table(results) else model_class_of(config).pipeline_tag,
         what=_what(results, read),

@@ -181,6 +181,14 @@ def test_eval_results_are_in_the_form_of_the_hub(run_dir: Path) -> None:
     assert (entry.dataset_id, entry.value, entry.dataset_revision) == ("SetFit/sst5", 0.4731, "abc123")
 
 
+def test_a_run_has_no_code_beside_it_and_a_published_model_has(run_dir: Path) -> None:
+    for name in (None, "me/x"):
+        write_card(run_dir, name=name)
+        block = (run_dir / "README.md").read_text(encoding="utf-8").split("```")[1]
+        assert ("import cr_hf" in block) is (name is None)
+        assert ("trust_remote_code=True" in block) is (name is not None)
+
+
 def test_no_path_of_this_machine_travels(run_dir: Path) -> None:
     write_card(run_dir)
     assert str(run_dir.parent) not in (run_dir / "README.md").read_text(encoding="utf-8")
