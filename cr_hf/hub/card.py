@@ -137,12 +137,7 @@ def render_card(
         answer=_answer(results),
         seed=int(results["training"]["seed"]),
         comparison=_comparison(study) if study else "",
-        diagnostics=[
-            f"{escape(key.replace('_', ' '))}: {value:.4g}"
-            for key, value in (results.get("diagnostics") or {}).items()
-            if isinstance(value, int | float)
-        ]
-        + _certified(results),
+        diagnostics=_sensitivity(results.get("diagnostics") or {}),
         limits=_limits(results, "row" if _is_table(results) else read),
         data_licence=DATA_LICENCES.get(results["data"].get("in_place_of") or results["data"]["source"], ""),
         version=escape(results["cr_hf_version"]),
@@ -296,10 +291,11 @@ def _training(results: Json) -> list[str]:
     ]
 
 
-def _certified(results: Json) -> list[str]:
-    """Certified accuracy of every split, in one line."""
-    lines = []
-    for split, found in (results.get("diagnostics") or {}).get("splits", {}).items():
+def _sensitivity(diagnostics: Json) -> list[str]:
+    """The numbers that runs of 0.1.0 have, and the certified accuracy of every split in one line."""
+    numbers = {key: value for key, value in diagnostics.items() if isinstance(value, int | float)}
+    said, lines = [f"{escape(key.replace('_', ' '))}: {value:.4g}" for key, value in numbers.items()], []
+    for split, found in diagnostics.get("splits", {}).items():
         certified = found.get("certified") or {}
         shares, rows = certified.get("accuracy", {}), certified.get("rows", found["rows"])
         curve = ", ".join(f"{share:.4f} within {escape(radius)}" for radius, share in shares.items())
@@ -307,7 +303,7 @@ def _certified(results: Json) -> list[str]:
         lines += [f"on {escape(split)}{sample} {curve}"] if curve else []
     about = "right, and certain to stay so while the features that the head reads move by so much in L2, in deviations"
     about += " of a feature over the training rows; of words it says nothing"
-    return [f"certified accuracy ({about}): {'; '.join(lines)}"] if lines else []
+    return [*said, f"certified accuracy ({about}): {'; '.join(lines)}"] if lines else said
 
 
 def _order(model: Json) -> str:
