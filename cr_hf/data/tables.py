@@ -123,16 +123,23 @@ def load_tables(
     classes, notes = find_classes(seen, config.label_names, config.label_start)
     notes += [*column_notes, *_shared(features, paths)]
     built = {split: _with_classes(features[split], labels[split], classes, split) for split in read}
-    for split, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
-        if split not in paths and split in available | {"validation": []} and "train" in built:
-            built["train"], built[split] = split_off(built["train"], fraction, config.seed, str(paths["train"][0]))
-    built = {split: subset(split, rows, config) for split, rows in built.items()}
+    built = _all_splits(built, {*available, "validation"} - paths.keys(), config, paths)
     if schema is None:
         base = _with_medians(base, table_features(built["train"]), config)
     found = RowSplits({split: _complete(built[split], base) for split in wanted})
     found.understood = Understood(label_columns=[base.label_column or "y"], notes=notes)
     count_rows(found, classes, found.understood, [str(path) for part in paths.values() for path in part])
     return found
+
+
+def _all_splits(
+    built: dict[str, datasets.Dataset], lacking: set[str], config: DataConfig, paths: dict[str, Any]
+) -> dict[str, datasets.Dataset]:
+    """Splits that have no file of their own are taken from train; and of each what the configuration asks for."""
+    for split, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
+        if split in lacking and "train" in built:
+            built["train"], built[split] = split_off(built["train"], fraction, config.seed, str(paths["train"][0]))
+    return {split: subset(split, rows, config) for split, rows in built.items()}
 
 
 def _column_notes(table: _Table, schema: TableSchema, features: NDArray[np.float32]) -> list[str]:
