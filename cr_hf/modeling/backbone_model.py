@@ -194,7 +194,8 @@ class CRBackboneModel(CRPreTrainedModel):
             if self.config.head_only and not is_quantised:
                 refuse_changed(self.config, self.backbone, self.reads)
             self._leave_backbone_out(self.config.head_only)
-            super().save_pretrained(save_directory, *args, **kwargs)
+            # Under the model's own names: those of earlier versions of a backbone (ViT's) cannot be resumed from.
+            super().save_pretrained(save_directory, *args, **{"save_original_format": False, **kwargs})
         finally:
             self.config.head_only = before
             self._leave_backbone_out(before)

@@ -18,6 +18,8 @@ from cr_hf import (
     CRForImageClassification,
     CRForMultipleChoice,
     CRForTokenClassification,
+    CRTrainer,
+    CRTrainingArguments,
 )
 from cr_hf.modeling import CRModel
 
@@ -115,6 +117,21 @@ def test_tokens_keep_their_places_under_padding_on_the_left(tmp_path: Path) -> N
     plain = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     counted = batch["labels"] != -100
     torch.testing.assert_close(right.logits[counted], plain[counted])
+
+
+@pytest.mark.parametrize("kind", ["vit", "clip", "hubert", "tokens"])
+def test_a_training_goes_on_from_its_checkpoint_and_ends_with_the_best(kind: str, tmp_path: Path) -> None:
+    batch = batch_of(kind)
+    rows = [{name: value[at] for name, value in batch.items()} for at in range(3)]
+    best = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
+    options = {**best, "load_best_model_at_end": True, "max_steps": 2, "use_cpu": True, "report_to": "none"}
+    ended = []
+    for resumed in (None, str(tmp_path / "run" / "checkpoint-1")):
+        model = model_on(kind, tmp_path / "backbone")
+        arguments = CRTrainingArguments(str(tmp_path / "run"), **options)
+        CRTrainer(model, arguments, train_dataset=rows, eval_dataset=rows).train(resume_from_checkpoint=resumed)
+        ended.append(model)
+    assert_same_state(*ended)
 
 
 def test_public_names() -> None:
