@@ -102,8 +102,7 @@ def load_tables(
     features: dict[str, NDArray[np.float32]] = {}
     labels: dict[str, list[str]] = {}
     seen: dict[str, Seen] = {}
-    column_notes: list[str] = []
-    base = schema
+    base, column_notes = schema, list[str]()
     for split in read:
         seen[split], labels[split], parts = Seen(), [], []
         for path in paths[split]:
