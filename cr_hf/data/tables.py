@@ -108,9 +108,7 @@ def load_tables(
         for path in paths[split]:
             table = _read_table(path, split, config)
             is_first = base is None
-            base = base or schema_of_columns(table.columns, path, config, has_labels=table.labels is None)
-            if is_first and are_images:
-                base = dataclasses.replace(base, shape=list(table.shape))
+            base = base or _schema_of(table, config, are_images)
             parts.append(_numbers(table, base, config, schema is not None))
             column_notes += _column_notes(table, base, parts[0]) if is_first and table.labels is None else []
             labels[split] += table.written_labels(base, config, seen[split])
@@ -139,6 +137,11 @@ def _all_splits(
         if split in lacking and "train" in built:
             built["train"], built[split] = split_off(built["train"], fraction, config.seed, str(paths["train"][0]))
     return {split: subset(split, rows, config) for split, rows in built.items()}
+
+
+def _schema_of(table: _Table, config: DataConfig, are_images: bool) -> TableSchema:
+    schema = schema_of_columns(table.columns, table.path, config, has_labels=table.labels is None)
+    return dataclasses.replace(schema, shape=list(table.shape)) if are_images else schema
 
 
 def _column_notes(table: _Table, schema: TableSchema, features: NDArray[np.float32]) -> list[str]:
