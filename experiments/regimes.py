@@ -6,29 +6,50 @@ Writes experiments/results/REGIME.json. A run that is done is not done again.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+from transformers import TrainerCallback, trainer
 
 from cr_hf.data import load_rows, load_tables, table_features
 from cr_hf.evaluation import Task
 from cr_hf.features import encode_texts
 from cr_hf.runs import Run, train_recipe
 from cr_hf.study.results import pack_hits
+from cr_hf.training import DREG
 
 from .runner import RESULTS, RUNS, compare, hits_of_runs, part, recipe_of, start, write_result
 
 LINEAR = ("hidden_sizes=[]", "dreg_lambda=0")
 GELU = ("activation=gelu", "dreg_lambda=0")
 FINETUNE = ("num_train_epochs=3", "learning_rate=1e-4", "backbone=offline")
+# The adapters of recipes/sst5_lora.yaml, with its learning rate and its layers.
+LORA = (
+    "freeze_backbone=true",
+    "feature_norm=layer_norm",
+    "lora_r=16",
+    "lora_alpha=32",
+    "lora_dropout=0.05",
+    "learning_rate=5e-4",
+    "layer_decay=1",
+)
+# Weights of DREG on the feed-forward blocks of the backbone, beside the head's own.
+IN_BACKBONE = {f"cr+dreg, {weight:g} in the backbone": weight for weight in (1e-4, 1e-3)}
 POOL = ("data.train_file=[train.jsonl.gz, pool.jsonl.gz]", "data.test_file=test.jsonl.gz")
 # What `objective: ordinal` was when the Yelp regimes ran; experiments/ordinal_losses.py has the others.
 LINK = ("objective=ordinal", "ordinal_loss=cumulative_link", "threshold_learning_rate=0.05")
-AGAINST_LINEAR: dict[str, Sequence[str]] = {"cr+dreg": (), "linear": LINEAR}
+FINE_TUNED: dict[str, Sequence[str]] = {
+    "cr+dreg": (),
+    "linear": LINEAR,
+    "cr+dreg, lora": LORA,
+    **dict.fromkeys(IN_BACKBONE, ()),
+}
 OBJECTIVES: dict[str, Sequence[str]] = {
     f"{head}, {objective}": (*overrides, *own)
     for head, overrides in (("cr+dreg", ()), ("gelu", GELU))
@@ -47,13 +68,36 @@ class Arms:
 
 
 REGIMES = {
-    "sst5_finetune": Arms("sst5_finetune", "sst5", FINETUNE, AGAINST_LINEAR),
+    "sst5_finetune": Arms("sst5_finetune", "sst5", FINETUNE, FINE_TUNED),
     "yelp_static": Arms("yelp_full", "yelp5", (), OBJECTIVES),
     "yelp_static_pool": Arms("yelp_full", "yelp5", POOL, OBJECTIVES),
     "cifar10_vision": Arms("cifar10_vision", "cifar10", (), {**AGAINST_LINEAR, "gelu": GELU}),
     "yelp_minilm": Arms("yelp_minilm", "yelp5", ("backbone=offline",), OBJECTIVES),
 }
 KEPT = ("metrics", "training", "model", "environment", "data")
+
+
+class BackboneDREG(TrainerCallback):
+    """DREG on the feed-forward blocks of the model that is trained."""
+
+    def __init__(self, dreg_lambda: float) -> None:
+        self.dreg_lambda = dreg_lambda
+
+    def on_train_begin(self, *args: Any, model: nn.Module, **kwargs: Any) -> None:
+        self.dreg = DREG(model, ["intermediate"], dreg_lambda=self.dreg_lambda)
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        self.dreg.remove()
+
+
+@contextlib.contextmanager
+def every_trainer_has(callback: TrainerCallback) -> Iterator[None]:
+    """A callback for trainers that others make."""
+    trainer.DEFAULT_CALLBACKS.append(callback)
+    try:
+        yield
+    finally:
+        trainer.DEFAULT_CALLBACKS.remove(callback)
 
 
 def run_arm(options: argparse.Namespace, arm: str, seed: int) -> dict[str, Any]:
@@ -63,7 +107,9 @@ def run_arm(options: argparse.Namespace, arm: str, seed: int) -> dict[str, Any]:
     own = (f"seed={seed}", f"output_dir={folder}", "disable_tqdm=true")
     recipe = recipe_of(regime.recipe, options, *regime.shared, *own, *regime.arms[arm])
     if not (folder / "results.json").is_file():
-        train_recipe(recipe, resume=True)
+        weight = IN_BACKBONE.get(arm)
+        with contextlib.nullcontext() if weight is None else every_trainer_has(BackboneDREG(weight)):
+            train_recipe(recipe, resume=True)
     run = Run(folder)
     results = run.results
     is_table = recipe.kind == "table"
