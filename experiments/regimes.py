@@ -71,7 +71,7 @@ REGIMES = {
     "sst5_finetune": Arms("sst5_finetune", "sst5", FINETUNE, FINE_TUNED),
     "yelp_static": Arms("yelp_full", "yelp5", (), OBJECTIVES),
     "yelp_static_pool": Arms("yelp_full", "yelp5", POOL, OBJECTIVES),
-    "cifar10_vision": Arms("cifar10_vision", "cifar10", (), {**AGAINST_LINEAR, "gelu": GELU}),
+    "cifar10_vision": Arms("cifar10_vision", "cifar10", (), {"cr+dreg": (), "linear": LINEAR, "gelu": GELU}),
     "yelp_minilm": Arms("yelp_minilm", "yelp5", ("backbone=offline",), OBJECTIVES),
 }
 KEPT = ("metrics", "training", "model", "environment", "data")
