@@ -165,6 +165,12 @@ def test_headings_of_the_page_follow_each_other_and_details_are_folded(study: St
     assert body.index("advice") < body.index("<svg") < body.index("<table") < body.index("<details>")
 
 
+def test_tables_too_wide_for_a_telephone_say_that_they_scroll(study: Study) -> None:
+    for box in study_page(study, "one").split('<div class="box')[1:]:
+        rows = Page(box[box.index("<table>") : box.index("</table>") + len("</table>")]).rows
+        assert box.startswith(" wide") == (max(len("  ".join(row)) for row in rows) > 36)
+
+
 def test_what_was_noted_in_the_data_is_said_on_the_page_and_in_the_terminal(study: Study) -> None:
     noted = dataclasses.replace(
         study, data={**study.data, "understood": {"notes": ["t.csv: 2 rows of test also stand in train"]}}
