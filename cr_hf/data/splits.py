@@ -296,7 +296,14 @@ def _build(split: str, sources: Sequence[Source], codec: RowCodec, scan: Scan) -
     try:
         found = datasets.Dataset.from_generator(rows, features, split=datasets.NamedSplit(split), fingerprint=key)
     except (datasets.exceptions.DatasetGenerationError, OSError) as error:
-        raise DataError(f"{scan.name}: not written to the cache of datasets: {error.__cause__ or error}") from error
+        cause: Any = error.__cause__ or error
+        if isinstance(cause, DataError):
+            raise cause from error
+        reason = getattr(cause, "strerror", None) or cause
+        raise DataError(
+            f"{scan.name}: not written to the cache of datasets ({reason}): free some space, or set HF_HOME to "
+            "a folder that can be written"
+        ) from error
     codec.describe(found.info)
     return found
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 from collections import Counter
 from pathlib import Path
 
+import datasets
 import pytest
 from data_files import SHARED_DATA, TSV, needs_shared_data, rows_of, write
 
@@ -149,6 +151,17 @@ def test_a_file_that_changes_between_the_two_passes_is_an_error(tmp_path: Path) 
         patch.setattr(read_from, "read_records", changing)
         with pytest.raises(DataError, match="changed while it was being read"):
             load_rows(DataConfig(train_file=str(file)))
+
+
+def test_a_full_disk_is_one_line_with_the_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "train.tsv", TSV * 20)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(datasets.arrow_writer.ArrowWriter, "write", full)
+    with pytest.raises(DataError, match=r"\(No space left on device\): free some space, or set HF_HOME"):
+        load_rows(DataConfig(train_file=str(path)))
 
 
 def test_warnings_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
