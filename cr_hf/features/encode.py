@@ -317,19 +317,19 @@ def cut_note(
         # A token is a byte or more, but for the few that are added.
         if max(sum(len(text.encode()) for text in row) for row in zip(*columns, strict=True)) + 8 <= limit:
             return None
-        encoded = tokenize(prepare_tokenizer(tokenizer, COUNTED * limit), *columns)
+        # One copy of a tokenizer is kept: the longer one is of the copy that reads the texts, and does not replace it.
+        encoded = tokenize(prepare_tokenizer(prepare_tokenizer(tokenizer, limit), COUNTED * limit), *columns)
     except (AttributeError, ValueError):
         return None  # those who encode or train say which row it is
     tokens = np.array([len(ids) for ids in encoded["input_ids"]])
     over = np.maximum(tokens - limit, 0)
     if not over.any():
         return None
-    looked = "" if len(drawn) == len(texts) else " looked at"
     can_grow = model.config.max_seq_length == limit < model.config.max_positions
     mend = "a larger max_seq_length reads more" if can_grow else "this backbone reads no more"
     return (
-        f"{np.count_nonzero(over):,} of {len(drawn):,} texts{looked} are longer than the {limit:,} tokens that are "
-        f"read: {over.sum() / tokens.sum():.1%} of all tokens are left out ({mend})"
+        f"{np.count_nonzero(over):,} of {len(drawn):,} texts{' looked at' * (len(drawn) < len(texts))} are longer "
+        f"than the {limit:,} tokens that are read: {over.sum() / tokens.sum():.1%} of all tokens are left out ({mend})"
     )
 
 
